@@ -1,0 +1,19 @@
+//! What a model is, and every way jitney runs one.
+//!
+//! The modules stand in the order data flows: a [`tensor`] is a value, a [`spec`] says which tensors a model takes and gives,
+//! [`stack`] joins the rows of many requests into one batch and splits the answer again, and the [`contract`] is what an engine
+//! implements. The engines import the contract, never each other.
+
+pub mod contract;
+pub mod echo;
+#[cfg(feature = "onnx")]
+pub mod onnx;
+#[cfg(feature = "ort")]
+pub mod ort;
+pub mod spec;
+pub mod stack;
+pub mod tensor;
+
+pub use contract::{Instance, LoadError, LoadOptions, Model, RunError};
+pub use spec::{BatchAxis, Dim, Spec, TensorSpec};
+pub use tensor::{DataType, Shape, Tensor};

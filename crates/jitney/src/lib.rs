@@ -1,0 +1,3 @@
+//! Structured concurrency and dynamic batching for services that call models.
+
+pub mod batch;
