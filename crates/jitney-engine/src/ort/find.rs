@@ -17,13 +17,12 @@ const QUESTION: &str = "import importlib.util, sys\n\
                         sys.stdout.write((spec and spec.origin) or '')";
 
 /// Where library folders are that are not named by a variable.
-const SYSTEM: [&str; 8] = [
+const SYSTEM: [&str; 7] = [
     "/usr/local/lib",
     "/usr/lib",
     "/usr/lib64",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
-    "/lib/x86_64-linux-gnu",
     "/opt/homebrew/lib",
     "/opt/onnxruntime/lib",
 ];
@@ -133,10 +132,10 @@ fn versions(lib: &Path) -> Vec<PathBuf> {
 /// The library in a folder; of several the one with the shortest name, which is the link to the newest.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
-    let libraries = entries
+    let libraries = entries.filter(|entry| is_library(&entry.file_name()));
+    libraries
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(is_library));
-    libraries.min_by_key(|path| path.as_os_str().len())
+        .min_by_key(|path| path.as_os_str().len())
 }
 
 fn is_library(name: &OsStr) -> bool {

@@ -51,7 +51,7 @@ pub fn load_with(
     let spec = file.spec()?;
     let source = Source {
         environment: runtime::load(library)?,
-        path: path.to_path_buf(),
+        path: file.path().to_path_buf(),
         threads: options.threads.unwrap_or(NonZeroUsize::MIN),
         spec,
     };

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use half::f16;
+#[cfg(feature = "onnx")]
 use jitney_engine::load::{self, EngineChoice};
 use jitney_engine::{LoadOptions, Model, Tensor, ort};
 
@@ -146,6 +147,7 @@ fn damaged_files_are_refused_before_the_runtime_sees_them() {
     );
 }
 
+#[cfg(feature = "onnx")]
 #[test]
 fn auto_prefers_the_runtime_that_is_there() {
     let engine = |choice| {
@@ -158,6 +160,7 @@ fn auto_prefers_the_runtime_that_is_there() {
     assert_eq!(engine(EngineChoice::Onnx), "onnx");
 }
 
+#[cfg(feature = "onnx")]
 #[test]
 fn without_the_runtime_auto_embeds_and_ort_explains() {
     // A Python without packages beside it, and which cannot be asked.
