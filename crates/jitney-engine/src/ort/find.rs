@@ -30,7 +30,7 @@ const SYSTEM: [&str; 7] = [
 /// Finds the library of ONNX Runtime: the file that `ORT_DYLIB_PATH` names, else that of the `onnxruntime` package of the given Python, of
 /// the active virtual environment (`VIRTUAL_ENV`, `CONDA_PREFIX`), or of the `python3` on the `PATH`, else one of the system.
 ///
-/// A path in `ORT_DYLIB_PATH` is taken at its word, so that a wrong one is an error and not silently something else.
+/// A path in `ORT_DYLIB_PATH` is taken at its word, so that a wrong one is reported and not silently replaced.
 pub fn find(python: Option<&Path>) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(library) = variable("ORT_DYLIB_PATH") {
@@ -107,7 +107,8 @@ fn of_asked_python(python: &Path) -> Option<PathBuf> {
         if Instant::now() > deadline {
             // A Python that hangs is given up; there is nobody to tell but the person who named it.
             tracing::warn!("{} does not answer; it is not searched", python.display());
-            child.kill().ok()?;
+            child.kill().and_then(|()| child.wait()).ok()?;
+            return None;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
