@@ -1,16 +1,16 @@
 //! What usually arrives, learned from what arrived.
 //!
-//! Two things are kept. The *profile* says how many rows usually arrive within a time after an instance became free: callers that wait
-//! for their answer before they ask again come back together just then, while independent callers arrive evenly, and one curve tells
-//! both. The *rate* says how many rows are offered per second, however they arrive.
+//! Two things are kept. The *profile* says how many rows usually arrive within a time after a batch was answered, for each row that was:
+//! callers that wait for their answer before they ask again come back together just then, while independent callers arrive evenly, and
+//! one curve tells both. The *rate* says how many rows are offered per second, however they arrive.
 
 use std::time::{Duration, Instant};
 
 /// Bins of the profile over the longest hold. Fine enough to see a wave of callers come back within a millisecond or two.
 const BINS: usize = 32;
 
-/// Weight of the newest cycle in the profile.
-const NEWEST: f64 = 0.125;
+/// What a cycle still counts in the profile when the next one has ended.
+const FADING: f64 = 0.875;
 
 /// The rate is folded no more often than this, so that single gaps do not make it jump.
 const RATE_WINDOW: Duration = Duration::from_millis(20);
@@ -19,15 +19,21 @@ const RATE_WINDOW: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(crate) struct Arrivals {
     bin: Duration,
-    /// Rows that usually arrive within each bin after an instance became free.
-    usual: [f64; BINS],
+    /// Rows that arrived within each bin after a batch was answered, and the rows that were answered before, both fading.
+    usual: [Share; BINS],
     /// Rows that arrived within each bin of the present cycle.
     seen: [f64; BINS],
-    /// When an instance last became free: the start of the present cycle.
-    freed: Option<Instant>,
+    /// When a batch was last answered, which began the present cycle, and how many rows that were.
+    answered: Option<(Instant, f64)>,
     rate: f64,
     offered: f64,
     window: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    arrived: f64,
+    answered: f64,
 }
 
 /// A moment until which more rows are expected.
@@ -42,9 +48,9 @@ impl Arrivals {
     pub(crate) fn new(max_wait: Duration) -> Arrivals {
         Arrivals {
             bin: (max_wait / BINS as u32).max(Duration::from_micros(1)),
-            usual: [0.0; BINS],
+            usual: [Share::default(); BINS],
             seen: [0.0; BINS],
-            freed: None,
+            answered: None,
             rate: 0.0,
             offered: 0.0,
             window: None,
@@ -65,40 +71,45 @@ impl Arrivals {
 
     /// Rows were let into the queue.
     pub(crate) fn arrived(&mut self, now: Instant, rows: usize) {
-        if let Some(bin) = self.freed.and_then(|freed| self.bin_at(freed, now)) {
+        if let Some(bin) = self.answered.and_then(|(since, _)| self.bin_at(since, now)) {
             self.seen[bin] += rows as f64;
         }
     }
 
-    /// An instance became free: the cycle that ends is learned, and a new one begins.
-    pub(crate) fn instance_freed(&mut self, now: Instant) {
-        if let Some(freed) = self.freed {
-            let whole = self.bin_at(freed, now).unwrap_or(BINS);
+    /// A batch of `rows` was answered: the cycle that ends is learned, and a new one begins.
+    pub(crate) fn answered(&mut self, now: Instant, rows: usize) {
+        let mut rows = rows as f64;
+        if let Some((since, answered)) = self.answered {
+            let whole = self.bin_at(since, now).unwrap_or(BINS);
             if whole == 0 {
                 // Too short to say anything: the cycle goes on.
+                rows += answered;
+                self.answered = Some((since, rows));
                 return;
             }
             // Bins after the end of the cycle were not observed and stay as they were.
-            for bin in 0..whole {
-                self.usual[bin] += NEWEST * (self.seen[bin] - self.usual[bin]);
+            for (usual, seen) in self.usual[..whole].iter_mut().zip(self.seen) {
+                usual.arrived = FADING * usual.arrived + seen;
+                usual.answered = FADING * usual.answered + answered;
             }
         }
         self.seen = [0.0; BINS];
-        self.freed = Some(now);
+        self.answered = Some((now, rows));
     }
 
     /// How many more rows are expected from now, at the end of each bin ahead: within ever longer times, ever more rows.
     pub(crate) fn expected(&self, now: Instant) -> impl Iterator<Item = Expected> {
-        let since = self.freed.map(|freed| now.saturating_duration_since(freed));
-        let here = since.and_then(|since| self.index(since)).unwrap_or(BINS);
+        let (since, answered) = self.answered.unwrap_or((now, 0.0));
+        let since = now.saturating_duration_since(since);
+        let here = self.index(since).unwrap_or(BINS);
+        let usual = move |bin: usize| answered * self.usual[bin].per_answered();
         // Who should have come a bin ago and did not is not waited for.
-        let due: f64 = self.usual[..here.saturating_sub(1)].iter().sum();
+        let due: f64 = (0..here.saturating_sub(1)).map(usual).sum();
         let come: f64 = self.seen.iter().sum();
-        let mut total: f64 = self.usual[..here].iter().sum();
+        let mut total: f64 = (0..here).map(usual).sum();
         (here..BINS).map(move |bin| {
-            total += self.usual[bin];
-            let end = self.bin * (bin as u32 + 1);
-            let within = end.saturating_sub(since.unwrap_or_default());
+            total += usual(bin);
+            let within = (self.bin * (bin as u32 + 1)).saturating_sub(since);
             Expected {
                 within,
                 rows: (total - due.max(come)).max(0.0),
@@ -111,13 +122,23 @@ impl Arrivals {
         self.rate
     }
 
-    fn bin_at(&self, freed: Instant, now: Instant) -> Option<usize> {
-        self.index(now.saturating_duration_since(freed))
+    fn bin_at(&self, since: Instant, now: Instant) -> Option<usize> {
+        self.index(now.saturating_duration_since(since))
     }
 
     fn index(&self, since: Duration) -> Option<usize> {
         let bin = (since.as_nanos() / self.bin.as_nanos()) as usize;
         (bin < BINS).then_some(bin)
+    }
+}
+
+impl Share {
+    fn per_answered(self) -> f64 {
+        if self.answered > 0.0 {
+            self.arrived / self.answered
+        } else {
+            0.0
+        }
     }
 }
 
@@ -131,14 +152,14 @@ mod tests {
     fn learned(cycles: usize, length: Duration, offsets: &[Duration]) -> (Arrivals, Instant) {
         let mut arrivals = Arrivals::new(WAIT);
         let mut now = Instant::now();
-        arrivals.instance_freed(now);
+        arrivals.answered(now, offsets.len());
         for _ in 0..cycles {
             for &offset in offsets {
                 arrivals.offered(now + offset, 1);
                 arrivals.arrived(now + offset, 1);
             }
             now += length;
-            arrivals.instance_freed(now);
+            arrivals.answered(now, offsets.len());
         }
         (arrivals, now)
     }
@@ -150,7 +171,22 @@ mod tests {
     #[test]
     fn nothing_is_expected_before_anything_was_seen() {
         let arrivals = Arrivals::new(WAIT);
-        assert_eq!(arrivals.expected(Instant::now()).count(), 0);
+        assert!(
+            arrivals
+                .expected(Instant::now())
+                .all(|expected| expected.rows == 0.0)
+        );
+    }
+
+    #[test]
+    fn a_smaller_batch_brings_fewer_back() {
+        let offsets = micros((0..32).map(|i| i * 40));
+        let (mut arrivals, now) = learned(50, Duration::from_millis(9), &offsets);
+        let later = now + Duration::from_millis(9);
+        arrivals.answered(later, 4);
+        // Nobody came in the cycle that just ended, so a little less than all four are expected.
+        let last = arrivals.expected(later).last().unwrap();
+        assert!((last.rows - 3.5).abs() < 0.1, "{last:?}");
     }
 
     #[test]

@@ -341,7 +341,7 @@ impl<M: Model> Lane<M> {
         let Some(head) = self.queue.head(aim) else {
             return if self.closing { Next::Stop } else { Next::Wait };
         };
-        let scene = self.scene(now, &head, aim, held);
+        let scene = self.scene(now, seat, &head, aim, held);
         let cost = |rows| self.cost.seconds(rows);
         match policy::decide(&scene, cost, self.arrivals.expected(now)) {
             Decision::Hold { until, rows } => Next::Hold { until, rows },
@@ -362,7 +362,7 @@ impl<M: Model> Lane<M> {
         }
     }
 
-    fn scene(&self, now: Instant, head: &Head, aim: usize, held: bool) -> Scene {
+    fn scene(&self, now: Instant, seat: Seat, head: &Head, aim: usize, held: bool) -> Scene {
         let run = self
             .cost
             .expect(head.rows)
@@ -374,7 +374,7 @@ impl<M: Model> Lane<M> {
             ready: head.rows,
             aim,
             full: head.full,
-            oldest: head.oldest,
+            open_since: head.oldest.max(self.free_since(now, seat)),
             max_wait: self.batching.max_wait,
             leave_by: head
                 .earliest_deadline
@@ -382,6 +382,13 @@ impl<M: Model> Lane<M> {
             others_wait: head.others,
             draining: self.closing,
             held,
+        }
+    }
+
+    fn free_since(&self, now: Instant, seat: Seat) -> Instant {
+        match self.slots[seat.slot].state {
+            SlotState::Free(since) => since,
+            _ => now,
         }
     }
 
@@ -435,10 +442,7 @@ impl<M: Model> Lane<M> {
         if let Some(count) = self.counts.batch_rows.get_mut(rows - 1) {
             *count += 1;
         }
-        let free_since = match self.slots[seat.slot].state {
-            SlotState::Free(since) => since,
-            _ => now,
-        };
+        let free_since = self.free_since(now, seat);
         self.slots[seat.slot].state = SlotState::Running(Running {
             riders,
             rows,
@@ -488,7 +492,7 @@ impl<M: Model> Lane<M> {
         if let Some(took) = took {
             self.cost.observe(running.rows, took);
         }
-        self.arrivals.instance_freed(now);
+        self.arrivals.answered(now, running.rows);
         let run = now.saturating_duration_since(running.started);
         for (rider, result) in running.riders.into_iter().zip(results) {
             let Some(reply) = rider.reply else { continue };

@@ -50,6 +50,8 @@ mod queue;
 #[cfg(test)]
 mod simulation;
 mod ticket;
+#[cfg(test)]
+mod workloads;
 
 use std::fmt;
 use std::num::NonZeroUsize;

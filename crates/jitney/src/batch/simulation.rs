@@ -41,7 +41,7 @@ impl Model for Fake {
 }
 
 /// Steele, Lea and Flood's SplitMix64: small, and good enough for a storm.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -52,7 +52,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
@@ -291,7 +291,11 @@ impl World {
 
     fn pass_time(&mut self) {
         let jump = self.random.one_in(40);
-        let passed = if jump { Duration::from_secs(3600) } else { self.some_time() / 8 };
+        let passed = if jump {
+            Duration::from_secs(3600)
+        } else {
+            self.some_time() / 8
+        };
         self.now += passed;
     }
 
