@@ -272,7 +272,7 @@ impl World {
                 expected: items.len(),
                 got: 0,
             }),
-            2 if item.id % 3 == 0 => Err(BatchError::model(item.id)),
+            2 if item.id.is_multiple_of(3) => Err(BatchError::model(item.id)),
             _ => Ok(answer(item)),
         };
         let results = items.iter().map(result).collect();
