@@ -27,6 +27,7 @@ pub(crate) struct Admission {
     phase: watch::Sender<Phase>,
     in_flight: AtomicUsize,
     idle: Notify,
+    bytes_max: usize,
     bytes_left: AtomicUsize,
 }
 
@@ -44,6 +45,7 @@ impl Admission {
             phase: watch::Sender::new(Phase::Serving),
             in_flight: AtomicUsize::new(0),
             idle: Notify::new(),
+            bytes_max,
             bytes_left: AtomicUsize::new(bytes_max),
         })
     }
@@ -94,6 +96,11 @@ impl Admission {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of request bodies that are held now.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes_left.load(Ordering::Relaxed))
     }
 
     /// Waits until no request is in flight. Only to be relied on while draining.

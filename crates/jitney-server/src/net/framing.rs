@@ -50,6 +50,8 @@ pub(crate) struct Framing {
     scanned: usize,
     /// Where the current line of the head began.
     line: usize,
+    /// Whether no head was whole yet.
+    first: bool,
 }
 
 #[derive(Debug)]
@@ -91,12 +93,18 @@ impl Framing {
             limits,
             scanned: 0,
             line: 0,
+            first: true,
         }
     }
 
     /// Whether the stream stands inside the body of a message whose head hyper has seen, or behind a fault.
     pub(crate) fn in_body(&self) -> bool {
         matches!(self.state, State::Sized(_) | State::Chunked { .. } | State::Broken)
+    }
+
+    /// Whether no message was read yet.
+    pub(crate) fn in_first_head(&self) -> bool {
+        self.first
     }
 
     /// Looks at the bytes that were not released yet, the oldest first.
@@ -179,7 +187,7 @@ impl Framing {
             return Err(Fault::HeadTooLarge);
         }
         self.state = check_head(head, self.limits.fields)?;
-        (self.scanned, self.line) = (0, 0);
+        (self.scanned, self.line, self.first) = (0, 0, false);
         Ok(head.len())
     }
 

@@ -26,7 +26,9 @@ const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// The time limits of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// From the first byte of a head to its last.
+    /// When the first head must be complete.
+    pub(crate) first_head_by: Instant,
+    /// From the first byte of any later head to its last.
     pub(crate) head: Duration,
     /// Without any byte written while there are bytes to write.
     pub(crate) write: Duration,
@@ -129,10 +131,13 @@ impl<S> Screen<S> {
         if self.held.is_empty() {
             return Poll::Pending;
         }
-        let patience = self.patience.head;
+        let by = match self.framing.in_first_head() {
+            true => self.patience.first_head_by,
+            false => Instant::now() + self.patience.head,
+        };
         let timer = self
             .head_timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
         timer.as_mut().poll(cx)
     }
 
