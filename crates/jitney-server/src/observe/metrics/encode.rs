@@ -10,7 +10,7 @@ use prometheus_client::registry;
 
 use super::histogram::{self, Observed};
 use super::names::{self, Metric, Unit};
-use super::{Answer, Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
+use super::{Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
 
 /// The words of `Stats::batches`, in the order of `jitney::batch::Reason`.
 const REASONS: [&str; 5] = ["full", "idle", "gain", "deadline", "drain"];
@@ -237,14 +237,16 @@ impl ModelReading {
 }
 
 fn requests(family: &mut MetricEncoder<'_>, model: &ModelMetrics) -> fmt::Result {
-    for route in Route::ALL {
-        for (answer, counter) in model.requests[route as usize].iter().enumerate() {
-            if counter.get() == 0 {
-                continue;
-            }
+    let answered = Route::ALL.map(|route| (route, "ok", model.answered[route as usize].get()));
+    let unanswered = lock(&model.unanswered).clone();
+    let unanswered = unanswered
+        .iter()
+        .map(|failed| (failed.route, failed.code, failed.count));
+    for (route, code, number) in answered.into_iter().chain(unanswered) {
+        if number > 0 {
             let mut labels = model.labels_and("route", route.word());
-            labels.push(("code", Answer::word(answer)));
-            count(&mut family.encode_family(&labels)?, counter.get())?;
+            labels.push(("code", code));
+            count(&mut family.encode_family(&labels)?, number)?;
         }
     }
     Ok(())
