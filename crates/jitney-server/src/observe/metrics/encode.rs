@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jitney::batch::Stats;
+use jitney::batch::{Reason, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::registry;
@@ -11,9 +11,6 @@ use prometheus_client::registry;
 use super::histogram::{self, Observed};
 use super::names::{self, Metric, Unit};
 use super::{Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
-
-/// The words of `Stats::batches`, in the order of `jitney::batch::Reason`.
-const REASONS: [&str; 5] = ["full", "idle", "gain", "deadline", "drain"];
 
 pub(super) struct Scrape(pub(super) Arc<Shared>);
 
@@ -138,7 +135,7 @@ impl Page<'_, '_> {
 
     fn batches(&mut self, readings: &[ModelReading]) -> fmt::Result {
         self.counters(&names::BATCHES, readings, "reason", |stats| {
-            REASONS.into_iter().zip(stats.batches).collect()
+            Reason::ALL.map(Reason::word).into_iter().zip(stats.batches).collect()
         })?;
         self.family(&names::BATCH_ROWS, |family| {
             for (labels, stats) in with_stats(readings) {
