@@ -3,17 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jitney::batch::Stats;
+use jitney::batch::{Reason, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::registry;
 
 use super::histogram::{self, Observed};
 use super::names::{self, Metric, Unit};
-use super::{Answer, Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
-
-/// The words of `Stats::batches`, in the order of `jitney::batch::Reason`.
-const REASONS: [&str; 5] = ["full", "idle", "gain", "deadline", "drain"];
+use super::{Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
 
 pub(super) struct Scrape(pub(super) Arc<Shared>);
 
@@ -138,7 +135,7 @@ impl Page<'_, '_> {
 
     fn batches(&mut self, readings: &[ModelReading]) -> fmt::Result {
         self.counters(&names::BATCHES, readings, "reason", |stats| {
-            REASONS.into_iter().zip(stats.batches).collect()
+            Reason::ALL.map(Reason::word).into_iter().zip(stats.batches).collect()
         })?;
         self.family(&names::BATCH_ROWS, |family| {
             for (labels, stats) in with_stats(readings) {
@@ -237,14 +234,16 @@ impl ModelReading {
 }
 
 fn requests(family: &mut MetricEncoder<'_>, model: &ModelMetrics) -> fmt::Result {
-    for route in Route::ALL {
-        for (answer, counter) in model.requests[route as usize].iter().enumerate() {
-            if counter.get() == 0 {
-                continue;
-            }
+    let answered = Route::ALL.map(|route| (route, "ok", model.answered[route as usize].get()));
+    let unanswered = lock(&model.unanswered).clone();
+    let unanswered = unanswered
+        .iter()
+        .map(|failed| (failed.route, failed.code, failed.count));
+    for (route, code, number) in answered.into_iter().chain(unanswered) {
+        if number > 0 {
             let mut labels = model.labels_and("route", route.word());
-            labels.push(("code", Answer::word(answer)));
-            count(&mut family.encode_family(&labels)?, counter.get())?;
+            labels.push(("code", code));
+            count(&mut family.encode_family(&labels)?, number)?;
         }
     }
     Ok(())

@@ -16,7 +16,6 @@ use jitney::batch::{Refused, Stats, Trip};
 use prometheus_client::registry::Registry;
 
 use self::histogram::Histogram;
-use crate::failure::Code;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,7 +44,9 @@ pub struct ServerMetrics {
 pub struct ModelMetrics {
     model: String,
     version: String,
-    requests: [[Counter; Answer::COUNT]; Route::ALL.len()],
+    answered: [Counter; Route::ALL.len()],
+    /// Few enough to be searched one by one, and only failures come here.
+    unanswered: Mutex<Vec<Unanswered>>,
     refused: [Counter; Cause::ALL.len()],
     total: Histogram,
     phases: [Histogram; Phase::ALL.len()],
@@ -194,10 +195,10 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl ModelMetrics {
-    /// Records one HTTP request that ended; `Ok` when it was answered with what it asked for. The times of failures are not recorded,
-    /// since quick refusals would hide how long answers take.
-    pub fn request(&self, route: Route, answer: Result<Times, Code>) {
-        self.requests[route as usize][Answer::index(answer.as_ref().err().copied())].add(1);
+    /// Records one HTTP request that ended: answered with what it asked for, or not, for the reason that this stable word says. The times
+    /// of failures are not recorded, since quick refusals would hide how long answers take.
+    pub fn request(&self, route: Route, answer: Result<Times, &'static str>) {
+        self.request_untimed(route, answer.map(|_| ()));
         if let Ok(times) = answer {
             self.phase(Phase::Decode, times.decode);
             self.phase(Phase::Encode, times.encode);
@@ -206,8 +207,11 @@ impl ModelMetrics {
     }
 
     /// Records one HTTP request that ended and whose time is of no interest, such as one for metadata.
-    pub fn request_untimed(&self, route: Route, answer: Result<(), Code>) {
-        self.requests[route as usize][Answer::index(answer.err())].add(1);
+    pub fn request_untimed(&self, route: Route, answer: Result<(), &'static str>) {
+        match answer {
+            Ok(()) => self.answered[route as usize].add(1),
+            Err(code) => self.count_unanswered(route, code),
+        }
     }
 
     /// Records how an answered item travelled through the batcher.
@@ -226,10 +230,26 @@ impl ModelMetrics {
         ModelMetrics {
             model: model.to_owned(),
             version: version.to_owned(),
-            requests: Default::default(),
+            answered: Default::default(),
+            unanswered: Mutex::default(),
             refused: Default::default(),
             total: Histogram::default(),
             phases: Default::default(),
+        }
+    }
+
+    fn count_unanswered(&self, route: Route, code: &'static str) {
+        let mut unanswered = lock(&self.unanswered);
+        let known = unanswered
+            .iter_mut()
+            .find(|known| known.route == route && known.code == code);
+        match known {
+            Some(known) => known.count += 1,
+            None => unanswered.push(Unanswered {
+                route,
+                code,
+                count: 1,
+            }),
         }
     }
 
@@ -313,23 +333,12 @@ impl Gauge {
     }
 }
 
-/// The values of the label `code`: `ok`, and the stable words.
-struct Answer;
-
-impl Answer {
-    const COUNT: usize = Code::ALL.len() + 1;
-
-    /// `Code::ALL` stands in the order of the enum's discriminants, which a test holds.
-    fn index(failure: Option<Code>) -> usize {
-        failure.map_or(0, |code| code as usize + 1)
-    }
-
-    fn word(index: usize) -> &'static str {
-        match index.checked_sub(1) {
-            None => "ok",
-            Some(code) => Code::ALL[code].word(),
-        }
-    }
+/// How many requests of a route ended with this word.
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
+    route: Route,
+    code: &'static str,
+    count: u64,
 }
 
 /// The values of the label `cause`.
