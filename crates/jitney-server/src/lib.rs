@@ -6,4 +6,5 @@
 pub mod call;
 pub mod config;
 pub mod failure;
+pub mod models;
 pub mod observe;
