@@ -3,5 +3,6 @@
 //! Modules in the order a request travels: [`net`] accepts it, [`protocol`] decodes it into a [`call::Call`], [`admit`] lets it in,
 //! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
 
+pub mod admin;
 pub mod call;
 pub mod failure;
