@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::SOURCES;
 use super::load::LoadArgs;
+use super::values::count;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +25,7 @@ pub(crate) struct CheckArgs {
     pub(crate) source: String,
 
     /// The largest batch to try [default: 32]
-    #[arg(long, value_name = "N", env = "JITNEY_MAX_BATCH")]
+    #[arg(long, value_name = "N", env = "JITNEY_MAX_BATCH", value_parser = count::<65_536>)]
     pub(crate) max_batch: Option<NonZeroUsize>,
 
     #[command(flatten)]

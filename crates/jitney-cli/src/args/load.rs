@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::values::count;
+
 /// Settings about loading a model.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Loading models")]
@@ -18,6 +20,6 @@ pub(crate) struct LoadArgs {
     pub(crate) python: Option<PathBuf>,
 
     /// Threads that one instance of a model may use inside one call [default: chosen for the machine]
-    #[arg(long, value_name = "N", env = "JITNEY_THREADS")]
+    #[arg(long, value_name = "N", env = "JITNEY_THREADS", value_parser = count::<1_024>)]
     pub(crate) threads: Option<NonZeroUsize>,
 }

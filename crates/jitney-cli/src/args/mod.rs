@@ -6,6 +6,7 @@ pub(crate) mod logs;
 pub(crate) mod predict;
 pub(crate) mod reference;
 pub(crate) mod serve;
+mod values;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -51,8 +52,9 @@ pub(crate) fn command() -> clap::Command {
 /// What a SOURCE can be, for the help of every command that takes one.
 pub(crate) const SOURCES: &str = "\
 A SOURCE is one of:
-  model.onnx         an ONNX model
-  FOLDER             a folder with a model.toml, or with a model.onnx
-  REPOSITORY         a folder of model folders NAME/VERSION/model.onnx, each with an optional NAME/model.toml
-  echo:FP32[16]      a model that answers its input, to try things out: echo:FP32[16],call_ms=5,row_ms=0.1
+  model.onnx       an ONNX model
+  FOLDER           a folder with a model.toml or a model.onnx
+  REPOSITORY       a folder of such folders, or of NAME/VERSION/model.onnx
+  echo:FP32[16]    answers what it is asked, to try things out; with
+                   echo:FP32[16],call_ms=5,row_ms=0.1 a batch takes its time
 Write NAME=SOURCE to choose the name under which a model is served.";

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::SOURCES;
 use super::load::LoadArgs;
+use super::values::{count, milliseconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,7 +65,7 @@ pub(crate) struct ServeArgs {
     pub(crate) instances: Option<NonZeroUsize>,
 
     /// Most requests waiting for one model; more are refused with 429 [default: 256]
-    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits")]
+    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits", value_parser = count::<1_000_000>)]
     pub(crate) queue: Option<NonZeroUsize>,
 
     /// How long a request may take when it does not say [default: 30000]
@@ -81,18 +82,4 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) load: LoadArgs,
-}
-
-/// The longest time that can be set: a day.
-const MAX_MS: f64 = 86_400_000.0;
-
-fn milliseconds(text: &str) -> Result<f64, String> {
-    let value: f64 = text
-        .parse()
-        .map_err(|_| "expected a number of milliseconds, such as 5 or 0.5".to_owned())?;
-    if (0.0..=MAX_MS).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("expected milliseconds from 0 to {MAX_MS}"))
-    }
 }
