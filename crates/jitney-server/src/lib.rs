@@ -4,4 +4,7 @@
 //! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
 
 pub mod call;
+pub mod config;
 pub mod failure;
+pub mod observe;
+pub mod protocol;

@@ -1,0 +1,112 @@
+//! The routes that tell of the server: health, metadata, metrics, and what a person looks at. None of them waits.
+
+use http::header::HeaderName;
+use http::{HeaderValue, Response};
+
+use super::Net;
+use super::reply::{self, JSON, Reply, TEXT};
+use super::router::{ModelRef, Route};
+use crate::admin::page;
+use crate::failure::{Code, Failure};
+use crate::observe::metrics;
+use crate::protocol::metadata::{self, ModelMetadata};
+
+/// Answers a control route.
+pub(crate) fn answer(net: &Net, route: Route<'_>) -> Result<Reply, Failure> {
+    match route {
+        Route::Page => Ok(page()),
+        Route::Status => Ok(status(net)),
+        Route::Metrics => Ok(numbers(net)),
+        Route::DebugTree => tree(net),
+        Route::Server => Ok(json(|out| metadata::server(out, "jitney", env!("CARGO_PKG_VERSION"), &[]))),
+        Route::Live => Ok(json(|out| metadata::live(out, true))),
+        Route::Ready => ready(net),
+        Route::Models => Ok(models(net)),
+        Route::Model(model) => model_metadata(net, model),
+        Route::ModelReady(model) => model_ready(net, model),
+        // The caller sends these to the data plane; that they are listed makes the compiler ask about new routes.
+        Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_) => {
+            Err(Failure::new(Code::Internal, "the request went to the wrong handler"))
+        }
+    }
+}
+
+fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
+    let mut out = Vec::new();
+    write(&mut out);
+    reply::ok(JSON, out)
+}
+
+fn page() -> Reply {
+    let mut reply = Response::new(page::HTML.as_bytes().into());
+    for (name, value) in page::HEADERS {
+        reply
+            .headers_mut()
+            .insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    reply
+}
+
+fn numbers(net: &Net) -> Reply {
+    let held = i64::try_from(net.admission.bytes_held()).unwrap_or(i64::MAX);
+    net.metrics.server().inflight_bytes.set(held);
+    reply::ok(HeaderValue::from_static(metrics::CONTENT_TYPE), net.metrics.encode())
+}
+
+/// The tree names source files and peers, which is nobody's business on a network.
+fn tree(net: &Net) -> Result<Reply, Failure> {
+    if !net.address.ip().is_loopback() {
+        return Err(Failure::new(
+            Code::Forbidden,
+            "the task tree is shown only by a server that listens on a loopback address",
+        ));
+    }
+    Ok(reply::ok(TEXT, net.tree.snapshot().to_string()))
+}
+
+fn ready(net: &Net) -> Result<Reply, Failure> {
+    if net.admission.draining() {
+        return Err(Failure::new(Code::Draining, "the server is shutting down"));
+    }
+    if !net.catalog.all_ready() {
+        return Err(Failure::new(
+            Code::NotReady,
+            "not every model is ready; GET /v2/models/NAME/ready tells about one",
+        ));
+    }
+    Ok(json(|out| metadata::ready(out, true)))
+}
+
+fn models(net: &Net) -> Reply {
+    let statuses = net.catalog.statuses();
+    let mut names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    json(|out| metadata::list(out, &names))
+}
+
+fn model_metadata(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    let statuses = net.catalog.statuses();
+    let versions: Vec<_> = statuses
+        .iter()
+        .filter(|status| status.name == model.name)
+        .map(|status| status.version.as_str())
+        .collect();
+    Ok(json(|out| {
+        metadata::model(
+            out,
+            &ModelMetadata {
+                name: lane.name(),
+                versions: &versions,
+                platform: lane.platform(),
+                spec: lane.spec(),
+            },
+        );
+    }))
+}
+
+fn model_ready(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    Ok(json(|out| metadata::model_ready(out, lane.name(), true)))
+}
