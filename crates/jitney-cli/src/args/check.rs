@@ -1,12 +1,9 @@
 //! `jitney check`.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 
 use super::SOURCES;
 use super::load::LoadArgs;
-use super::values::count;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,8 +22,8 @@ pub(crate) struct CheckArgs {
     pub(crate) source: String,
 
     /// The largest batch to try [default: 32]
-    #[arg(long, value_name = "N", env = "JITNEY_MAX_BATCH", value_parser = count::<65_536>)]
-    pub(crate) max_batch: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", env = "JITNEY_MAX_BATCH")]
+    pub(crate) max_batch: Option<usize>,
 
     #[command(flatten)]
     pub(crate) load: LoadArgs,

@@ -1,11 +1,8 @@
 //! How models are loaded: the same for every command.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-
-use super::values::count;
 
 /// Settings about loading a model.
 #[derive(Args, Clone, Debug, Default)]
@@ -20,6 +17,6 @@ pub(crate) struct LoadArgs {
     pub(crate) python: Option<PathBuf>,
 
     /// Threads that one instance of a model may use inside one call [default: chosen for the machine]
-    #[arg(long, value_name = "N", env = "JITNEY_THREADS", value_parser = count::<1_024>)]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", env = "JITNEY_THREADS")]
+    pub(crate) threads: Option<usize>,
 }

@@ -6,7 +6,6 @@ pub(crate) mod logs;
 pub(crate) mod predict;
 pub(crate) mod reference;
 pub(crate) mod serve;
-mod values;
 
 use clap::{CommandFactory, Parser, Subcommand};
 

@@ -1,14 +1,12 @@
 //! `jitney serve`.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::SOURCES;
 use super::load::LoadArgs;
-use super::values::{count, milliseconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,10 +47,15 @@ pub(crate) struct ServeArgs {
         env = "JITNEY_MAX_BATCH",
         help_heading = "Batching"
     )]
-    pub(crate) max_batch: Option<NonZeroUsize>,
+    pub(crate) max_batch: Option<usize>,
 
     /// Longest time a request is held back for others to join its batch; a lone request never waits [default: 5]
-    #[arg(long, value_name = "MS", env = "JITNEY_MAX_WAIT_MS", help_heading = "Batching", value_parser = milliseconds)]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_MAX_WAIT_MS",
+        help_heading = "Batching"
+    )]
     pub(crate) max_wait_ms: Option<f64>,
 
     /// Instances of each model, each on a thread of its own [default: chosen for the machine]
@@ -62,22 +65,37 @@ pub(crate) struct ServeArgs {
         env = "JITNEY_INSTANCES",
         help_heading = "Batching"
     )]
-    pub(crate) instances: Option<NonZeroUsize>,
+    pub(crate) instances: Option<usize>,
 
     /// Most requests waiting for one model; more are refused with 429 [default: 256]
-    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits", value_parser = count::<1_000_000>)]
-    pub(crate) queue: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits")]
+    pub(crate) queue: Option<usize>,
 
     /// How long a request may take when it does not say [default: 30000]
-    #[arg(long, value_name = "MS", env = "JITNEY_DEADLINE_MS", help_heading = "Limits", value_parser = milliseconds)]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_DEADLINE_MS",
+        help_heading = "Limits"
+    )]
     pub(crate) deadline_ms: Option<f64>,
 
     /// How long a model may run on one batch before it is given up [default: 30000]
-    #[arg(long, value_name = "MS", env = "JITNEY_RUN_LIMIT_MS", help_heading = "Limits", value_parser = milliseconds)]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_RUN_LIMIT_MS",
+        help_heading = "Limits"
+    )]
     pub(crate) run_limit_ms: Option<f64>,
 
     /// How long accepted requests may take to finish once the server is told to stop [default: 30000]
-    #[arg(long, value_name = "MS", env = "JITNEY_DRAIN_MS", help_heading = "Limits", value_parser = milliseconds)]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_DRAIN_MS",
+        help_heading = "Limits"
+    )]
     pub(crate) drain_ms: Option<f64>,
 
     #[command(flatten)]
