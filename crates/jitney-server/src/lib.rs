@@ -6,5 +6,6 @@
 pub mod call;
 pub mod config;
 pub mod failure;
+pub mod models;
 pub mod observe;
 pub mod protocol;

@@ -25,7 +25,9 @@ impl Model for Nothing {
 }
 
 async fn measure(workers: &str) -> Result<(), Box<dyn Error>> {
-    let batcher = Batcher::start("nothing", Batching::default(), || Ok::<_, Infallible>(Nothing))?;
+    let batcher = Batcher::start("nothing", Batching::default(), || {
+        Ok::<_, Infallible>(Nothing)
+    })?;
     let mut runs = Vec::new();
     for _ in 0..5 {
         let started = Instant::now();
@@ -36,7 +38,9 @@ async fn measure(workers: &str) -> Result<(), Box<dyn Error>> {
                 for n in 0..EACH {
                     let item = u64::from(task) << 32 | u64::from(n);
                     let deadline = Instant::now() + Duration::from_secs(30);
-                    let ticket = batcher.submit(item, Some(deadline)).map_err(|error| error.to_string())?;
+                    let ticket = batcher
+                        .submit(item, Some(deadline))
+                        .map_err(|error| error.to_string())?;
                     let answer = ticket.await.map_err(|error| error.to_string())?;
                     assert_eq!(answer.value, item, "another's answer");
                 }
@@ -52,13 +56,22 @@ async fn measure(workers: &str) -> Result<(), Box<dyn Error>> {
     let stats = batcher.stats();
     let batches: u64 = stats.batches.iter().sum();
     let mean = stats.ok as f64 / batches.max(1) as f64;
-    println!("{workers}: median {:.2} us a request (best {:.2}), {mean:.1} rows a batch", runs[2], runs[0]);
+    println!(
+        "{workers}: median {:.2} us a request (best {:.2}), {mean:.1} rows a batch",
+        runs[2], runs[0]
+    );
     batcher.close();
     batcher.wait_closed().await;
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure("one thread"))?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure("a worker for each core"))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(measure("one thread"))?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(measure("a worker for each core"))
 }

@@ -39,15 +39,13 @@ pub enum SourceError {
     /// The name is not one.
     #[error("{0}")]
     Name(String),
-    /// Two sources have the same name and version.
+    /// Two sources give models of the same name.
     #[error(
-        "two models are named \"{name}\" (version {version}): {first} and {second}\n  hint: give one of them another name, as in OTHER={second}"
+        "two models are named \"{name}\": {first} and {second}\n  hint: name one of them otherwise, as in OTHER={second}"
     )]
     Duplicate {
         /// The name of both.
         name: String,
-        /// The version of both.
-        version: String,
         /// Where the one comes from.
         first: String,
         /// Where the other comes from.

@@ -13,8 +13,10 @@ pub const REQUEST_ID: &str = "request_id";
 /// The field with an error and its causes.
 pub const ERROR: &str = "error";
 
-/// Longest text from outside that a log line takes, in characters.
+/// Longest text from a request that a log line takes, in characters.
 const LONGEST: usize = 256;
+/// Longest message of the server's own, hints included, in characters.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// Text from outside, made safe for one line of a log: control characters and characters that reorder or hide text are escaped, and
 /// what is longer than 256 characters is cut.
@@ -23,8 +25,14 @@ const LONGEST: usize = 256;
 /// let id = "7\r\nERROR forged \u{1b}[31m";
 /// assert_eq!(jitney_server::observe::log::escaped(id).to_string(), r"7\r\nERROR forged \u{1b}[31m");
 /// ```
-pub fn escaped(text: &str) -> impl fmt::Display + '_ {
-    Escaped(text)
+pub fn escaped(text: &str) -> impl fmt::Display + use<> {
+    Escaped(text.to_owned(), LONGEST)
+}
+
+/// A message of the server's own, made safe in the same way, since it may quote a file. Its line breaks become spaces.
+pub fn one_line(message: &str) -> impl fmt::Display + use<> {
+    let words: Vec<&str> = message.lines().map(str::trim).collect();
+    Escaped(words.join(" "), LONGEST_MESSAGE)
 }
 
 /// An error followed by its causes, from the outermost to the root.
@@ -32,12 +40,12 @@ pub fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl fmt::Disp
     Chain(error)
 }
 
-struct Escaped<'a>(&'a str);
+struct Escaped(String, usize);
 
-impl fmt::Display for Escaped<'_> {
+impl fmt::Display for Escaped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.chars();
-        for char in rest.by_ref().take(LONGEST) {
+        for char in rest.by_ref().take(self.1) {
             if harmless(char) {
                 fmt::Write::write_char(f, char)?;
             } else {
@@ -102,6 +110,13 @@ mod tests {
         assert_eq!(shown.chars().count(), 257);
         assert!(shown.ends_with('…'));
         assert_eq!(escaped(&"x".repeat(256)).to_string(), "x".repeat(256));
+    }
+
+    #[test]
+    fn a_message_stays_on_its_line() {
+        let message = "no operator Fo\u{1b}o\n  hint: use --engine ort";
+        let expected = r"no operator Fo\u{1b}o hint: use --engine ort";
+        assert_eq!(one_line(message).to_string(), expected);
     }
 
     #[test]

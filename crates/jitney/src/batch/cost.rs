@@ -94,8 +94,8 @@ impl Cost {
         }
     }
 
-    /// The number of rows a batch should aim at: the smallest size whose rows cost about as little as any. A size that was never seen is
-    /// tried when the largest size seen is the best so far.
+    /// The number of rows a batch should aim at: the smallest size whose rows cost about as little as any. While the largest size seen is
+    /// the best so far, larger ones are taken to be better still: one batch will show.
     pub(crate) fn aim(&self) -> usize {
         let best = self.known().map(per_row).fold(f64::INFINITY, f64::min);
         let good = self
@@ -105,7 +105,7 @@ impl Cost {
             return self.max();
         };
         match self.known().last() {
-            Some((largest, _)) if largest == aim => self.after(aim),
+            Some((largest, _)) if largest == aim => self.max(),
             _ => aim,
         }
     }
@@ -194,15 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn unseen_sizes_are_tried_upwards() {
+    fn unseen_sizes_are_good_until_shown_otherwise() {
         let mut cost = Cost::new(NonZeroUsize::new(32).unwrap());
         assert_eq!(cost.aim(), 32);
         cost.observe(1, Duration::from_millis(5));
-        assert_eq!(cost.aim(), 2);
-        cost.observe(2, Duration::from_millis(5));
+        assert_eq!(cost.aim(), 32);
+        cost.observe(32, Duration::from_millis(320));
+        assert_eq!(cost.aim(), 1);
+        cost.observe(4, Duration::from_millis(8));
         assert_eq!(cost.aim(), 4);
-        cost.observe(4, Duration::from_millis(40));
-        assert_eq!(cost.aim(), 2);
     }
 
     #[test]

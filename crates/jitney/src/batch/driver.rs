@@ -465,10 +465,10 @@ impl<M: Model> State<M> {
         }
     }
 
-    /// A seat to put a new instance on. Not while as many threads hang as there are seats: a model that always hangs must not use up
+    /// A seat to put a new instance on. Not while more threads hang than there are seats: a model that always hangs must not use up
     /// the machine's threads.
     fn vacant_seat(&mut self) -> Option<Seat> {
-        if self.hung >= self.hung_max || (self.lane.closing() && !self.lane.waiting()) {
+        if self.hung > self.hung_max || (self.lane.closing() && !self.lane.waiting()) {
             return None;
         }
         let slot = self.vacant.pop()?;

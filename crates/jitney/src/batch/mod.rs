@@ -43,6 +43,8 @@
 mod arrivals;
 mod cost;
 mod driver;
+#[cfg(all(test, feature = "model-check"))]
+mod interleavings;
 mod isolate;
 mod lane;
 mod policy;

@@ -135,7 +135,11 @@ impl Page<'_, '_> {
 
     fn batches(&mut self, readings: &[ModelReading]) -> fmt::Result {
         self.counters(&names::BATCHES, readings, "reason", |stats| {
-            Reason::ALL.map(Reason::word).into_iter().zip(stats.batches).collect()
+            Reason::ALL
+                .map(Reason::word)
+                .into_iter()
+                .zip(stats.batches)
+                .collect()
         })?;
         self.family(&names::BATCH_ROWS, |family| {
             for (labels, stats) in with_stats(readings) {
