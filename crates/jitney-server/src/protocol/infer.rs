@@ -52,7 +52,7 @@ pub struct Request {
 /// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, "1"]}]}"#;
 /// assert_eq!(
 ///     infer::decode(body, &spec).unwrap_err().message,
-///     r#"inputs[0].data[1]: expected a number in the range of FP32, got "1" at byte 85"#,
+///     r#"inputs[0].data[1]: expected a number in the range of FP32, got "1" at byte 82"#,
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -83,7 +83,7 @@ pub fn encode(
         .iter()
         .filter_map(|index| Some((spec.outputs.get(*index)?, outputs.get(*index)?)));
     write::list(out, tensors, |out, (spec, tensor)| {
-        encode_output(out, &spec.name, tensor)
+        encode_output(out, &spec.name, tensor);
     });
     out.push(b'}');
 }

@@ -313,7 +313,7 @@ mod tests {
     }
 
     /// What one of the readers makes of a text, if it reads all of it.
-    fn whole<T>(text: &str, read: impl Fn(&mut Scanner<'_>) -> Option<T>) -> Option<T> {
+    fn whole<'t, T>(text: &'t str, read: impl Fn(&mut Scanner<'t>) -> Option<T>) -> Option<T> {
         let mut scanner = scanner(text);
         let value = read(&mut scanner)?;
         (scanner.left() == 0).then_some(value)

@@ -143,29 +143,22 @@ fn read_array(body: &[u8], spec: &Spec) -> Outcome<Vec<Result<Vec<Tensor>, Failu
 fn read_lines(body: &[u8], spec: &Spec) -> Outcome<Vec<Result<Vec<Tensor>, Failure>>> {
     let text = Scanner::new(body)?.rest();
     let mut read = Vec::new();
-    let mut first_broken = None;
-    let mut json = false;
-    for line in text
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.trim_ascii().is_empty())
-    {
+    let mut json_lines = 0;
+    for line in text.split(|byte| *byte == b'\n') {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         check_room(read.len())?;
-        read.push(read_whole(line, spec).map_err(|fault| {
-            let fault = fault.index(read.len());
-            match check_json(line) {
-                Ok(()) => json = true,
-                Err(broken) => {
-                    first_broken = first_broken.take().or(Some(broken.index(read.len())))
-                }
-            }
-            fault.into()
-        }));
-        json |= read.last().is_some_and(Result::is_ok);
+        let item = read_whole(line, spec).map_err(|fault| fault.index(read.len()));
+        json_lines += usize::from(item.is_ok() || check_json(line).is_ok());
+        read.push(item.map_err(Failure::from));
     }
-    match first_broken {
-        Some(fault) if !json => Err(fault),
-        _ => Ok(read),
+    if json_lines == 0 {
+        return Err(Fault::new(
+            "expected JSON values on separate lines, got none",
+        ));
     }
+    Ok(read)
 }
 
 fn check_json(line: &[u8]) -> Outcome<()> {

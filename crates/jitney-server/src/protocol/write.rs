@@ -172,7 +172,7 @@ impl<'t> Elements<'t> {
     fn numbers(&mut self, out: &mut Vec<u8>, bytes: &[u8]) {
         match self.tensor.datatype() {
             DataType::Bool => each(out, bytes, |out, [byte]| {
-                text(out, if byte == 0 { "false" } else { "true" })
+                text(out, if byte == 0 { "false" } else { "true" });
             }),
             DataType::Uint8 => each(out, bytes, |out, le| integer(out, u8::from_le_bytes(le))),
             DataType::Uint16 => each(out, bytes, |out, le| integer(out, u16::from_le_bytes(le))),
@@ -183,16 +183,16 @@ impl<'t> Elements<'t> {
             DataType::Int32 => each(out, bytes, |out, le| integer(out, i32::from_le_bytes(le))),
             DataType::Int64 => each(out, bytes, |out, le| integer(out, i64::from_le_bytes(le))),
             DataType::Fp16 => each(out, bytes, |out, le| {
-                self.float(out, f16::from_le_bytes(le).to_f32())
+                self.float(out, f16::from_le_bytes(le).to_f32());
             }),
             DataType::Bf16 => each(out, bytes, |out, le| {
-                self.float(out, bf16::from_le_bytes(le).to_f32())
+                self.float(out, bf16::from_le_bytes(le).to_f32());
             }),
             DataType::Fp32 => each(out, bytes, |out, le| {
-                self.float(out, f32::from_le_bytes(le))
+                self.float(out, f32::from_le_bytes(le));
             }),
             DataType::Fp64 => each(out, bytes, |out, le| {
-                self.float(out, f64::from_le_bytes(le))
+                self.float(out, f64::from_le_bytes(le));
             }),
             // Its elements are strings.
             DataType::Bytes => {}
