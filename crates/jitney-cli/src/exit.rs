@@ -36,6 +36,15 @@ impl Problem {
         self
     }
 
+    /// The same problem, with what it is about in front.
+    pub(crate) fn within(&self, subject: &str) -> Problem {
+        Problem {
+            kind: self.kind,
+            message: format!("{subject}: {}", self.message),
+            hint: self.hint.clone(),
+        }
+    }
+
     /// Tells the person at the terminal, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         // Nobody is left to tell when standard error is gone.

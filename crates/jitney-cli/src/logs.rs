@@ -9,13 +9,14 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::args::logs::{LogArgs, LogFormat};
 use crate::exit::Problem;
 
-/// Sends every event of the process to standard error, as the settings say.
+/// Sends every event of the process to standard error, as the settings say; those of `default_level` and above when they say nothing.
 ///
 /// # Errors
 /// When the level cannot be understood.
-pub(crate) fn start(args: &LogArgs) -> Result<(), Problem> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
-        Problem::usage(format!("--log {:?}: {error}", args.log))
+pub(crate) fn start(args: &LogArgs, default_level: &str) -> Result<(), Problem> {
+    let level = args.log.as_deref().unwrap_or(default_level);
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        Problem::usage(format!("--log {level:?}: {error}"))
             .hint("give one of error, warn, info, debug, trace, or pairs such as warn,jitney_server=debug")
     })?;
     let events = fmt()

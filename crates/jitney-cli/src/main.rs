@@ -6,6 +6,8 @@ mod args;
 mod cmd;
 mod exit;
 mod logs;
+mod settings;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -18,7 +20,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let matches = args::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match logs::start(&cli.logs).and_then(|()| cmd::run(cli.command)) {
+    let level = cli.command.log_level();
+    match logs::start(&cli.logs, level).and_then(|()| cmd::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => problem.report(),
     }

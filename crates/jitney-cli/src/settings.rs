@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use jitney_server::config::{Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings};
+use jitney_server::config::{
+    Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
+};
 use jitney_server::net::NetConfig;
 
 use crate::args::check::CheckArgs;
@@ -76,7 +78,10 @@ pub(crate) fn source(text: &str) -> Result<ModelSource, Problem> {
 
 /// Models named on the command line replace those of the file.
 fn sources(typed: &[String], file: Vec<ModelSource>) -> Result<Vec<ModelSource>, Problem> {
-    let typed = typed.iter().map(|text| source(text)).collect::<Result<Vec<_>, _>>()?;
+    let typed = typed
+        .iter()
+        .map(|text| source(text))
+        .collect::<Result<Vec<_>, _>>()?;
     let models = if typed.is_empty() { file } else { typed };
     if models.is_empty() {
         return Err(Problem::usage("there is no model to serve")
@@ -95,13 +100,17 @@ fn load_options(args: &LoadArgs) -> Result<ModelOptions, Problem> {
 }
 
 fn net(options: &NetOptions) -> NetConfig {
-    let time = |said: Option<f64>, default| said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0));
+    let time = |said: Option<f64>, default| {
+        said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
+    };
     let default = NetConfig::default();
     NetConfig {
         http: options.http.unwrap_or(default.http),
         max_connections: options.max_connections.unwrap_or(default.max_connections),
         max_body_bytes: options.max_body_bytes.unwrap_or(default.max_body_bytes),
-        max_inflight_bytes: options.max_inflight_bytes.unwrap_or(default.max_inflight_bytes),
+        max_inflight_bytes: options
+            .max_inflight_bytes
+            .unwrap_or(default.max_inflight_bytes),
         header_timeout: time(options.header_timeout_ms, default.header_timeout),
         body_timeout: time(options.body_timeout_ms, default.body_timeout),
         idle_timeout: time(options.idle_timeout_ms, default.idle_timeout),

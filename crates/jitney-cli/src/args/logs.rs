@@ -16,15 +16,10 @@ pub(crate) struct LogArgs {
     )]
     pub(crate) log_format: LogFormat,
 
-    /// The least important events to log: error, warn, info, debug or trace; or by module, as in `warn,jitney_server=debug`
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "JITNEY_LOG",
-        default_value = "info"
-    )]
-    pub(crate) log: String,
+    /// The least important events to log: off, error, warn, info, debug or trace; or by module, as in `warn,jitney_server=debug`
+    /// [default: info for serve, else off]
+    #[arg(long, global = true, value_name = "LEVEL", env = "JITNEY_LOG")]
+    pub(crate) log: Option<String>,
 }
 
 /// How an event is written.

@@ -38,6 +38,16 @@ pub(crate) enum Command {
     Reference(reference::ReferenceArgs),
 }
 
+impl Command {
+    /// What is logged when nobody said. A server's log is its voice; the other commands speak for themselves.
+    pub(crate) fn log_level(&self) -> &'static str {
+        match self {
+            Command::Serve(_) => "info",
+            Command::Predict(_) | Command::Check(_) | Command::Reference(_) => "off",
+        }
+    }
+}
+
 /// The parser of the command line. Help names the environment variables, and not their values, which may differ between two readers.
 pub(crate) fn command() -> clap::Command {
     fn hide_values(command: clap::Command) -> clap::Command {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Arg;
 use jitney_server::failure::Code;
+use jitney_server::observe::metrics::names;
 
 use crate::args::reference::{ReferenceArgs, Topic};
 use crate::args::{self};
@@ -170,5 +171,29 @@ fn explain(code: Code) -> (&'static str, &'static str) {
 }
 
 fn metrics() -> String {
-    String::new()
+    let mut page = String::from("| metric | kind | labels | what it says |\n|---|---|---|---|\n");
+    for metric in names::ALL {
+        let labels: Vec<String> = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let (name, kind, labels) = (metric.name, metric.kind.as_str(), labels.join(", "));
+        let _ = writeln!(
+            page,
+            "| `{name}{}` | {kind} | {labels} | {}. |",
+            suffix(kind),
+            metric.help
+        );
+    }
+    page
+}
+
+/// What the format adds to the name. A histogram has `_bucket`, `_sum` and `_count`.
+fn suffix(kind: &str) -> &'static str {
+    match kind {
+        "counter" => "_total",
+        "info" => "_info",
+        _ => "",
+    }
 }

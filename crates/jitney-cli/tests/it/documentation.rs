@@ -29,7 +29,12 @@ fn the_answers_on_the_first_pages_are_the_answers_of_the_server() {
 fn the_files_in_the_configuration_page_are_understood() {
     let page = read("docs/configuration.md");
     let blocks = blocks(&page, "toml");
-    let of = |title: &str| -> Vec<&String> { blocks.iter().filter(|block| block.starts_with(title)).collect() };
+    let of = |title: &str| -> Vec<&String> {
+        blocks
+            .iter()
+            .filter(|block| block.starts_with(title))
+            .collect()
+    };
     let (configs, manifests) = (of("# jitney.toml"), of("# model.toml"));
     assert_eq!((configs.len(), manifests.len(), blocks.len()), (1, 2, 3));
     for block in configs {
@@ -52,20 +57,26 @@ fn exchanges(page: &str) -> Vec<Exchange> {
     let blocks = blocks(page, "console");
     let shown = blocks.iter().filter_map(|block| {
         let (command, answer) = block.split_once('\n')?;
-        let (path, file) = command.strip_prefix("$ curl -s http://127.0.0.1:8080")?.split_once(" -d @")?;
+        let (path, file) = command
+            .strip_prefix("$ curl -s http://127.0.0.1:8080")?
+            .split_once(" -d @")?;
         Some(Exchange {
             path: path.to_owned(),
             file: file.to_owned(),
             answer: answer.to_owned(),
         })
     });
-    shown.filter(|exchange| !exchange.answer.contains("...")).collect()
+    shown
+        .filter(|exchange| !exchange.answer.contains("..."))
+        .collect()
 }
 
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let open = format!("```{language}\n");
     let starts = page.split(&open).skip(1);
-    starts.filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+    starts
+        .filter_map(|rest| Some(rest.split_once("```")?.0.to_owned()))
+        .collect()
 }
 
 /// Equal, except that the last digits of numbers depend on the machine.
@@ -85,7 +96,10 @@ fn assert_alike(shown: &Value, got: &Value, page: &str) {
         }
         (Value::Number(shown), Value::Number(got)) => {
             let (shown, got) = (shown.as_f64().unwrap(), got.as_f64().unwrap());
-            assert!((shown - got).abs() < 1e-4, "{page}: shows {shown}, got {got}");
+            assert!(
+                (shown - got).abs() < 1e-4,
+                "{page}: shows {shown}, got {got}"
+            );
         }
         _ => assert_eq!(shown, got, "{page}"),
     }

