@@ -100,7 +100,8 @@ impl Admission {
 
     /// Bytes of request bodies that are held now.
     pub(crate) fn bytes_held(&self) -> usize {
-        self.bytes_max.saturating_sub(self.bytes_left.load(Ordering::Relaxed))
+        self.bytes_max
+            .saturating_sub(self.bytes_left.load(Ordering::Relaxed))
     }
 
     /// Waits until no request is in flight. Only to be relied on while draining.
@@ -121,7 +122,9 @@ impl Admitted {
     pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Failure> {
         self.admission
             .bytes_left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
             .map_err(|_| no_room())?;
         self.bytes += bytes;
         Ok(())
@@ -130,8 +133,11 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.admission.bytes_left.fetch_add(self.bytes, Ordering::Relaxed);
-        if self.admission.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.admission.draining() {
+        self.admission
+            .bytes_left
+            .fetch_add(self.bytes, Ordering::Relaxed);
+        if self.admission.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.admission.draining()
+        {
             self.admission.idle.notify_waiters();
         }
     }
@@ -152,7 +158,10 @@ pub(crate) fn deadline(
     header: Option<Duration>,
     body: Option<Duration>,
 ) -> Instant {
-    let allowed = [header, body].into_iter().flatten().fold(default, Duration::min);
+    let allowed = [header, body]
+        .into_iter()
+        .flatten()
+        .fold(default, Duration::min);
     start + allowed
 }
 

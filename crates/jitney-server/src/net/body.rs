@@ -33,7 +33,11 @@ pub(crate) fn announced(body: &impl Body, limit: usize) -> Result<usize, Refusal
 /// Reads the whole body. One that comes in one piece is not copied.
 ///
 /// Cancel safety: what was read is lost, and its bytes are given back when `admitted` is dropped.
-pub(crate) async fn read<B>(mut body: B, admitted: &mut Admitted, limits: BodyLimits) -> Result<Bytes, Refusal>
+pub(crate) async fn read<B>(
+    mut body: B,
+    admitted: &mut Admitted,
+    limits: BodyLimits,
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -71,7 +75,11 @@ impl Pace {
         }
     }
 
-    async fn next<B>(&mut self, body: &mut B, admitted: &mut Admitted) -> Result<Option<Bytes>, Refusal>
+    async fn next<B>(
+        &mut self,
+        body: &mut B,
+        admitted: &mut Admitted,
+    ) -> Result<Option<Bytes>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -128,7 +136,9 @@ impl Pace {
 fn too_large(limit: usize) -> Refusal {
     Refusal::closing(Failure::new(
         Code::TooLarge,
-        format!("the body is larger than the limit of {limit} bytes; send less at a time, or raise max_body_bytes"),
+        format!(
+            "the body is larger than the limit of {limit} bytes; send less at a time, or raise max_body_bytes"
+        ),
     ))
 }
 

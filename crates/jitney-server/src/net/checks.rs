@@ -12,7 +12,8 @@ use crate::failure::{Code, Failure};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName =
+    HeaderName::from_static("inference-header-content-length");
 
 /// Longest request id that is echoed.
 const REQUEST_ID_MAX: usize = 128;
@@ -33,13 +34,21 @@ impl Sites {
     /// The rules of a server that is bound to `address`.
     pub(crate) fn new(config: &NetConfig, address: SocketAddr) -> Sites {
         let loopback = address.ip().is_loopback();
-        let mut hosts: Vec<_> = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let mut hosts: Vec<_> = config
+            .allowed_hosts
+            .iter()
+            .map(|host| host.to_ascii_lowercase())
+            .collect();
         if loopback {
             hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
         }
         Sites {
             hosts: (!hosts.is_empty()).then_some(hosts),
-            origins: config.allowed_origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
+            origins: config
+                .allowed_origins
+                .iter()
+                .map(|origin| origin.to_ascii_lowercase())
+                .collect(),
             port: address.port(),
         }
     }
@@ -60,7 +69,9 @@ impl Sites {
             return Ok(());
         };
         let host = host.to_ascii_lowercase();
-        let known = hosts.iter().any(|allowed| *allowed == host || self.is_at_our_port(allowed, &host));
+        let known = hosts
+            .iter()
+            .any(|allowed| *allowed == host || self.is_at_our_port(allowed, &host));
         if known {
             return Ok(());
         }
@@ -79,7 +90,9 @@ impl Sites {
 
     fn check_origin(&self, origin: &HeaderValue, host: Option<&str>) -> Result<(), Refusal> {
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let site = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let site = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
         let own = site.is_some_and(|site| host.is_some_and(|host| site.eq_ignore_ascii_case(host)));
         if own || self.origins.contains(&origin) {
             return Ok(());
@@ -95,8 +108,13 @@ impl Sites {
 /// What the request calls the server. HTTP/2 says it in the request's target.
 fn host(head: &request::Parts) -> Result<Option<&str>, Refusal> {
     match head.headers.get(HOST) {
-        Some(host) => host.to_str().map(Some).map_err(|_| Refusal::closing(Failure::invalid("Host is not text"))),
-        None if head.version == Version::HTTP_2 => Ok(head.uri.authority().map(http::uri::Authority::as_str)),
+        Some(host) => host
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::closing(Failure::invalid("Host is not text"))),
+        None if head.version == Version::HTTP_2 => {
+            Ok(head.uri.authority().map(http::uri::Authority::as_str))
+        }
         None => Ok(None),
     }
 }
@@ -117,15 +135,21 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Failure> {
     }
     let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
-        return Err(unsupported("the body is compressed; send it without Content-Encoding"));
+        return Err(unsupported(
+            "the body is compressed; send it without Content-Encoding",
+        ));
     }
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     match (types.next(), types.next()) {
         (Some(only), None) => only.to_str().ok().and_then(parse_media).ok_or_else(|| {
             unsupported("the body's type is not JSON; send it with Content-Type: application/json")
         }),
-        (None, _) => Err(unsupported("the body's type is missing; send Content-Type: application/json")),
-        (Some(_), Some(_)) => Err(unsupported("Content-Type is given twice; send it once, as application/json")),
+        (None, _) => Err(unsupported(
+            "the body's type is missing; send Content-Type: application/json",
+        )),
+        (Some(_), Some(_)) => Err(unsupported(
+            "Content-Type is given twice; send it once, as application/json",
+        )),
     }
 }
 
@@ -134,7 +158,8 @@ fn parse_media(text: &str) -> Option<Media> {
     let essence = parts.next()?.to_ascii_lowercase();
     let utf8 = |parameter: &str| {
         parameter.split_once('=').is_some_and(|(name, value)| {
-            name.trim().eq_ignore_ascii_case("charset") && value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+            name.trim().eq_ignore_ascii_case("charset")
+                && value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
         })
     };
     if !parts.all(utf8) {
@@ -143,13 +168,17 @@ fn parse_media(text: &str) -> Option<Media> {
     match essence.as_str() {
         "application/json" => Some(Media::Json),
         "application/x-ndjson" => Some(Media::Ndjson),
-        other => (other.starts_with("application/") && other.ends_with("+json")).then_some(Media::Json),
+        other => {
+            (other.starts_with("application/") && other.ends_with("+json")).then_some(Media::Json)
+        }
     }
 }
 
 /// The refusal of NDJSON where there is one item only.
 pub(crate) fn only_json() -> Failure {
-    unsupported("NDJSON is read by /predict/NAME/batch only; send one JSON text with Content-Type: application/json")
+    unsupported(
+        "NDJSON is read by /predict/NAME/batch only; send one JSON text with Content-Type: application/json",
+    )
 }
 
 fn unsupported(message: &str) -> Failure {
@@ -163,7 +192,10 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> 
     let Some(value) = value else {
         return Ok(None);
     };
-    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match (digits.and_then(|digits| digits.parse().ok()), second) {
         (Some(millis @ 1..), None) => Ok(Some(Duration::from_millis(millis))),
         _ => Err(Failure::invalid(
@@ -216,10 +248,25 @@ mod tests {
             ("127.0.0.1:8080", &[], "localhost.evil.example:8080", false),
             ("127.0.0.1:8080", &[], "evil.example:8080", false),
             ("127.0.0.1:8080", &[], "", false),
-            ("127.0.0.1:8080", &["Model.example"], "model.example:8080", true),
-            ("127.0.0.1:8080", &["model.example:9000"], "model.example:9000", true),
+            (
+                "127.0.0.1:8080",
+                &["Model.example"],
+                "model.example:8080",
+                true,
+            ),
+            (
+                "127.0.0.1:8080",
+                &["model.example:9000"],
+                "model.example:9000",
+                true,
+            ),
             ("0.0.0.0:8080", &[], "anything.example", true),
-            ("0.0.0.0:8080", &["model.example"], "anything.example", false),
+            (
+                "0.0.0.0:8080",
+                &["model.example"],
+                "anything.example",
+                false,
+            ),
             ("0.0.0.0:8080", &["model.example"], "model.example", true),
         ];
         for (address, allowed, host, expected) in rows {
@@ -272,13 +319,26 @@ mod tests {
     fn encodings_and_binary_tensors_are_refused() {
         let rows = [
             (("content-encoding", "identity"), None),
-            (("content-encoding", "gzip"), Some(Code::UnsupportedMediaType)),
-            (("content-encoding", "identity, gzip"), Some(Code::UnsupportedMediaType)),
-            (("inference-header-content-length", "10"), Some(Code::InvalidInput)),
+            (
+                ("content-encoding", "gzip"),
+                Some(Code::UnsupportedMediaType),
+            ),
+            (
+                ("content-encoding", "identity, gzip"),
+                Some(Code::UnsupportedMediaType),
+            ),
+            (
+                ("inference-header-content-length", "10"),
+                Some(Code::InvalidInput),
+            ),
         ];
         for (field, expected) in rows {
             let head = head(&[("content-type", "application/json"), field]);
-            assert_eq!(media(&head.headers).err().map(|failure| failure.code), expected, "{field:?}");
+            assert_eq!(
+                media(&head.headers).err().map(|failure| failure.code),
+                expected,
+                "{field:?}"
+            );
         }
     }
 
@@ -297,16 +357,29 @@ mod tests {
             (&["5", "5"], Err(())),
         ];
         for (values, expected) in rows {
-            let fields: Vec<_> = values.iter().map(|value| ("x-request-timeout-ms", *value)).collect();
+            let fields: Vec<_> = values
+                .iter()
+                .map(|value| ("x-request-timeout-ms", *value))
+                .collect();
             let got = timeout(&head(&fields).headers).map_err(|_| ());
-            assert_eq!(got, expected.map(|millis| millis.map(Duration::from_millis)), "{values:?}");
+            assert_eq!(
+                got,
+                expected.map(|millis| millis.map(Duration::from_millis)),
+                "{values:?}"
+            );
         }
     }
 
     #[test]
     fn request_ids_are_echoed_only_when_harmless() {
         let long = "a".repeat(REQUEST_ID_MAX + 1);
-        let rows = [("abc-1", true), ("", false), ("a b", false), ("a\tb", false), (long.as_str(), false)];
+        let rows = [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            ("a\tb", false),
+            (long.as_str(), false),
+        ];
         for (id, echoed) in rows {
             let head = head(&[("x-request-id", id)]);
             assert_eq!(request_id(&head.headers).is_some(), echoed, "{id:?}");

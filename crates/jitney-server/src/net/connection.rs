@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use jitney::Group;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -85,7 +86,11 @@ pub(crate) struct Arrived {
 
 /// Serves a connection to its end.
 pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
-    let Arrived { socket, first_head_by, seat } = arrived;
+    let Arrived {
+        socket,
+        first_head_by,
+        seat,
+    } = arrived;
     let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
         return;
     };
@@ -95,7 +100,12 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
         head: net.config.header_timeout,
         write: net.config.idle_timeout,
     };
-    let socket = Screen::new(socket, head_limits(&net.config), patience, Arc::clone(&peer.fault));
+    let socket = Screen::new(
+        socket,
+        head_limits(&net.config),
+        patience,
+        Arc::clone(&peer.fault),
+    );
     let service = service_fn(|request: Request<Incoming>| {
         if request.version() == Version::HTTP_2 {
             peer.speaks_http2.store(true, Ordering::Relaxed);
@@ -107,27 +117,7 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     drop(seat);
 }
 
-/// A connection that can be asked to end when its requests have.
-trait Graceful: Future {
-    fn end(self: Pin<&mut Self>);
-}
-
-impl<I, S, B> Graceful for auto::Connection<'_, I, S, Executor>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: 'static,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    Executor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
-{
-    fn end(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-async fn until_over(peer: &Peer, mut connection: Pin<&mut impl Graceful>) {
+async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {
     let mut look = pin!(tokio::time::sleep(peer.net.config.idle_timeout));
     let mut begun = 0;
     let mut end = pin!(told_to_end(peer));
@@ -138,14 +128,14 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl Graceful>) {
             _ = connection.as_mut() => return,
             () = look.as_mut() => {
                 if peer.idle_since(begun) {
-                    connection.as_mut().end();
+                    connection.as_mut().graceful_shutdown();
                 }
                 begun = peer.begun.load(Ordering::Relaxed);
                 look.as_mut().reset(Instant::now() + peer.net.config.idle_timeout);
             }
             () = end.as_mut(), if !ending => {
                 ending = true;
-                connection.as_mut().end();
+                connection.as_mut().graceful_shutdown();
             }
         }
     }

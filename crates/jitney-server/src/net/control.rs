@@ -7,9 +7,13 @@ use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
 use super::router::{ModelRef, Route};
 use crate::admin::page;
+use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
 use crate::observe::metrics;
 use crate::protocol::metadata::{self, ModelMetadata};
+
+const NAME: &str = "jitney";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Answers a control route.
 pub(crate) fn answer(net: &Net, route: Route<'_>) -> Result<Reply, Failure> {
@@ -18,16 +22,17 @@ pub(crate) fn answer(net: &Net, route: Route<'_>) -> Result<Reply, Failure> {
         Route::Status => Ok(status(net)),
         Route::Metrics => Ok(numbers(net)),
         Route::DebugTree => tree(net),
-        Route::Server => Ok(json(|out| metadata::server(out, "jitney", env!("CARGO_PKG_VERSION"), &[]))),
+        Route::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
         Route::Live => Ok(json(|out| metadata::live(out, true))),
         Route::Ready => ready(net),
         Route::Models => Ok(models(net)),
         Route::Model(model) => model_metadata(net, model),
         Route::ModelReady(model) => model_ready(net, model),
         // The caller sends these to the data plane; that they are listed makes the compiler ask about new routes.
-        Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_) => {
-            Err(Failure::new(Code::Internal, "the request went to the wrong handler"))
-        }
+        Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_) => Err(Failure::new(
+            Code::Internal,
+            "the request went to the wrong handler",
+        )),
     }
 }
 
@@ -40,17 +45,42 @@ fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
 fn page() -> Reply {
     let mut reply = Response::new(page::HTML.as_bytes().into());
     for (name, value) in page::HEADERS {
-        reply
-            .headers_mut()
-            .insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        reply.headers_mut().insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
     }
     reply
+}
+
+fn status(net: &Net) -> Reply {
+    let state = match (net.admission.draining(), net.catalog.all_ready()) {
+        (true, _) => ServerState::Draining,
+        (false, true) => ServerState::Ready,
+        (false, false) => ServerState::Starting,
+    };
+    let server = Server {
+        name: NAME,
+        version: VERSION,
+        uptime_s: net.started.elapsed().as_secs_f64(),
+        state,
+    };
+    reply::ok(
+        JSON,
+        status::body(&Status {
+            server,
+            models: Vec::new(),
+        }),
+    )
 }
 
 fn numbers(net: &Net) -> Reply {
     let held = i64::try_from(net.admission.bytes_held()).unwrap_or(i64::MAX);
     net.metrics.server().inflight_bytes.set(held);
-    reply::ok(HeaderValue::from_static(metrics::CONTENT_TYPE), net.metrics.encode())
+    reply::ok(
+        HeaderValue::from_static(metrics::CONTENT_TYPE),
+        net.metrics.encode(),
+    )
 }
 
 /// The tree names source files and peers, which is nobody's business on a network.

@@ -33,16 +33,31 @@ pub(crate) struct Exchange<'a> {
 /// Answers a request. Never fails: what goes wrong is an answer too.
 ///
 /// Cancel safety: dropping it cancels the request wherever it is and records it as cancelled. hyper does so when the client leaves.
-pub(crate) async fn serve(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+pub(crate) async fn serve(
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Reply, Infallible> {
     let started = Instant::now();
     let _active = peer.begin_request();
     let (head, body) = request.into_parts();
     let route = router::route(&head.method, head.uri.path());
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
-    let exchange = Exchange { peer: &peer, head: &head, started, record: &mut record };
-    let answered = AssertUnwindSafe(answer(exchange, route, body)).catch_unwind().await;
+    let exchange = Exchange {
+        peer: &peer,
+        head: &head,
+        started,
+        record: &mut record,
+    };
+    let answered = AssertUnwindSafe(answer(exchange, route, body))
+        .catch_unwind()
+        .await;
     let answered = answered.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-    record.finish(answered.as_ref().map(|_| ()).map_err(|refusal| refusal.failure.code));
+    record.finish(
+        answered
+            .as_ref()
+            .map(|_| ())
+            .map_err(|refusal| refusal.failure.code),
+    );
     Ok(finish(&peer, &head, answered))
 }
 
@@ -87,7 +102,11 @@ fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) 
     if head.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
         reply::close(headers);
     }
-    if head.method == Method::HEAD { reply::without_body(reply) } else { reply }
+    if head.method == Method::HEAD {
+        reply::without_body(reply)
+    } else {
+        reply
+    }
 }
 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them.
@@ -95,7 +114,9 @@ fn log_failure(head: &request::Parts, failure: &Failure) {
     let (status, code) = (failure.code.http_status(), failure.code.word());
     let (method, path) = (&head.method, head.uri.path());
     let request_id = checks::request_id(&head.headers);
-    let request_id = request_id.as_ref().and_then(|id| HeaderValue::to_str(id).ok());
+    let request_id = request_id
+        .as_ref()
+        .and_then(|id| HeaderValue::to_str(id).ok());
     if failure.code == Code::Internal {
         tracing::error!(code, %method, path, request_id, "{failure}");
     } else {
@@ -116,7 +137,9 @@ fn panicked(panic: &(dyn Any + Send)) -> Refusal {
 fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
     let config = &peer.net.config;
     Refusal::closing(match fault {
-        Fault::Malformed(text) => Failure::invalid(format!("the request is not valid HTTP/1.1: {text}")),
+        Fault::Malformed(text) => {
+            Failure::invalid(format!("the request is not valid HTTP/1.1: {text}"))
+        }
         Fault::HeadTooLarge => Failure::new(
             Code::HeadersTooLarge,
             format!(
@@ -126,7 +149,10 @@ fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
         ),
         Fault::HeadTooSlow => Failure::new(
             Code::RequestTimeout,
-            format!("the request's head did not come within {:?}", config.header_timeout),
+            format!(
+                "the request's head did not come within {:?}",
+                config.header_timeout
+            ),
         ),
     })
 }
@@ -152,7 +178,9 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
         Some(Route::PredictBatch(_)) => metrics::Route::PredictBatch,
         Some(Route::Server | Route::Models | Route::Model(_)) => metrics::Route::Metadata,
         Some(Route::Live | Route::Ready | Route::ModelReady(_)) => metrics::Route::Health,
-        Some(Route::Page | Route::Status | Route::Metrics | Route::DebugTree) => metrics::Route::Admin,
+        Some(Route::Page | Route::Status | Route::Metrics | Route::DebugTree) => {
+            metrics::Route::Admin
+        }
         None => metrics::Route::Other,
     }
 }
@@ -161,7 +189,10 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
 ///
 /// A connection that began with a health check lives on the control thread; that thread must never parse a large body or encode a large
 /// answer. Dropping the returned future cancels the request there too: the task sees that nobody waits for it.
-pub(crate) async fn on_data_plane(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+pub(crate) async fn on_data_plane(
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Reply, Infallible> {
     let needs_move = peer.plane == Plane::Control
         && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_inference);
     if !needs_move {
@@ -175,7 +206,9 @@ pub(crate) async fn on_data_plane(peer: Arc<Peer>, request: Request<Incoming>) -
             () = sender.closed() => (),
         }
     });
-    receiver.await.unwrap_or_else(|_| Ok(reply::refusal(&lost(), &peer.net.jitter)))
+    receiver
+        .await
+        .unwrap_or_else(|_| Ok(reply::refusal(&lost(), &peer.net.jitter)))
 }
 
 /// The task was dropped, which happens only when the server was told to stop at once.

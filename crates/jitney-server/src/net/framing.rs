@@ -99,7 +99,10 @@ impl Framing {
 
     /// Whether the stream stands inside the body of a message whose head hyper has seen, or behind a fault.
     pub(crate) fn in_body(&self) -> bool {
-        matches!(self.state, State::Sized(_) | State::Chunked { .. } | State::Broken)
+        matches!(
+            self.state,
+            State::Sized(_) | State::Chunked { .. } | State::Broken
+        )
     }
 
     /// Whether no message was read yet.
@@ -112,9 +115,19 @@ impl Framing {
         let mut release = 0;
         loop {
             match self.next(&bytes[release..]) {
-                Ok(0) => return Step { release, fault: None },
+                Ok(0) => {
+                    return Step {
+                        release,
+                        fault: None,
+                    };
+                }
                 Ok(more) => release += more,
-                Err(fault) => return Step { release, fault: Some(fault) },
+                Err(fault) => {
+                    return Step {
+                        release,
+                        fault: Some(fault),
+                    };
+                }
             }
         }
     }
@@ -282,7 +295,9 @@ impl Fields {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value)?,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                self.transfer_encoding(value)?
+            }
             _ => (),
         }
         Ok(())
@@ -296,7 +311,9 @@ impl Fields {
         if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
             return Err(Fault::Malformed("Content-Length is not a plain number"));
         }
-        let number = value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        let number = value
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         self.length = Some(number);
         Ok(())
     }
@@ -326,7 +343,10 @@ impl Fields {
                 Err(Fault::Malformed("HTTP/1.0 has no Transfer-Encoding"))
             }
             (true, None) => Ok(State::Chunked {
-                at: Chunk::Size { value: 0, digits: 0 },
+                at: Chunk::Size {
+                    value: 0,
+                    digits: 0,
+                },
                 extras: 0,
             }),
             (false, None | Some(0)) => Ok(State::Head),
@@ -340,7 +360,9 @@ fn chunked(at: &mut Chunk, extras: &mut u32, rest: &[u8]) -> Result<usize, Fault
     let mut used = 0;
     while used < rest.len() && *at != Chunk::Done {
         if let Chunk::Data { left } = at {
-            let here = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len() - used);
+            let here = usize::try_from(*left)
+                .unwrap_or(usize::MAX)
+                .min(rest.len() - used);
             *left -= here as u64;
             used += here;
             if *left == 0 {
@@ -373,7 +395,10 @@ fn chunk_byte(at: Chunk, extras: &mut u32, byte: u8) -> Result<Chunk, Fault> {
         (Chunk::SizeEnd { value: 0 }, b'\n') => Chunk::TrailerStart,
         (Chunk::SizeEnd { value }, b'\n') => Chunk::Data { left: value },
         (Chunk::DataCr, b'\r') => Chunk::DataLf,
-        (Chunk::DataLf, b'\n') => Chunk::Size { value: 0, digits: 0 },
+        (Chunk::DataLf, b'\n') => Chunk::Size {
+            value: 0,
+            digits: 0,
+        },
         (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
         (Chunk::EndLf, b'\n') => Chunk::Done,
         (Chunk::TrailerStart, _) if is_token(byte) => Chunk::Trailer,
@@ -390,7 +415,9 @@ fn chunk_byte(at: Chunk, extras: &mut u32, byte: u8) -> Result<Chunk, Fault> {
 fn extra(extras: &mut u32) -> Result<(), Fault> {
     *extras += 1;
     if *extras > CHUNK_EXTRAS_MAX {
-        return Err(Fault::Malformed("the chunked body has too many extensions or trailers"));
+        return Err(Fault::Malformed(
+            "the chunked body has too many extensions or trailers",
+        ));
     }
     Ok(())
 }
@@ -421,7 +448,10 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 1024, fields: 8 };
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes: 1024,
+        fields: 8,
+    };
 
     fn advance(bytes: &[u8]) -> Step {
         Framing::new(LIMITS).advance(bytes)
@@ -439,7 +469,10 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0a;x=y\r\n0123456789\r\n0\r\nt: v\r\n\r\n",
         ];
         for row in rows {
-            let whole = Step { release: row.len(), fault: None };
+            let whole = Step {
+                release: row.len(),
+                fault: None,
+            };
             assert_eq!(advance(row.as_bytes()), whole, "{row:?}");
         }
     }
@@ -483,18 +516,35 @@ mod tests {
         for row in rows {
             let step = advance(row.as_bytes());
             assert_eq!(step.release, 0, "{row:?}");
-            assert!(matches!(step.fault, Some(Fault::Malformed(_))), "{row:?} gave {step:?}");
+            assert!(
+                matches!(step.fault, Some(Fault::Malformed(_))),
+                "{row:?} gave {step:?}"
+            );
         }
     }
 
     #[test]
     fn broken_chunks_are_refused_inside_the_body() {
         let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for body in ["x", "\r\n", "3\nabc", "3\r\nabcd", "3\r\nabc\n", "+3\r\nabc", "3 \r\nabc", "0\r\n\n", "0\r\n t: v\r\n\r\n", "1000000000000000\r\n"] {
+        for body in [
+            "x",
+            "\r\n",
+            "3\nabc",
+            "3\r\nabcd",
+            "3\r\nabc\n",
+            "+3\r\nabc",
+            "3 \r\nabc",
+            "0\r\n\n",
+            "0\r\n t: v\r\n\r\n",
+            "1000000000000000\r\n",
+        ] {
             let mut framing = Framing::new(LIMITS);
             let step = framing.advance(format!("{head}{body}").as_bytes());
             assert!(step.release >= head.len() && framing.in_body(), "{body:?}");
-            assert!(matches!(step.fault, Some(Fault::Malformed(_))), "{body:?} gave {step:?}");
+            assert!(
+                matches!(step.fault, Some(Fault::Malformed(_))),
+                "{body:?} gave {step:?}"
+            );
         }
     }
 
@@ -502,7 +552,10 @@ mod tests {
     fn heads_are_bounded_in_bytes_and_lines() {
         let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(1024));
         assert_eq!(advance(long.as_bytes()).fault, Some(Fault::HeadTooLarge));
-        assert_eq!(advance(format!("{long}\r\n\r\n").as_bytes()).fault, Some(Fault::HeadTooLarge));
+        assert_eq!(
+            advance(format!("{long}\r\n\r\n").as_bytes()).fault,
+            Some(Fault::HeadTooLarge)
+        );
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(8));
         assert_eq!(advance(many.as_bytes()).fault, Some(Fault::HeadTooLarge));
     }
@@ -520,9 +573,25 @@ mod tests {
     #[test]
     fn http2_is_recognised_by_its_preface_only_at_the_start() {
         let frames = [HTTP2_PREFACE, b"\n\0anything"].concat();
-        assert_eq!(advance(&frames), Step { release: frames.len(), fault: None });
-        assert_eq!(advance(b"PRI * HT"), Step { release: 0, fault: None });
-        let later = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(), HTTP2_PREFACE].concat();
+        assert_eq!(
+            advance(&frames),
+            Step {
+                release: frames.len(),
+                fault: None
+            }
+        );
+        assert_eq!(
+            advance(b"PRI * HT"),
+            Step {
+                release: 0,
+                fault: None
+            }
+        );
+        let later = [
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(),
+            HTTP2_PREFACE,
+        ]
+        .concat();
         assert!(advance(&later).fault.is_some());
     }
 

@@ -44,29 +44,61 @@ pub(crate) async fn answer(
     body: Incoming,
 ) -> Result<Reply, Refusal> {
     debug_assert_eq!(exchange.head.method, Method::POST);
-    let Exchange { peer, head, started, record } = exchange;
+    let Exchange {
+        peer,
+        head,
+        started,
+        record,
+    } = exchange;
     let (net, config) = (&peer.net, &peer.net.config);
     let media = checks::media(&head.headers)?;
     let asked = checks::timeout(&head.headers)?;
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let lane = net.catalog.model(model_of(route).name, model_of(route).version)?;
+    let lane = net
+        .catalog
+        .model(model_of(route).name, model_of(route).version)?;
     record.reached(lane.metrics());
     let deadline = admit::deadline(started, config.deadline, asked, None);
-    let limits = BodyLimits { bytes: config.max_body_bytes, timeout: config.body_timeout, deadline };
+    let limits = BodyLimits {
+        bytes: config.max_body_bytes,
+        timeout: config.body_timeout,
+        deadline,
+    };
     let body = body::read(body, &mut admitted, limits).await?;
     let read = Instant::now();
-    let answered = run(route, Work { lane, media, body, deadline }, started).await?;
-    let Answered { reply, decoded, ran } = answered;
+    let answered = run(
+        route,
+        Work {
+            lane,
+            media,
+            body,
+            deadline,
+        },
+        started,
+    )
+    .await?;
+    let Answered {
+        reply,
+        decoded,
+        ran,
+    } = answered;
     let done = Instant::now();
-    record.took(Times { decode: decoded - read, encode: done - ran, total: done - started });
+    record.took(Times {
+        decode: decoded - read,
+        encode: done - ran,
+        total: done - started,
+    });
     Ok(reply)
 }
 
 const fn model_of(route: Route<'_>) -> ModelRef<'_> {
     match route {
         Route::Infer(model) | Route::Predict(model) | Route::PredictBatch(model) => model,
-        _ => ModelRef { name: "", version: None },
+        _ => ModelRef {
+            name: "",
+            version: None,
+        },
     }
 }
 
@@ -83,28 +115,56 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
     let spec = work.lane.spec();
     let inputs = predict::decode_item(&work.body, spec)?;
     let decoded = Instant::now();
-    let outcome = work.lane.infer(Call { inputs, deadline: work.deadline }).await?;
+    let outcome = work
+        .lane
+        .infer(Call {
+            inputs,
+            deadline: work.deadline,
+        })
+        .await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
-    Ok(Answered { reply: reply::ok(JSON, out), decoded, ran })
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
 }
 
 async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
     let (lane, spec) = (&work.lane, work.lane.spec());
-    let infer::Request { meta, inputs, outputs } = infer::decode(&work.body, spec)?;
+    let infer::Request {
+        meta,
+        inputs,
+        outputs,
+    } = infer::decode(&work.body, spec)?;
     let decoded = Instant::now();
     let deadline = with_timeout(work.deadline, started, &meta);
     let outcome = lane.infer(Call { inputs, deadline }).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
-    infer::encode(&mut out, lane.name(), lane.version(), &meta, spec, &outputs, &outcome.outputs);
-    Ok(Answered { reply: reply::ok(JSON, out), decoded, ran })
+    infer::encode(
+        &mut out,
+        lane.name(),
+        lane.version(),
+        &meta,
+        spec,
+        &outputs,
+        &outcome.outputs,
+    );
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
 }
 
 /// The body's own time limit counts from the request's start, as the others do.
 fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
-    let asked = meta.timeout.and_then(|timeout| started.checked_add(timeout));
+    let asked = meta
+        .timeout
+        .and_then(|timeout| started.checked_add(timeout));
     asked.map_or(deadline, |asked| asked.min(deadline))
 }
 
@@ -120,7 +180,12 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = stream::iter(items)
         .map(|item| async move {
-            let outcome = lane.infer(Call { inputs: item?, deadline }).await?;
+            let outcome = lane
+                .infer(Call {
+                    inputs: item?,
+                    deadline,
+                })
+                .await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)
@@ -134,11 +199,17 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
             JSON
         }
         Format::Ndjson => {
-            answers.iter().for_each(|answer| encode_line(&mut out, &work.lane, answer));
+            answers
+                .iter()
+                .for_each(|answer| encode_line(&mut out, &work.lane, answer));
             NDJSON
         }
     };
-    Ok(Answered { reply: reply::ok(content_type, out), decoded, ran })
+    Ok(Answered {
+        reply: reply::ok(content_type, out),
+        decoded,
+        ran,
+    })
 }
 
 fn encode_line(out: &mut Vec<u8>, lane: &Lane, answer: &Result<Vec<Tensor>, Failure>) {
@@ -151,5 +222,8 @@ fn encode_line(out: &mut Vec<u8>, lane: &Lane, answer: &Result<Vec<Tensor>, Fail
 
 /// Room for the answer's text: about a dozen characters for each number, and the names.
 fn capacity(outputs: &[Tensor]) -> usize {
-    256 + outputs.iter().map(|output| 12 * output.elements()).sum::<usize>()
+    256 + outputs
+        .iter()
+        .map(|output| 12 * output.elements())
+        .sum::<usize>()
 }

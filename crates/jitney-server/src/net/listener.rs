@@ -69,7 +69,11 @@ impl Seats {
 
 /// Binds a listening socket that does not block.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A server that was restarted must not wait for the old one's closed connections to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -95,7 +99,11 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
         match listener.accept().await {
             Ok((socket, _)) => {
                 net.metrics.server().connections_accepted.add(1);
-                net.spawn(Plane::Control, "arrival", arrive(Arc::clone(net), socket, arrival));
+                net.spawn(
+                    Plane::Control,
+                    "arrival",
+                    arrive(Arc::clone(net), socket, arrival),
+                );
             }
             Err(error) if concerns_one_connection(&error) => (),
             Err(error) => {
@@ -108,7 +116,10 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
 
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
@@ -128,8 +139,16 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    let arrived = Arrived { socket, first_head_by, seat };
-    net.spawn(plane, "connection", connection::drive(Arc::clone(&net), plane, arrived));
+    let arrived = Arrived {
+        socket,
+        first_head_by,
+        seat,
+    };
+    net.spawn(
+        plane,
+        "connection",
+        connection::drive(Arc::clone(&net), plane, arrived),
+    );
     drop(arrival);
 }
 

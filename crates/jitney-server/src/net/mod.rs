@@ -21,7 +21,7 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::server::conn::auto;
 use jitney::Group;
@@ -97,7 +97,9 @@ impl Default for NetConfig {
 /// What every connection of one server shares.
 pub(crate) struct Net {
     pub(crate) config: NetConfig,
-    /// Where the server listens.
+    /// Since when the server runs.
+    pub(crate) started: Instant,
+    /// Where it listens.
     pub(crate) address: SocketAddr,
     pub(crate) sites: Sites,
     pub(crate) seats: Seats,

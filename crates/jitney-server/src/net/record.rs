@@ -41,7 +41,7 @@ impl Record {
 
     fn write(&mut self, answer: Result<(), Code>) {
         self.finished = true;
-        match (answer, self.times) {
+        match (answer.map_err(Code::word), self.times) {
             (Ok(()), Some(times)) => self.metrics.request(self.route, Ok(times)),
             (answer, _) => self.metrics.request_untimed(self.route, answer),
         }

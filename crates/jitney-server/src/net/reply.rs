@@ -16,7 +16,6 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
-pub(crate) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// A failure, and what it means for the connection.
@@ -31,14 +30,21 @@ pub(crate) struct Refusal {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
-        Refusal { failure, close: false, allow: None }
+        Refusal {
+            failure,
+            close: false,
+            allow: None,
+        }
     }
 }
 
 impl Refusal {
     /// A failure after which the connection is closed.
     pub(crate) fn closing(failure: Failure) -> Refusal {
-        Refusal { close: true, ..failure.into() }
+        Refusal {
+            close: true,
+            ..failure.into()
+        }
     }
 }
 
@@ -58,7 +64,10 @@ pub(crate) fn refusal(refusal: &Refusal, jitter: &Jitter) -> Reply {
     if let Some(allow) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
     }
-    if matches!(failure.code.http_status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    if matches!(
+        failure.code.http_status(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    ) {
         let seconds = jitter.seconds(failure.retry_after.unwrap_or_default());
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -74,13 +83,17 @@ pub(crate) fn close(headers: &mut HeaderMap) {
 pub(crate) fn without_body(reply: Reply) -> Reply {
     let (mut head, body) = reply.into_parts();
     let length = http_body::Body::size_hint(&body).exact().unwrap_or(0);
-    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    head.headers
+        .insert(CONTENT_LENGTH, HeaderValue::from(length));
     Response::from_parts(head, Full::default())
 }
 
 /// A whole HTTP/1.1 answer for a client that is turned away before anything it sent is read.
 pub(crate) fn turned_away(jitter: &Jitter) -> Vec<u8> {
-    let failure = Failure::new(Code::Overloaded, "the server has as many connections as it may; try again later");
+    let failure = Failure::new(
+        Code::Overloaded,
+        "the server has as many connections as it may; try again later",
+    );
     let body = error::body(&failure);
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: {}\r\nconnection: close\r\n\r\n",
@@ -113,7 +126,13 @@ mod tests {
 
     #[test]
     fn waits_are_whole_seconds_within_bounds() {
-        let rows = [(0, 1..=2), (1, 1..=2), (1_001, 2..=4), (10_000, 10..=16), (90_000, 30..=30)];
+        let rows = [
+            (0, 1..=2),
+            (1, 1..=2),
+            (1_001, 2..=4),
+            (10_000, 10..=16),
+            (90_000, 30..=30),
+        ];
         let jitter = Jitter::default();
         for (millis, range) in rows {
             for _ in 0..20 {
@@ -135,7 +154,11 @@ mod tests {
         for code in Code::ALL {
             let reply = refusal(&Failure::new(code, "text").into(), &Jitter::default());
             let status = reply.status().as_u16();
-            assert_eq!(reply.headers().contains_key(RETRY_AFTER), matches!(status, 429 | 503), "{code:?}");
+            assert_eq!(
+                reply.headers().contains_key(RETRY_AFTER),
+                matches!(status, 429 | 503),
+                "{code:?}"
+            );
         }
     }
 }

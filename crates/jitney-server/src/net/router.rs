@@ -32,7 +32,9 @@ pub(crate) struct ModelRef<'a> {
 pub(crate) enum NoRoute {
     NotFound,
     /// The path exists, for these methods.
-    Method { allow: &'static str },
+    Method {
+        allow: &'static str,
+    },
 }
 
 const GET: &str = "GET, HEAD";
@@ -43,7 +45,9 @@ const SEGMENTS_MAX: usize = 8;
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoRoute> {
     // These two never reach a resource, so they are refused whatever the path.
     if matches!(*method, Method::TRACE | Method::CONNECT) {
-        return Err(NoRoute::Method { allow: "GET, HEAD, POST" });
+        return Err(NoRoute::Method {
+            allow: "GET, HEAD, POST",
+        });
     }
     let mut segments = [""; SEGMENTS_MAX];
     let segments = split(path, &mut segments).ok_or(NoRoute::NotFound)?;
@@ -62,8 +66,12 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
         ["v2", "models", name, "ready"] => (GET, Route::ModelReady(model(name, None))),
         ["v2", "models", name, "infer"] => (POST, Route::Infer(model(name, None))),
         ["v2", "models", name, "versions", v] => (GET, Route::Model(model(name, Some(v)))),
-        ["v2", "models", name, "versions", v, "ready"] => (GET, Route::ModelReady(model(name, Some(v)))),
-        ["v2", "models", name, "versions", v, "infer"] => (POST, Route::Infer(model(name, Some(v)))),
+        ["v2", "models", name, "versions", v, "ready"] => {
+            (GET, Route::ModelReady(model(name, Some(v))))
+        }
+        ["v2", "models", name, "versions", v, "infer"] => {
+            (POST, Route::Infer(model(name, Some(v))))
+        }
         _ => return Err(NoRoute::NotFound),
     };
     let allowed = match *method {
@@ -75,25 +83,6 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
 }
 
 impl Route<'_> {
-    /// The route's name in metrics and logs.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Route::Page => "page",
-            Route::Status => "status",
-            Route::Metrics => "metrics",
-            Route::DebugTree => "debug_tree",
-            Route::Server => "server_metadata",
-            Route::Live => "live",
-            Route::Ready => "ready",
-            Route::Models => "models",
-            Route::Model(_) => "model_metadata",
-            Route::ModelReady(_) => "model_ready",
-            Route::Infer(_) => "infer",
-            Route::Predict(_) => "predict",
-            Route::PredictBatch(_) => "predict_batch",
-        }
-    }
-
     /// Whether the control thread serves connections that begin with it. Everything else belongs to the data plane.
     pub(crate) const fn is_control(self) -> bool {
         matches!(
@@ -110,7 +99,10 @@ impl Route<'_> {
 
     /// Whether it runs a model.
     pub(crate) const fn is_inference(self) -> bool {
-        matches!(self, Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_))
+        matches!(
+            self,
+            Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_)
+        )
     }
 }
 
@@ -125,7 +117,10 @@ pub(crate) fn begins_with_control(bytes: &[u8]) -> bool {
         b"HEAD" => Method::HEAD,
         _ => return false,
     };
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
     std::str::from_utf8(path).is_ok_and(|path| route(&method, path).is_ok_and(Route::is_control))
 }
 
@@ -134,7 +129,10 @@ const fn model<'a>(name: &'a str, version: Option<&'a str>) -> ModelRef<'a> {
 }
 
 /// The segments behind the leading slash; `None` when there is no such slash or there are too many segments for any route.
-fn split<'a, 'b>(path: &'a str, segments: &'b mut [&'a str; SEGMENTS_MAX]) -> Option<&'b [&'a str]> {
+fn split<'a, 'b>(
+    path: &'a str,
+    segments: &'b mut [&'a str; SEGMENTS_MAX],
+) -> Option<&'b [&'a str]> {
     let mut count = 0;
     for segment in path.strip_prefix('/')?.split('/') {
         *segments.get_mut(count)? = segment;
@@ -160,21 +158,53 @@ mod tests {
             ("GET", "/v2/", Ok(Route::Server)),
             ("GET", "/v2/health/live", Ok(Route::Live)),
             ("GET", "/v2/models/m", Ok(Route::Model(name("m")))),
-            ("GET", "/v2/models/m/versions/2", Ok(Route::Model(model("m", Some("2"))))),
-            ("POST", "/v2/models/m/versions/2/infer", Ok(Route::Infer(model("m", Some("2"))))),
+            (
+                "GET",
+                "/v2/models/m/versions/2",
+                Ok(Route::Model(model("m", Some("2")))),
+            ),
+            (
+                "POST",
+                "/v2/models/m/versions/2/infer",
+                Ok(Route::Infer(model("m", Some("2")))),
+            ),
             ("POST", "/predict/m", Ok(Route::Predict(name("m")))),
-            ("POST", "/predict/m/batch", Ok(Route::PredictBatch(name("m")))),
+            (
+                "POST",
+                "/predict/m/batch",
+                Ok(Route::PredictBatch(name("m"))),
+            ),
             ("POST", "/predict/m/batch/", Err(NoRoute::NotFound)),
             ("POST", "//predict/m", Err(NoRoute::NotFound)),
-            ("GET", "/v2/models/m/versions/1/infer/x/y/z", Err(NoRoute::NotFound)),
+            (
+                "GET",
+                "/v2/models/m/versions/1/infer/x/y/z",
+                Err(NoRoute::NotFound),
+            ),
             ("GET", "*", Err(NoRoute::NotFound)),
             ("GET", "", Err(NoRoute::NotFound)),
             ("GET", "/predict/m", Err(NoRoute::Method { allow: POST })),
             ("PUT", "/predict/m", Err(NoRoute::Method { allow: POST })),
-            ("POST", "/v2/health/live", Err(NoRoute::Method { allow: GET })),
+            (
+                "POST",
+                "/v2/health/live",
+                Err(NoRoute::Method { allow: GET }),
+            ),
             ("OPTIONS", "/metrics", Err(NoRoute::Method { allow: GET })),
-            ("TRACE", "/nowhere", Err(NoRoute::Method { allow: "GET, HEAD, POST" })),
-            ("CONNECT", "", Err(NoRoute::Method { allow: "GET, HEAD, POST" })),
+            (
+                "TRACE",
+                "/nowhere",
+                Err(NoRoute::Method {
+                    allow: "GET, HEAD, POST",
+                }),
+            ),
+            (
+                "CONNECT",
+                "",
+                Err(NoRoute::Method {
+                    allow: "GET, HEAD, POST",
+                }),
+            ),
         ];
         for (method, path, expected) in rows {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -197,7 +227,12 @@ mod tests {
             (b"\xff\xff \xff \xff", false),
         ];
         for (bytes, control) in rows {
-            assert_eq!(begins_with_control(bytes), control, "{}", bytes.escape_ascii());
+            assert_eq!(
+                begins_with_control(bytes),
+                control,
+                "{}",
+                bytes.escape_ascii()
+            );
         }
     }
 }

@@ -17,7 +17,8 @@ use super::framing::{Fault, Framing, HeadLimits};
 /// The method of the request that hyper is given in place of a refused one. Its service answers with the fault, in order behind the answers
 /// of the requests before it.
 pub(crate) const REFUSED: &str = "X-REFUSED";
-const REFUSED_REQUEST: &[u8] = b"X-REFUSED / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+const REFUSED_REQUEST: &[u8] =
+    b"X-REFUSED / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
 /// How long a closing connection still reads what the client sends, so that the kernel does not reset the connection and with it the answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -54,7 +55,10 @@ enum Linger {
     /// The write side is open. => Reading, Over
     No,
     /// The write side is closed; reading and dropping until the client closes, time is up, or it was enough. => Over
-    Reading { timer: Pin<Box<Sleep>>, left: usize },
+    Reading {
+        timer: Pin<Box<Sleep>>,
+        left: usize,
+    },
     Over,
 }
 
@@ -142,7 +146,11 @@ impl<S> Screen<S> {
     }
 
     /// Turns "not yet" into an error when the client has not read for too long.
-    fn watch_write(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn watch_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if result.is_ready() {
             self.write_timer = None;
             return result;
