@@ -6,6 +6,8 @@
 
 pub mod contract;
 pub mod echo;
+#[cfg(any(feature = "onnx", feature = "ort"))]
+mod model_file;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "ort")]
