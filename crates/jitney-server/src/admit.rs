@@ -151,18 +151,9 @@ fn no_room() -> Failure {
     .retry_after(Duration::from_secs(1))
 }
 
-/// When the answer is worth nothing any more: the earliest of what the server, a header and the body allow.
-pub(crate) fn deadline(
-    start: Instant,
-    default: Duration,
-    header: Option<Duration>,
-    body: Option<Duration>,
-) -> Instant {
-    let allowed = [header, body]
-        .into_iter()
-        .flatten()
-        .fold(default, Duration::min);
-    start + allowed
+/// When the answer is worth nothing any more: after the model's own limit, or earlier where the request asks for that.
+pub(crate) fn deadline(start: Instant, limit: Duration, asked: Option<Duration>) -> Instant {
+    start + asked.map_or(limit, |asked| asked.min(limit))
 }
 
 #[cfg(test)]
@@ -202,11 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_time_limit_wins() {
+    fn a_request_can_ask_for_less_time_but_not_for_more() {
         let start = Instant::now();
-        let [ten, five, one] = [10, 5, 1].map(Duration::from_secs);
-        assert_eq!(deadline(start, ten, None, None), start + ten);
-        assert_eq!(deadline(start, ten, Some(five), Some(one)), start + one);
-        assert_eq!(deadline(start, five, Some(ten), None), start + five);
+        let [ten, five] = [10, 5].map(Duration::from_secs);
+        assert_eq!(deadline(start, ten, None), start + ten);
+        assert_eq!(deadline(start, ten, Some(five)), start + five);
+        assert_eq!(deadline(start, five, Some(ten)), start + five);
     }
 }

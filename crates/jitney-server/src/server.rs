@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::admit::{Admission, Phase};
-use crate::config::Config;
+use crate::config::{Config, SourceError};
 use crate::models::Catalog;
 use crate::net::{Jitter, Net, NetConfig, Plane, Seats, Sites, http, listener};
 use crate::observe::metrics::Metrics;
@@ -41,6 +41,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// The models are not named so that requests can tell them apart.
+    #[error(transparent)]
+    Models(#[from] SourceError),
     /// The system gave no threads.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),
@@ -52,7 +55,7 @@ pub enum StartError {
 pub struct Running {
     address: SocketAddr,
     admission: Arc<Admission>,
-    catalog: Arc<Catalog>,
+    catalog: Catalog,
     tree: Tree,
     metrics: Arc<Metrics>,
     drained: watch::Receiver<Option<Drained>>,
@@ -84,7 +87,7 @@ impl Server {
     /// It needs no runtime around it, and shares nothing with other servers of the process.
     ///
     /// # Errors
-    /// When the address cannot be bound or the threads cannot be started. A model that cannot be loaded is no error: the others serve, and
+    /// When the address cannot be bound, the threads cannot be started, or two models have one name. A model that cannot be loaded is no error: the others serve, and
     /// its state says why.
     pub fn start(config: Config) -> Result<Running, StartError> {
         let Config {
@@ -110,8 +113,7 @@ impl Server {
 
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
-        let catalog = Catalog::start(models, &settings, Arc::clone(&metrics), &tree.root());
-        let catalog = Arc::new(catalog);
+        let catalog = Catalog::start(&models, &settings, &metrics, &tree.root())?;
         let admission = Admission::new(config.max_inflight_bytes);
         let (sender, drained) = watch::channel(None);
         let parts = Parts {
@@ -119,7 +121,7 @@ impl Server {
             address,
             socket,
             admission: Arc::clone(&admission),
-            catalog: Arc::clone(&catalog),
+            catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
             tree: tree.clone(),
         };
@@ -207,7 +209,7 @@ struct Parts {
     address: SocketAddr,
     socket: tokio::net::TcpListener,
     admission: Arc<Admission>,
-    catalog: Arc<Catalog>,
+    catalog: Catalog,
     metrics: Arc<Metrics>,
     tree: Tree,
 }
@@ -260,7 +262,7 @@ fn control_thread(
 }
 
 async fn serve(parts: Parts, data_plane: Handle) -> Option<Drained> {
-    let catalog = Arc::clone(&parts.catalog);
+    let catalog = parts.catalog.clone();
     let root = parts.tree.root();
     let mut ended = None;
     let scope = Scope::named("net").under(&root).policy(Policy::Isolate);

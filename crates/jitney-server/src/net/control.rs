@@ -2,6 +2,7 @@
 
 use http::header::HeaderName;
 use http::{HeaderValue, Response};
+use jitney_engine::{Spec, TensorSpec};
 
 use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
@@ -9,6 +10,7 @@ use super::router::{ModelRef, Route};
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
+use crate::models::{ModelState, ModelStatus};
 use crate::observe::metrics;
 use crate::protocol::metadata::{self, ModelMetadata};
 
@@ -65,13 +67,51 @@ fn status(net: &Net) -> Reply {
         uptime_s: net.started.elapsed().as_secs_f64(),
         state,
     };
-    reply::ok(
-        JSON,
-        status::body(&Status {
-            server,
-            models: Vec::new(),
+    let models = net.catalog.statuses();
+    let models = models
+        .into_iter()
+        .map(|model| model_status(net, model))
+        .collect();
+    reply::ok(JSON, status::body(&Status { server, models }))
+}
+
+fn model_status(net: &Net, model: ModelStatus) -> status::Model {
+    let lane = net.catalog.model(&model.name, Some(&model.version)).ok();
+    let tensors = |specs: fn(&Spec) -> &[TensorSpec]| {
+        let specs = lane.as_ref().map_or(&[][..], |lane| specs(lane.spec()));
+        specs.iter().map(status::Tensor::from).collect()
+    };
+    let (inputs, outputs) = (tensors(|spec| &spec.inputs), tensors(|spec| &spec.outputs));
+    let (state, message) = match model.state {
+        ModelState::Loading => (status::ModelState::Loading, None),
+        ModelState::Ready => (status::ModelState::Ready, None),
+        ModelState::Failed { message } => (status::ModelState::Failed, Some(message)),
+        ModelState::Draining | ModelState::Closed => (status::ModelState::Closed, None),
+    };
+    status::Model {
+        name: model.name,
+        version: model.version,
+        description: model.description,
+        state,
+        // It may name files, which is nobody's business on a network.
+        message: message.filter(|_| net.is_private()),
+        engine: model
+            .loaded
+            .as_ref()
+            .map(|loaded| loaded.engine.to_owned())
+            .unwrap_or_default(),
+        inputs,
+        outputs,
+        stats: model.loaded.map(|loaded| loaded.stats.into()),
+        latency_ms: None,
+        sketch: model.sketch.map(|sketch| status::Sketch {
+            input: sketch.input,
+            width: sketch.width,
+            height: sketch.height,
+            max: sketch.max,
         }),
-    )
+        labels: model.labels,
+    }
 }
 
 fn numbers(net: &Net) -> Reply {
@@ -85,7 +125,7 @@ fn numbers(net: &Net) -> Reply {
 
 /// The tree names source files and peers, which is nobody's business on a network.
 fn tree(net: &Net) -> Result<Reply, Failure> {
-    if !net.address.ip().is_loopback() {
+    if !net.is_private() {
         return Err(Failure::new(
             Code::Forbidden,
             "the task tree is shown only by a server that listens on a loopback address",
@@ -117,12 +157,8 @@ fn models(net: &Net) -> Reply {
 
 fn model_metadata(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
     let lane = net.catalog.model(model.name, model.version)?;
-    let statuses = net.catalog.statuses();
-    let versions: Vec<_> = statuses
-        .iter()
-        .filter(|status| status.name == model.name)
-        .map(|status| status.version.as_str())
-        .collect();
+    let versions = net.catalog.versions(model.name);
+    let versions: Vec<_> = versions.iter().map(String::as_str).collect();
     Ok(json(|out| {
         metadata::model(
             out,

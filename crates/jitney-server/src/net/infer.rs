@@ -55,11 +55,12 @@ pub(crate) async fn answer(
     let asked = checks::timeout(&head.headers)?;
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let lane = net
-        .catalog
-        .model(model_of(route).name, model_of(route).version)?;
-    record.reached(lane.metrics());
-    let deadline = admit::deadline(started, config.deadline, asked, None);
+    let model = model_of(route);
+    if let Some(metrics) = net.catalog.metrics(model.name, model.version) {
+        record.reached(metrics);
+    }
+    let lane = net.catalog.model(model.name, model.version)?;
+    let deadline = admit::deadline(started, lane.deadline(), asked);
     let limits = BodyLimits {
         bytes: config.max_body_bytes,
         timeout: config.body_timeout,

@@ -61,8 +61,6 @@ pub struct NetConfig {
     pub body_timeout: Duration,
     /// A connection without a request is closed after this time. Default 120 s.
     pub idle_timeout: Duration,
-    /// Longest time until an answer, where the request asks for no shorter one. Default 30 s.
-    pub deadline: Duration,
     /// Longest time a drain waits for requests that were accepted. Default 30 s.
     pub drain: Duration,
     /// Names under which the server may be called, as `host` or `host:port`, beside the loopback names on a loopback address. Without any,
@@ -86,7 +84,6 @@ impl Default for NetConfig {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
-            deadline: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -104,7 +101,7 @@ pub(crate) struct Net {
     pub(crate) sites: Sites,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: Catalog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tree: Tree,
     pub(crate) jitter: Jitter,
@@ -115,6 +112,11 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
+    pub(crate) fn is_private(&self) -> bool {
+        self.address.ip().is_loopback()
+    }
+
     /// Starts a task of the server's group on a plane.
     pub(crate) fn spawn(
         &self,

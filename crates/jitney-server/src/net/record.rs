@@ -25,8 +25,8 @@ impl Record {
     }
 
     /// The request reached this model.
-    pub(crate) fn reached(&mut self, model: &Arc<ModelMetrics>) {
-        self.metrics = Arc::clone(model);
+    pub(crate) fn reached(&mut self, model: Arc<ModelMetrics>) {
+        self.metrics = model;
     }
 
     /// The request was answered, and how long that took.
