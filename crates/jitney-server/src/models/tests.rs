@@ -281,10 +281,12 @@ async fn the_warm_up_teaches_what_batching_gains() {
 
 #[tokio::test]
 async fn without_a_warm_up_nothing_is_run() {
-    let mut settings = Settings::default();
-    settings.given = ModelOptions {
-        warmup: Some(0),
-        ..ModelOptions::default()
+    let settings = Settings {
+        given: ModelOptions {
+            warmup: Some(0),
+            ..ModelOptions::default()
+        },
+        ..Settings::default()
     };
     let (catalog, ..) = loading(&["e=echo:FP32[2],call_ms=20000"], &settings);
     tokio::time::timeout(Duration::from_secs(10), catalog.wait_loaded())
