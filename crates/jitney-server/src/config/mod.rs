@@ -20,3 +20,16 @@ pub use file::{ConfigError, ConfigFile, NetOptions};
 pub use manifest::{Labels, Manifest, Sketch};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
+
+use crate::net::NetConfig;
+
+/// Everything a server is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// How it listens.
+    pub net: NetConfig,
+    /// How its models are served.
+    pub settings: Settings,
+    /// Its models.
+    pub models: Vec<ModelSource>,
+}
