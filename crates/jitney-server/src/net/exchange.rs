@@ -78,11 +78,11 @@ async fn answer(
         return control::answer(&peer.net, route).map_err(Refusal::from);
     }
     let answered = infer::answer(exchange, route, body).await;
-    match peer.fault.get() {
+    answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
-        Some(fault) => Err(fault_refusal(*fault, peer)),
-        None => answered,
-    }
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(*fault, peer),
+        _ => refusal,
+    })
 }
 
 /// What is the same for every answer.

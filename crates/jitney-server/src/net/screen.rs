@@ -46,6 +46,8 @@ pub(crate) struct Screen<S> {
     released: usize,
     /// What was found wrong; shared with the connection's service.
     fault: Arc<OnceLock<Fault>>,
+    /// Whether the body that hyper reads is to end with an error, behind what may still go to it.
+    body_error: bool,
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     linger: Linger,
@@ -76,6 +78,7 @@ impl<S> Screen<S> {
             held: BytesMut::new(),
             released: 0,
             fault,
+            body_error: false,
             head_timer: None,
             write_timer: None,
             linger: Linger::No,
@@ -95,39 +98,40 @@ impl<S> Screen<S> {
     }
 
     /// Checks what `buf` got beyond `before` and takes back what may not go on yet.
-    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
-        if self.held.is_empty() {
+    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let step = if self.held.is_empty() {
             let step = self.framing.advance(&buf.filled()[before..]);
             let pass = before + step.release;
-            if step.fault.is_none() && pass < buf.filled().len() {
-                self.held.extend_from_slice(&buf.filled()[pass..]);
-            }
+            self.held.extend_from_slice(&buf.filled()[pass..]);
             buf.set_filled(pass);
-            return step.fault.map_or(Ok(()), |fault| self.refuse(fault));
-        }
-        self.held.extend_from_slice(&buf.filled()[before..]);
-        buf.set_filled(before);
-        let step = self.framing.advance(&self.held);
-        self.released = step.release;
+            step
+        } else {
+            self.held.extend_from_slice(&buf.filled()[before..]);
+            buf.set_filled(before);
+            let step = self.framing.advance(&self.held);
+            self.released = step.release;
+            step
+        };
         if step.release > 0 {
             self.head_timer = None;
         }
-        step.fault.map_or(Ok(()), |fault| self.refuse(fault))
+        if let Some(fault) = step.fault {
+            self.refuse(fault);
+        }
     }
 
     /// In place of a bad head hyper gets a request that stands for it; a bad body is an error of the body.
-    fn refuse(&mut self, fault: Fault) -> io::Result<()> {
-        let in_body = self.framing.in_body();
-        self.framing.stop();
-        self.head_timer = None;
+    fn refuse(&mut self, fault: Fault) {
         let _ = self.fault.set(fault);
+        self.head_timer = None;
         self.held.truncate(self.released);
-        if in_body {
-            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        if self.framing.in_body() {
+            self.body_error = true;
+        } else {
+            self.held.extend_from_slice(REFUSED_REQUEST);
+            self.released = self.held.len();
         }
-        self.held.extend_from_slice(REFUSED_REQUEST);
-        self.released = self.held.len();
-        Ok(())
+        self.framing.stop();
     }
 
     /// Ready when the head that began to arrive took too long.
@@ -195,6 +199,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
             if this.hand_over(buf) {
                 return Poll::Ready(Ok(()));
             }
+            if std::mem::take(&mut this.body_error) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::InvalidData)));
+            }
             // Behind a fault nothing is read: the answer is on its way, and then the connection closes.
             if this.fault.get().is_some() {
                 return Poll::Pending;
@@ -202,14 +209,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
             let before = buf.filled().len();
             if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
                 ready!(this.poll_head_timer(cx));
-                this.refuse(Fault::HeadTooSlow)?;
+                this.refuse(Fault::HeadTooSlow);
                 continue;
             }
             let end_of_stream = buf.filled().len() == before;
             if end_of_stream {
                 return Poll::Ready(Ok(()));
             }
-            this.check(buf, before)?;
+            this.check(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
