@@ -66,7 +66,7 @@ fn nextest(workspace: &Workspace) -> Outcome {
 }
 
 fn venv(workspace: &Workspace) -> Outcome {
-    let wanted = read(&workspace.path("xtask/requirements.txt"))?;
+    let wanted = requirements(workspace)?;
     let stamp = workspace.venv().join("requirements.installed");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
@@ -107,7 +107,7 @@ fn make_venv(workspace: &Workspace) -> Outcome {
 
 fn models(workspace: &Workspace) -> Outcome {
     const SCRIPT: &str = "crates/jitney-engine/tests/models.py";
-    let wanted = read(&workspace.path(SCRIPT))? + &read(&workspace.path("xtask/requirements.txt"))?;
+    let wanted = read(&workspace.path(SCRIPT))? + &requirements(workspace)?;
     let folder = workspace.models();
     let stamp = folder.join("made-by");
     if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
@@ -154,6 +154,12 @@ fn apt_install(packages: &[&str]) -> Outcome {
 
 fn is_root() -> bool {
     shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+/// The pinned packages: those of the models' script, and those of the tools.
+fn requirements(workspace: &Workspace) -> Outcome<String> {
+    let models = read(&workspace.path("crates/jitney-engine/tests/models.txt"))?;
+    Ok(models + &read(&workspace.path("xtask/requirements.txt"))?)
 }
 
 fn read(path: &Path) -> Outcome<String> {

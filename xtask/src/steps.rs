@@ -161,7 +161,11 @@ fn report(times: &[(&str, Duration)], total: Duration) {
 fn python(workspace: &Workspace) -> Outcome {
     shell::run(workspace.command("ruff").args(["format", "--check", "."]))?;
     shell::run(workspace.command("ruff").args(["check", "."]))?;
-    shell::run(workspace.command("basedpyright").args(["--level", "warning"]))
+    shell::run(
+        workspace
+            .command("basedpyright")
+            .args(["--level", "warning"]),
+    )
 }
 
 /// Tests find the models by `JITNEY_TEST_MODELS`, and ONNX Runtime by the active Python environment.

@@ -59,6 +59,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
 fn problem(failure: Failure) -> Problem {
     Problem::failure(format!("{}: {}", failure.code.word(), failure.message))
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jitney_server::config::Config;
 use jitney_server::models::ModelState;
-use jitney_server::server::{Running, Server};
+use jitney_server::server::{Running, Server, StartError};
 
 use crate::args::serve::ServeArgs;
 use crate::cmd::{block_on, print};
@@ -84,4 +84,12 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
         drained.cut
     ))
     .hint("allow more time with --drain-ms"))
+}
+
+/// Sources that cannot be meant are a matter of what was typed.
+fn start_problem(error: StartError) -> Problem {
+    match error {
+        StartError::Models(error) => Problem::usage(error),
+        error => Problem::failure(error),
+    }
 }

@@ -80,6 +80,7 @@ fn a_broken_model_fails_alone() {
         (503, &json!("failed")),
         "{refusal:?}"
     );
+    assert!(refusal.head.contains("\r\nretry-after: "), "{refusal:?}");
     assert_eq!(served.get("/v2/models/good/ready").status, 200);
     assert_eq!(served.get("/v2/models/broken/ready").status, 503);
     assert_eq!(served.get("/v2/health/live").status, 200);

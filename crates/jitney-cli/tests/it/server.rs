@@ -107,17 +107,17 @@ impl Served {
     }
 
     /// Waits until a metric has this value: the way to know what the server does without sleeping.
-    pub(crate) fn wait_for_metric(&self, name: &str, value: &str) {
+    pub(crate) fn wait_for_metric(&self, name: &str, value: f64) {
         let start = std::time::Instant::now();
         while start.elapsed() < PATIENCE {
             let metrics = self.get("/metrics").body;
             let mut samples = metrics.lines().filter(|line| line.starts_with(name));
-            if samples.any(|line| line.ends_with(&format!(" {value}"))) {
+            if samples.any(|line| number_at_end(line) == Some(value)) {
                 return;
             }
             std::thread::yield_now();
         }
-        panic!("{name} never was {value}:\n{}", self.get("/metrics").body);
+        panic!("{name} never was {value}");
     }
 
     /// Sends a signal such as `TERM`.
@@ -169,6 +169,11 @@ pub(crate) fn read_response(mut stream: TcpStream) -> Response {
         head: head.to_ascii_lowercase(),
         body: body.to_owned(),
     }
+}
+
+/// The value of a sample, which some gauges write with a fraction.
+fn number_at_end(sample: &str) -> Option<f64> {
+    sample.rsplit(' ').next()?.parse().ok()
 }
 
 fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {

@@ -8,6 +8,8 @@ use crate::command::command;
 use crate::server::{Served, read_response};
 
 const ITEM: &str = r#"{"input":[1,2]}"#;
+/// The fake model hangs on this one.
+const HANGS: &str = r#"{"input":[-5,2]}"#;
 
 #[test]
 fn sigterm_answers_what_was_accepted() {
@@ -25,7 +27,7 @@ fn stops_cleanly(signal: &str) {
     let requests: Vec<_> = (0..4)
         .map(|_| served.send("POST", "/predict/slow", "", ITEM))
         .collect();
-    served.wait_for_metric("jitney_received_items_total", "4");
+    served.wait_for_metric("jitney_received_items_total", 4.0);
     served.signal(signal);
     for request in requests {
         let answer = read_response(request);
@@ -37,9 +39,9 @@ fn stops_cleanly(signal: &str) {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let served = Served::start(&["slow=echo:FP32[2],call_ms=20000"]);
-    let request = served.send("POST", "/predict/slow", "", ITEM);
-    served.wait_for_metric("jitney_running_items", "1");
+    let served = Served::start(&["slow=echo:FP32[2],faulty=true,hang_ms=20000"]);
+    let request = served.send("POST", "/predict/slow", "", HANGS);
+    served.wait_for_metric("jitney_running_items", 1.0);
     served.signal("TERM");
     // The first signal was heard when readiness turns.
     while served.get("/v2/health/ready").status == 200 {}
@@ -56,9 +58,13 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn a_drain_that_takes_too_long_cuts_and_says_so() {
-    let served = Served::start(&["slow=echo:FP32[2],call_ms=20000", "--drain-ms", "100"]);
-    let request = served.send("POST", "/predict/slow", "", ITEM);
-    served.wait_for_metric("jitney_running_items", "1");
+    let served = Served::start(&[
+        "slow=echo:FP32[2],faulty=true,hang_ms=20000",
+        "--drain-ms",
+        "100",
+    ]);
+    let request = served.send("POST", "/predict/slow", "", HANGS);
+    served.wait_for_metric("jitney_running_items", 1.0);
     let ended = served.stop();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
