@@ -270,3 +270,145 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
         this.poll_linger(cx).map(Ok)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// A client's end, the checked end, and what is found wrong with it.
+    fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<OnceLock<Fault>>) {
+        let (client, server) = duplex(buffer);
+        let limits = HeadLimits {
+            bytes: 1024,
+            fields: 8,
+        };
+        let patience = Patience {
+            first_head_by: Instant::now() + SECOND,
+            head: 10 * SECOND,
+            write: SECOND,
+        };
+        let fault = Arc::default();
+        let screen = Screen::new(server, limits, patience, Arc::clone(&fault));
+        (client, screen, fault)
+    }
+
+    async fn read(screen: &mut Screen<DuplexStream>, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        screen.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_goes_on_only_when_it_is_whole() {
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(&GET[..10]).await.unwrap();
+        let mut first = [0; 1];
+        assert!(
+            tokio::time::timeout(SECOND / 2, screen.read(&mut first))
+                .await
+                .is_err()
+        );
+        client.write_all(&GET[10..]).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_is_waited_for_from_the_start_and_others_from_their_first_byte() {
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (10 * SECOND, Some(&Fault::HeadTooSlow))
+        );
+
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (SECOND, Some(&Fault::HeadTooSlow))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_head_is_replaced_and_nothing_behind_it_is_read() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let bytes = [GET, b"GET / HTTP/1.1\nHost: a\n\n", GET].concat();
+        client.write_all(&bytes).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert!(matches!(fault.get(), Some(Fault::Malformed(_))));
+        let mut more = [0; 1];
+        assert!(
+            tokio::time::timeout(60 * SECOND, screen.read(&mut more))
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_body_ends_with_an_error_behind_what_was_right() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc";
+        client
+            .write_all(&[head, b"XX".as_slice()].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut screen, head.len()).await, head);
+        let mut more = [0; 1];
+        let error = screen.read(&mut more).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(fault.get().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let (_client, mut screen, _) = screened(4);
+        let begun = Instant::now();
+        let error = screen.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, SECOND)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_in_the_middle_of_a_body_lingers_but_not_for_ever() {
+        let (mut client, mut screen, _) = screened(1024);
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+            .await
+            .unwrap();
+        let mut some = [0; 64];
+        screen.read(&mut some).await.unwrap();
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), LINGER);
+
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        screen.read(&mut some).await.unwrap();
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}

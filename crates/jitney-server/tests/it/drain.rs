@@ -66,7 +66,7 @@ fn an_idle_server_drains_at_once() {
 #[test]
 fn a_drain_has_an_end() {
     let server = start_with(&["m=echo:FP32[1],faulty=true"], |net| {
-        net.drain = Duration::from_millis(50)
+        net.drain = Duration::from_millis(50);
     });
     let mut client = server.connect();
     client.begin_post("/predict/m", "{\"input\":[-5]}");

@@ -79,7 +79,9 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
 
 #[test]
 fn bytes_in_flight_are_bounded() {
-    let server = start_with(SLOW, |net| net.max_inflight_bytes = 20);
+    let server = start_with(SLOW, |net| {
+        net.max_inflight_bytes = 20;
+    });
     let mut first = server.connect();
     first.begin_post("/predict/m", ITEM);
     server.wait_stats("one running", |stats| stats.running == 1);
@@ -92,7 +94,9 @@ fn bytes_in_flight_are_bounded() {
 
 #[test]
 fn connections_are_bounded_but_for_control() {
-    let server = start_with(SLOW, |net| net.max_connections = 1);
+    let server = start_with(SLOW, |net| {
+        net.max_connections = 1;
+    });
     let mut first = server.connect();
     assert_eq!(first.post("/predict/m", ITEM).status, 200);
     let mut second = server.connect();

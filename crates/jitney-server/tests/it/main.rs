@@ -1,4 +1,10 @@
 //! The server from outside: real sockets, `echo` models.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of tests fail tests"
+)]
 
 mod drain;
 mod http2;

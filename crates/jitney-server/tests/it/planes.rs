@@ -18,7 +18,7 @@ const CONTROL: &[&str] = &[
 #[test]
 fn control_requests_are_answered_while_the_data_plane_is_busy() {
     let server = start_with(&["m=echo:FP32[-1],op=sum"], |net| {
-        net.workers = std::num::NonZeroUsize::new(1)
+        net.workers = std::num::NonZeroUsize::new(1);
     });
     let numbers = vec!["1.25"; 8_000_000].join(",");
     let body = format!("{{\"input\":[{numbers}]}}");

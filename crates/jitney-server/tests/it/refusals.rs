@@ -204,7 +204,9 @@ fn other_host_names_are_misdirected() {
 
 #[test]
 fn large_bodies_are_refused_before_they_are_read() {
-    let server = start_with(MODEL, |net| net.max_body_bytes = 1000);
+    let server = start_with(MODEL, |net| {
+        net.max_body_bytes = 1000;
+    });
     let mut client = server.connect();
     client.begin(
         "POST",
@@ -219,7 +221,9 @@ fn large_bodies_are_refused_before_they_are_read() {
 
 #[test]
 fn large_chunked_bodies_are_refused_at_the_limit() {
-    let server = start_with(MODEL, |net| net.max_body_bytes = 1000);
+    let server = start_with(MODEL, |net| {
+        net.max_body_bytes = 1000;
+    });
     let mut client = server.connect();
     client.begin(
         "POST",

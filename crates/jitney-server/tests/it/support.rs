@@ -1,7 +1,7 @@
 //! A server in the test's process, and a client that sends exactly the bytes it is told to.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use jitney::batch::Stats;
@@ -11,23 +11,27 @@ use jitney_server::server::{Running, Server};
 use serde_json::Value;
 
 /// Longest time anything may take here. Far beyond what it does take, so that a slow machine fails no test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Fixture {
-    pub running: Running,
+pub(crate) struct Fixture {
+    pub(crate) running: Running,
     runtime: tokio::runtime::Runtime,
 }
 
 /// A server with these models, such as `"m=echo:FP32[2]"`, whose batches have at most one row.
-pub fn start(models: &[&str]) -> Fixture {
+pub(crate) fn start(models: &[&str]) -> Fixture {
     start_with(models, |_| ())
 }
 
-pub fn start_with(models: &[&str], adjust: impl FnOnce(&mut NetConfig)) -> Fixture {
+pub(crate) fn start_with(models: &[&str], adjust: impl FnOnce(&mut NetConfig)) -> Fixture {
     start_queued(models, 256, adjust)
 }
 
-pub fn start_queued(models: &[&str], queue: usize, adjust: impl FnOnce(&mut NetConfig)) -> Fixture {
+pub(crate) fn start_queued(
+    models: &[&str],
+    queue: usize,
+    adjust: impl FnOnce(&mut NetConfig),
+) -> Fixture {
     let mut net = NetConfig {
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         ..NetConfig::default()
@@ -61,27 +65,27 @@ pub fn start_queued(models: &[&str], queue: usize, adjust: impl FnOnce(&mut NetC
 }
 
 impl Fixture {
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.running.http_addr()
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::connect(self.address())
     }
 
-    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let limited = async { tokio::time::timeout(PATIENCE, future).await };
         self.runtime.block_on(limited).expect("this took too long")
     }
 
     /// The counts of the first model's batcher.
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         let status = self.running.catalog().statuses().remove(0);
         status.loaded.expect("the model is loaded").stats
     }
 
     /// Waits until the first model's counts are like this.
-    pub fn wait_stats(&self, what: &str, wanted: impl Fn(&Stats) -> bool) {
+    pub(crate) fn wait_stats(&self, what: &str, wanted: impl Fn(&Stats) -> bool) {
         wait_until(
             || wanted(&self.stats()),
             || format!("{what}, but {:?}", self.stats()),
@@ -89,7 +93,7 @@ impl Fixture {
     }
 
     /// The value of a metric's first line that begins so, as it is scraped.
-    pub fn scrape(&self, line: &str) -> Option<f64> {
+    pub(crate) fn scrape(&self, line: &str) -> Option<f64> {
         let text = self.connect().get("/metrics").text();
         let rest = text.lines().find_map(|found| found.strip_prefix(line))?;
         rest.trim().parse().ok()
@@ -97,7 +101,7 @@ impl Fixture {
 }
 
 /// Looks again and again until it is so. For what happens in other threads and has no event to wait for.
-pub fn wait_until(so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+pub(crate) fn wait_until(so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let by = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < by, "waited too long for: {}", otherwise());
@@ -106,20 +110,20 @@ pub fn wait_until(so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
 }
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     socket: TcpStream,
     read: Vec<u8>,
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Client {
+    pub(crate) fn connect(address: SocketAddr) -> Client {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
@@ -129,7 +133,7 @@ impl Client {
         }
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
         // The server may close before it has read everything, which the answer tells.
         let _ = self.socket.write_all(bytes.as_ref());
         self
@@ -139,21 +143,21 @@ impl Client {
         self.socket.peer_addr().unwrap()
     }
 
-    pub fn get(&mut self, path: &str) -> Answer {
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, "", "")
     }
 
-    pub fn post(&mut self, path: &str, body: &str) -> Answer {
+    pub(crate) fn post(&mut self, path: &str, body: &str) -> Answer {
         self.request("POST", path, "content-type: application/json\r\n", body)
     }
 
-    pub fn request(&mut self, method: &str, path: &str, fields: &str, body: &str) -> Answer {
+    pub(crate) fn request(&mut self, method: &str, path: &str, fields: &str, body: &str) -> Answer {
         self.begin(method, path, fields, body);
         self.answer_to(method).expect("an answer")
     }
 
     /// Sends a request and does not wait for its answer.
-    pub fn begin(&mut self, method: &str, path: &str, fields: &str, body: &str) {
+    pub(crate) fn begin(&mut self, method: &str, path: &str, fields: &str, body: &str) {
         let host = self.host();
         let length = match (method, fields.to_ascii_lowercase()) {
             (_, fields)
@@ -169,12 +173,12 @@ impl Client {
         ));
     }
 
-    pub fn begin_post(&mut self, path: &str, body: &str) {
+    pub(crate) fn begin_post(&mut self, path: &str, body: &str) {
         self.begin("POST", path, "content-type: application/json\r\n", body);
     }
 
     /// The next answer; `None` when the server closed the connection instead.
-    pub fn answer(&mut self) -> Option<Answer> {
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
         self.answer_to("")
     }
 
@@ -198,12 +202,8 @@ impl Client {
     }
 
     /// Whether the server has closed the connection and sent nothing more.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         !self.fill() && self.read.is_empty()
-    }
-
-    pub fn finish_sending(&mut self) {
-        self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
     fn fill(&mut self) -> bool {
@@ -221,20 +221,20 @@ impl Client {
 }
 
 impl Answer {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         field(&self.head, name)
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The stable word of a failure, whose body is checked to be one.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let json = self.json();
         let (error, code) = (json["error"].as_str(), json["code"].as_str());
         assert!(error.is_some_and(|error| !error.is_empty()), "{self:?}");

@@ -108,7 +108,9 @@ fn heads_are_bounded() {
 
 #[test]
 fn slow_heads_are_closed() {
-    let server = start_with(MODEL, |net| net.header_timeout = Duration::from_millis(100));
+    let server = start_with(MODEL, |net| {
+        net.header_timeout = Duration::from_millis(100);
+    });
     let host = server.address();
     for head in [
         "P",
@@ -139,7 +141,9 @@ fn slow_heads_are_closed() {
 
 #[test]
 fn slow_bodies_are_refused() {
-    let server = start_with(MODEL, |net| net.body_timeout = Duration::from_millis(100));
+    let server = start_with(MODEL, |net| {
+        net.body_timeout = Duration::from_millis(100);
+    });
     let mut client = server.connect();
     client.begin(
         "POST",
@@ -157,7 +161,9 @@ fn slow_bodies_are_refused() {
 
 #[test]
 fn idle_connections_are_closed() {
-    let server = start_with(MODEL, |net| net.idle_timeout = Duration::from_millis(50));
+    let server = start_with(MODEL, |net| {
+        net.idle_timeout = Duration::from_millis(50);
+    });
     let mut client = server.connect();
     assert_eq!(client.get("/v2").status, 200);
     assert!(client.is_closed());
