@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jitney_engine::echo::Echo;
+use jitney_engine::load::{self, EngineChoice};
 use jitney_engine::{LoadError, LoadOptions, Model};
 
 use super::discover::{ModelFile, Plan};
@@ -13,11 +14,15 @@ pub(super) fn open(plan: &Plan, python: Option<&Path>) -> Result<Box<dyn Model>,
     let options = LoadOptions {
         threads: plan.settings.threads,
     };
-    match &plan.file {
-        ModelFile::Echo(text) => Ok(Box::new(Echo::parse(text)?)),
-        ModelFile::Onnx(path) => {
-            let _ = (path, options, python, Engine::Auto);
-            Err(LoadError::new("pending"))
-        }
-    }
+    let path = match &plan.file {
+        ModelFile::Echo(text) => return Ok(Box::new(Echo::parse(text)?)),
+        ModelFile::Onnx(path) => path,
+    };
+    let engine = match plan.settings.engine {
+        Engine::Auto => EngineChoice::Auto,
+        Engine::Onnx => EngineChoice::Onnx,
+        Engine::Ort => EngineChoice::Ort,
+        Engine::Echo => return Err(LoadError::new("engine = \"echo\" runs no files")),
+    };
+    load::onnx(path, engine, &options, python)
 }

@@ -1,7 +1,7 @@
 //! The models of a server: found, loaded, warmed up, called, closed.
 //!
-//! [`discover`] finds what the sources hold, the [`Catalog`] loads each model on a thread of its own, and a loaded one is a [`Lane`]. A model that cannot be
-//! loaded fails alone: the others serve, and its state says why.
+//! Discovery finds what the sources hold, the [`Catalog`] loads each model on a thread of its own, and a loaded one is a [`Lane`]. A model
+//! that cannot be loaded fails alone: the others serve, and its state says why.
 
 mod discover;
 mod engines;
@@ -299,7 +299,7 @@ impl Entry {
             model = self.name,
             version = self.version,
             engine = lane.engine(),
-            instances = lane.stats().instances,
+            instances = lane.instances(),
             batching = lane.batching(),
             seconds = lane.took_to_load().as_secs_f64(),
             "model loaded"
@@ -358,7 +358,7 @@ impl Entry {
     }
 
     fn is_ready(&self) -> bool {
-        self.lane().is_ok_and(|lane| lane.stats().instances > 0)
+        self.slot().state == ModelState::Ready
     }
 
     fn status(&self, default: bool) -> ModelStatus {
