@@ -124,11 +124,18 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnectio
     let mut ending = false;
     loop {
         tokio::select! {
+            biased;
             // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
             _ = connection.as_mut() => return,
             () = look.as_mut() => {
-                if peer.idle_since(begun) {
-                    connection.as_mut().graceful_shutdown();
+                match peer.idle_since(begun) {
+                    // It was asked to end and does not, since its client does not read: it is dropped.
+                    true if ending => return,
+                    true => {
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    false => (),
                 }
                 begun = peer.begun.load(Ordering::Relaxed);
                 look.as_mut().reset(Instant::now() + peer.net.config.idle_timeout);
@@ -165,11 +172,15 @@ fn head_limits(config: &NetConfig) -> HeadLimits {
 /// The settings of hyper, which are the same for every connection.
 pub(crate) fn http(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
     const PING: Duration = Duration::from_secs(20);
+    /// What hyper takes by itself, and more quickly than a number that is set.
+    const HYPER_MAX_HEADERS: usize = 100;
     let mut http = auto::Builder::new(Executor(group.named("stream")));
     // The screen has checked every head before hyper sees it, so these limits only have to let through what passed.
     http.http1()
-        .max_headers(config.max_headers)
         .max_buf_size(config.max_header_bytes.max(256 * 1024));
+    if config.max_headers > HYPER_MAX_HEADERS {
+        http.http1().max_headers(config.max_headers);
+    }
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)

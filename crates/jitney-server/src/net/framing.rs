@@ -294,9 +294,11 @@ impl Fields {
     fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                return self.content_length(value);
+            }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.transfer_encoding(value)?
+                return self.transfer_encoding(value);
             }
             _ => (),
         }
@@ -370,7 +372,12 @@ fn chunked(at: &mut Chunk, extras: &mut u32, rest: &[u8]) -> Result<usize, Fault
             }
             continue;
         }
-        *at = chunk_byte(*at, extras, rest[used])?;
+        match chunk_byte(*at, extras, rest[used]) {
+            Ok(next) => *at = next,
+            // What was right goes on first; the same byte is looked at again.
+            Err(_) if used > 0 => return Ok(used),
+            Err(fault) => return Err(fault),
+        }
         used += 1;
     }
     Ok(used)
