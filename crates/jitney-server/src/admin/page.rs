@@ -35,7 +35,10 @@ mod tests {
             assert!(!HTML.contains(unsafe_write), "the page uses {unsafe_write}");
         }
         for outside in ["src=\"", "@import", "url(http", "\"https://", "\"//"] {
-            assert!(!HTML.contains(outside), "the page loads from outside: {outside}");
+            assert!(
+                !HTML.contains(outside),
+                "the page loads from outside: {outside}"
+            );
         }
     }
 

@@ -96,7 +96,10 @@ pub struct Tensor {
 
 /// The counts of a model's batcher since the start, and its state of this moment.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields of `jitney::batch::Stats`, which explains them")]
+#[expect(
+    missing_docs,
+    reason = "the fields of `jitney::batch::Stats`, which explains them"
+)]
 pub struct Stats {
     pub received: u64,
     pub ok: u64,
@@ -202,5 +205,126 @@ impl From<jitney::batch::Stats> for Stats {
             },
             batch_rows: stats.batch_rows,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jitney_engine::{DataType, Dim};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn written(status: &Status) -> Value {
+        serde_json::from_slice(&body(status)).expect("the status is JSON")
+    }
+
+    fn server() -> Server {
+        Server {
+            name: "jitney",
+            version: "1.2.3",
+            uptime_s: 0.5,
+            state: ServerState::Ready,
+        }
+    }
+
+    fn failed() -> Model {
+        Model {
+            name: "broken \u{1F4A5} \"model\"".to_owned(),
+            version: "1".to_owned(),
+            description: None,
+            state: ModelState::Failed,
+            message: Some("no such file".to_owned()),
+            engine: "onnx".to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            stats: None,
+            latency_ms: None,
+            sketch: None,
+            labels: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let status = Status {
+            server: server(),
+            models: vec![failed()],
+        };
+        assert_eq!(
+            written(&status),
+            json!({
+                "server": {"name": "jitney", "version": "1.2.3", "uptime_s": 0.5, "state": "ready"},
+                "models": [{
+                    "name": "broken \u{1F4A5} \"model\"", "version": "1", "state": "failed", "message": "no such file",
+                    "engine": "onnx", "inputs": [], "outputs": [],
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn a_ready_model_is_told_in_full() {
+        let spec = TensorSpec {
+            name: "pixels".to_owned(),
+            datatype: DataType::Fp32,
+            shape: vec![Dim::Any, Dim::Fixed(64)],
+        };
+        let quantiles = |p50, p99| Quantiles { p50, p99 };
+        let model = Model {
+            state: ModelState::Ready,
+            message: None,
+            inputs: vec![Tensor::from(&spec)],
+            stats: Some(Stats::from(jitney::batch::Stats {
+                batches: [1, 2, 3, 4, 5],
+                batch_rows: vec![6, 7],
+                aim: 8,
+                gain: f64::NAN,
+                ..jitney::batch::Stats::default()
+            })),
+            latency_ms: Some(Latency {
+                queue: quantiles(Some(0.5), Some(1.5)),
+                hold: quantiles(None, None),
+                run: quantiles(Some(2.0), Some(3.0)),
+                total: quantiles(Some(4.0), Some(5.0)),
+            }),
+            sketch: Some(Sketch {
+                input: Some("pixels".to_owned()),
+                width: 8,
+                height: 8,
+                max: 16.0,
+            }),
+            labels: vec!["zero".to_owned()],
+            ..failed()
+        };
+        let status = written(&Status {
+            server: server(),
+            models: vec![model],
+        });
+        let model = &status["models"][0];
+        assert_eq!(
+            model["inputs"],
+            json!([{"name": "pixels", "datatype": "FP32", "shape": [-1, 64]}])
+        );
+        assert_eq!(
+            model["stats"]["batches"],
+            json!({"full": 1, "idle": 2, "gain": 3, "deadline": 4, "drain": 5})
+        );
+        assert_eq!(model["stats"]["batch_rows"], json!([6, 7]));
+        assert_eq!(model["stats"]["aim"], json!(8));
+        assert_eq!(model["stats"]["gain"], Value::Null);
+        assert_eq!(
+            model["latency_ms"]["queue"],
+            json!({"p50": 0.5, "p99": 1.5})
+        );
+        assert_eq!(
+            model["latency_ms"]["hold"],
+            json!({"p50": null, "p99": null})
+        );
+        assert_eq!(
+            model["sketch"],
+            json!({"input": "pixels", "width": 8, "height": 8, "max": 16.0})
+        );
+        assert_eq!(model["labels"], json!(["zero"]));
     }
 }

@@ -15,9 +15,10 @@ pub(super) fn open(plan: &Plan, python: Option<&Path>) -> Result<Box<dyn Model>,
     };
     match &plan.file {
         ModelFile::Echo(text) => Ok(Box::new(Echo::parse(text)?)),
-        ModelFile::Onnx(path) => {
-            let _ = (path, options, python, Engine::Auto);
-            Err(LoadError::new("pending"))
-        }
+        ModelFile::Onnx(path) => match plan.settings.engine {
+            Engine::Auto | Engine::Onnx => jitney_engine::onnx::load(path, &options),
+            Engine::Ort => Err(LoadError::new(format!("{python:?} pending"))),
+            Engine::Echo => Err(LoadError::new("engine = \"echo\" runs no files")),
+        },
     }
 }

@@ -21,6 +21,7 @@ pub struct Lane {
     version: String,
     model: Arc<dyn Model>,
     batcher: Batcher<Rows>,
+    instances: NonZeroUsize,
     sharing: Sharing,
     /// Most rows in one request.
     max_rows: usize,
@@ -76,6 +77,11 @@ impl Lane {
             Sharing::Together { max_batch } => max_batch,
             Sharing::Alone { .. } => 1,
         }
+    }
+
+    /// How many instances it has when all are well.
+    pub fn instances(&self) -> usize {
+        self.instances.get()
     }
 
     /// Whether the rows of different requests are run together, and if not, why.
@@ -140,26 +146,26 @@ impl Lane {
     ) -> Result<Lane, LoadError> {
         let started = Instant::now();
         let model: Arc<dyn Model> = load()?.into();
-        let said = Sharing::of(model.spec(), settings);
-        let sizes = warmup::sizes(model.spec(), said.max_batch());
+        let wished = Sharing::of(model.spec(), settings);
+        let sizes = warmup::sizes(model.spec(), wished.max_batch());
         let warmth = warmup::warm_up(&*model, &sizes, settings.warmup)?;
         report(name, version, &warmth);
         let sharing = match warmth.unjoined {
             Some(_) => Sharing::Alone {
                 because: "it fails on more than one row at a time",
             },
-            None => said,
+            None => wished,
         };
-        let batcher = start_batcher(name, settings, &sharing, &model, warmth)?;
+        let batching = batching(&*model, &sharing, settings);
+        let instances = batching.instances;
+        let spec = as_run(model.spec(), &sharing);
+        let batcher = start_batcher(name, batching, &model, spec, warmth)?;
         Ok(Lane {
             name: name.to_owned(),
             version: version.to_owned(),
-            max_rows: match sharing {
-                Sharing::Together { max_batch } => max_batch,
-                Sharing::Alone { .. } if model.spec().batched() => settings.max_batch.get(),
-                Sharing::Alone { .. } => 1,
-            },
+            max_rows: max_rows(model.spec(), settings),
             sharing,
+            instances,
             model,
             batcher,
             deadline: settings.deadline,
@@ -295,27 +301,29 @@ impl batch::Model for Rows {
     }
 }
 
-fn start_batcher(
-    name: &str,
-    settings: &ModelSettings,
-    sharing: &Sharing,
-    model: &Arc<dyn Model>,
-    warmth: Warmth,
-) -> Result<Batcher<Rows>, LoadError> {
+fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> Batching {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let batching = Batching {
+    let said = settings.instances;
+    Batching {
         max_batch: NonZeroUsize::new(sharing.max_batch()).unwrap_or(NonZeroUsize::MIN),
         max_wait: settings.max_wait,
         queue: settings.queue,
-        instances: settings
-            .instances
-            .unwrap_or_else(|| model.suggested_instances(cores)),
+        instances: said.unwrap_or_else(|| model.suggested_instances(cores)),
         run_limit: settings.run_limit,
         isolate: true,
-    };
-    let spec = Arc::new(as_run(model.spec(), sharing));
+    }
+}
+
+fn start_batcher(
+    name: &str,
+    batching: Batching,
+    model: &Arc<dyn Model>,
+    spec: Spec,
+    warmth: Warmth,
+) -> Result<Batcher<Rows>, LoadError> {
+    let spec = Arc::new(spec);
     let smallest = warmup::sizes(model.spec(), 1).first().copied();
-    let smallest = smallest.filter(|_| settings.warmup > 0 && warmth.skipped.is_none());
+    let quickly = smallest.zip(warmth.guess);
     let first = Mutex::new(Some(warmth.instance));
     let model = Arc::clone(model);
     let make = move || -> Result<Rows, LoadError> {
@@ -325,8 +333,8 @@ fn start_batcher(
             return Ok(Rows { instance, spec });
         }
         let mut instance = model.instance()?;
-        if let Some(smallest) = smallest {
-            warmup::warm_quickly(model.spec(), &mut *instance, smallest);
+        if let Some((smallest, guess)) = quickly {
+            warmup::warm_quickly(model.spec(), &mut *instance, smallest, guess);
         }
         Ok(Rows { instance, spec })
     };
@@ -336,6 +344,15 @@ fn start_batcher(
         batcher.observe_cost(rows, took);
     }
     Ok(batcher)
+}
+
+/// Most rows in one request, whether they are then run together or one by one.
+fn max_rows(spec: &Spec, settings: &ModelSettings) -> usize {
+    match spec.batch {
+        BatchAxis::Free => settings.max_batch.get(),
+        BatchAxis::Fixed(size) => size.max(1),
+        BatchAxis::None => 1,
+    }
 }
 
 /// The signature as the stack shall see it: a model whose rows are kept apart takes one row at a time.

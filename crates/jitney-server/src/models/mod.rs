@@ -299,7 +299,7 @@ impl Entry {
             model = self.name,
             version = self.version,
             engine = lane.engine(),
-            instances = lane.stats().instances,
+            instances = lane.instances(),
             batching = lane.batching(),
             seconds = lane.took_to_load().as_secs_f64(),
             "model loaded"
@@ -358,7 +358,7 @@ impl Entry {
     }
 
     fn is_ready(&self) -> bool {
-        self.lane().is_ok_and(|lane| lane.stats().instances > 0)
+        self.slot().state == ModelState::Ready
     }
 
     fn status(&self, default: bool) -> ModelStatus {

@@ -281,10 +281,12 @@ async fn the_warm_up_teaches_what_batching_gains() {
 
 #[tokio::test]
 async fn without_a_warm_up_nothing_is_run() {
-    let mut settings = Settings::default();
-    settings.given = ModelOptions {
-        warmup: Some(0),
-        ..ModelOptions::default()
+    let settings = Settings {
+        given: ModelOptions {
+            warmup: Some(0),
+            ..ModelOptions::default()
+        },
+        ..Settings::default()
     };
     let (catalog, ..) = loading(&["e=echo:FP32[2],call_ms=20000"], &settings);
     tokio::time::timeout(Duration::from_secs(10), catalog.wait_loaded())
@@ -314,4 +316,26 @@ fn two_models_of_one_name_are_an_error() {
 fn a_catalog_of_nothing_is_not_ready() {
     let (catalog, ..) = loading(&[], &Settings::default());
     assert!(!catalog.all_ready());
+}
+
+/// A real model from its folder: found, loaded, warmed up, called.
+#[tokio::test]
+async fn the_digits_example_is_served() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/digits");
+    let mut settings = Settings::default();
+    settings.given.engine = Some(crate::config::Engine::Onnx);
+    let (catalog, ..) = loading(&[folder], &settings);
+    catalog.wait_loaded().await;
+    let status = catalog.statuses().remove(0);
+    assert_eq!(status.state, ModelState::Ready);
+    assert_eq!(status.labels.len(), 10);
+    assert_eq!(status.sketch.unwrap().input.as_deref(), Some("pixels"));
+    let lane = catalog.model("digits", None).unwrap();
+    assert!(!lane.stats().costs.is_empty(), "it was not warmed up");
+    let blank = Call {
+        inputs: vec![Tensor::from_f32([3, 64], vec![0.0; 192]).unwrap()],
+        deadline: Instant::now() + Duration::from_secs(20),
+    };
+    let outcome = lane.infer(blank).await.unwrap();
+    assert_eq!(outcome.outputs[0].shape(), [3, 10]);
 }

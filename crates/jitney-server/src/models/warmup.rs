@@ -12,6 +12,8 @@ use jitney_engine::{BatchAxis, Dim, Instance, LoadError, Model, Shape, Spec, Ten
 pub(super) struct Warmth {
     /// The instance that ran, warm.
     pub(super) instance: Box<dyn Instance>,
+    /// What free dimensions were set to; `None` where nothing was run.
+    pub(super) guess: Option<usize>,
     /// Rows, and the time that a batch of them took.
     pub(super) costs: Vec<(usize, Duration)>,
     /// Why rows cannot be joined, where more than one at a time failed.
@@ -28,8 +30,12 @@ const SLOW_RUNS: u32 = 4;
 const GUESSES: [usize; 4] = [1, 16, 64, 224];
 /// Larger inputs than this are not made up, in elements.
 const LARGEST_INPUT: usize = 1 << 26;
+const TOO_LARGE: &str = "its inputs would be too large";
 
-/// Makes an instance and runs it on zeros: at each of the sizes, the smallest first, as often as said but no longer than is reasonable.
+/// Makes an instance and runs it on zeros at each of the sizes, the smallest first, as often as said but no longer than is reasonable.
+///
+/// # Errors
+/// When there is no instance to be had, or the model fails on its smallest batch and no free dimension can be the reason.
 pub(super) fn warm_up(
     model: &dyn Model,
     sizes: &[usize],
@@ -37,56 +43,28 @@ pub(super) fn warm_up(
 ) -> Result<Warmth, LoadError> {
     let mut warmth = Warmth {
         instance: model.instance()?,
+        guess: None,
         costs: Vec::new(),
         unjoined: None,
         skipped: None,
     };
-    let (Some((&smallest, larger)), true) = (sizes.split_first(), runs > 0) else {
+    let (Some(&smallest), true) = (sizes.first(), runs > 0) else {
         return Ok(warmth);
     };
-    let started = Instant::now();
-    let guess = match first_run(model, &mut warmth.instance, smallest)? {
-        Ok(guess) => guess,
-        Err(why) => {
-            warmth.skipped = Some(why);
-            return Ok(warmth);
-        }
-    };
-    let mut warm = Warm {
-        spec: model.spec(),
-        guess,
-        started,
-        budget: BUDGET,
-    };
-    let smallest_took = warm.measure(&mut *warmth.instance, smallest, runs.max(2) - 1);
-    // It has just run once, so a failure now is a matter of chance, and no reason to refuse the model.
-    let Ok(mut took) = smallest_took else {
-        return Ok(warmth);
-    };
-    warmth.costs.push((smallest, took));
-    warm.budget = BUDGET.max(took * SLOW_RUNS);
-    for &size in larger {
-        if warm.started.elapsed() + took * 2 > warm.budget {
-            break;
-        }
-        match warm.measure(&mut *warmth.instance, size, runs) {
-            Ok(time) => took = time,
-            Err(why) => {
-                warmth.unjoined = Some(why);
-                // It may have panicked, and then its state is anybody's guess.
-                warmth.instance = model.instance()?;
-                break;
-            }
-        }
-        warmth.costs.push((size, took));
+    match first_run(model, &mut warmth.instance, smallest)? {
+        Ok(guess) => warmth.guess = Some(guess),
+        Err(why) => warmth.skipped = Some(why),
+    }
+    if let Some(guess) = warmth.guess {
+        measure_all(model, &mut warmth, guess, sizes, runs)?;
     }
     Ok(warmth)
 }
 
-/// One run on one batch of the smallest size, for the instances that follow the first. It is not an error if it fails: the model has been
-/// found fit to run, and real inputs may be kinder than zeros.
-pub(super) fn warm_quickly(spec: &Spec, instance: &mut dyn Instance, size: usize) {
-    if let Some(inputs) = zeros(spec, size, GUESSES[0]) {
+/// One run of the smallest batch, for the instances that follow the first. It is not an error if it fails: the model has been found fit to
+/// run.
+pub(super) fn warm_quickly(spec: &Spec, instance: &mut dyn Instance, size: usize, guess: usize) {
+    if let Some(inputs) = zeros(spec, size, guess) {
         let _ = run(instance, spec, &inputs);
     }
 }
@@ -105,32 +83,80 @@ pub(super) fn sizes(spec: &Spec, max_batch: usize) -> Vec<usize> {
     }
 }
 
-/// What stays the same while one instance is measured.
-struct Warm<'a> {
-    spec: &'a Spec,
+fn measure_all(
+    model: &dyn Model,
+    warmth: &mut Warmth,
     guess: usize,
-    started: Instant,
+    sizes: &[usize],
+    runs: usize,
+) -> Result<(), LoadError> {
+    let mut patience = Patience {
+        since: Instant::now(),
+        budget: BUDGET,
+    };
+    let mut last = Duration::ZERO;
+    for (at, &size) in sizes.iter().enumerate() {
+        // Twice the rows take at most twice the time, or nearly so.
+        if !patience.allows(last * 2) {
+            break;
+        }
+        let measured = measure(
+            &mut *warmth.instance,
+            model.spec(),
+            size,
+            guess,
+            runs,
+            &patience,
+        );
+        match measured {
+            Ok(took) => last = took,
+            // It ran a moment ago, so this is chance, and no reason to refuse the model.
+            Err(_) if at == 0 => break,
+            Err(why) => {
+                warmth.unjoined = Some(why);
+                // It may have panicked, and then its state is anybody's guess.
+                warmth.instance = model.instance()?;
+                break;
+            }
+        }
+        warmth.costs.push((size, last));
+        if at == 0 {
+            patience.budget = BUDGET.max(last * SLOW_RUNS);
+        }
+    }
+    Ok(())
+}
+
+/// The shortest of some runs, without the first if there are more: that one finds memory.
+fn measure(
+    instance: &mut dyn Instance,
+    spec: &Spec,
+    size: usize,
+    guess: usize,
+    runs: usize,
+    patience: &Patience,
+) -> Result<Duration, String> {
+    let inputs = zeros(spec, size, guess).ok_or(TOO_LARGE)?;
+    let mut best = run(instance, spec, &inputs)?;
+    for again in 1..runs {
+        if !patience.allows(best) {
+            break;
+        }
+        let took = run(instance, spec, &inputs)?;
+        best = if again == 1 { took } else { best.min(took) };
+    }
+    Ok(best)
+}
+
+/// How long the measuring may take.
+struct Patience {
+    since: Instant,
     budget: Duration,
 }
 
-impl Warm<'_> {
-    /// The shortest of some runs, without the first if there are more: that one finds memory.
-    fn measure(
-        &self,
-        instance: &mut dyn Instance,
-        size: usize,
-        runs: usize,
-    ) -> Result<Duration, String> {
-        let inputs = zeros(self.spec, size, self.guess).ok_or("its inputs would be too large")?;
-        let mut best = run(instance, self.spec, &inputs)?;
-        for again in 1..runs {
-            if self.started.elapsed() + best > self.budget {
-                break;
-            }
-            let took = run(instance, self.spec, &inputs)?;
-            best = if again == 1 { took } else { best.min(took) };
-        }
-        Ok(best)
+impl Patience {
+    fn allows(&self, more: Duration) -> bool {
+        self.since.elapsed() + more <= self.budget
     }
 }
 
@@ -151,7 +177,7 @@ fn first_run(
     for &guess in guesses {
         let ran = match zeros(spec, size, guess) {
             Some(inputs) => run(&mut **instance, spec, &inputs),
-            None => Err("its inputs would be too large".to_owned()),
+            None => Err(TOO_LARGE.to_owned()),
         };
         match ran {
             Ok(_) => return Ok(Ok(guess)),
@@ -222,25 +248,22 @@ mod tests {
 
     use jitney_engine::{DataType, RunError, TensorSpec};
 
+    type Accepts = fn(&[usize]) -> Result<(), RunError>;
+
     /// A model whose instances answer with their only input if `accepts` says so, and write down what they were given.
     struct Probe {
         spec: Spec,
-        accepts: fn(&[usize]) -> Result<(), RunError>,
+        accepts: Accepts,
         seen: std::sync::Arc<Mutex<Vec<Vec<usize>>>>,
     }
 
     struct ProbeInstance {
-        accepts: fn(&[usize]) -> Result<(), RunError>,
+        accepts: Accepts,
         seen: std::sync::Arc<Mutex<Vec<Vec<usize>>>>,
     }
 
     impl Probe {
-        fn new(
-            datatype: DataType,
-            shape: &[Dim],
-            batch: BatchAxis,
-            accepts: fn(&[usize]) -> Result<(), RunError>,
-        ) -> Probe {
+        fn new(datatype: DataType, shape: &[Dim], batch: BatchAxis, accepts: Accepts) -> Probe {
             let tensor = |name: &str| TensorSpec {
                 name: name.to_owned(),
                 datatype,
@@ -321,7 +344,8 @@ mod tests {
         let warmth = warm_up(&probe, &[1, 2, 3], 2).unwrap();
         let measured: Vec<usize> = warmth.costs.iter().map(|(rows, _)| *rows).collect();
         assert_eq!(measured, [1, 2, 3]);
-        assert_eq!(probe.seen().concat(), [1, 2, 1, 2, 2, 2, 2, 2, 3, 2, 3, 2]);
+        let rows: Vec<usize> = probe.seen().iter().map(|shape| shape[0]).collect();
+        assert_eq!(rows, [1, 1, 1, 2, 2, 3, 3]);
         assert_eq!((warmth.unjoined, warmth.skipped), (None, None));
     }
 
@@ -351,10 +375,11 @@ mod tests {
 
     #[test]
     fn a_model_that_cannot_run_at_all_is_refused() {
-        let never: [fn(&[usize]) -> Result<(), RunError>; 2] =
-            [|_| refuse("no kernel for Foo"), |_| panic!("no kernel")];
-        let expected = ["no kernel for Foo", "the engine panicked"];
-        for (never, expected) in never.into_iter().zip(expected) {
+        let table: [(Accepts, &str); 2] = [
+            (|_| refuse("no kernel for Foo"), "no kernel for Foo"),
+            (|_| panic!("no kernel"), "the engine panicked"),
+        ];
+        for (never, expected) in table {
             let probe = Probe::new(DataType::Fp32, &[Dim::Fixed(4)], BatchAxis::None, never);
             let error = warm_up(&probe, &[1], 2).err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::isolate::{Guarded, make_guarded};
-use super::lane::{Lane, Next, Results, Seat};
+use super::lane::{Lane, Next, Outcomes, Seat};
 use super::ticket::{Due, Reply, Ticket};
 use super::{Batching, Model, Refused, Stats};
 use crate::clock::{Clock, Sleeper};
@@ -220,7 +220,7 @@ impl<M: Model> Shared<M> {
         state
     }
 
-    fn complete(&self, seat: Seat, results: Results<M>, took: Option<Duration>) {
+    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) {
         let mut due = Vec::new();
         let now = self.clock.now();
         lock(&self.state)
@@ -492,6 +492,7 @@ impl<M: Model> std::fmt::Debug for Shared<M> {
 }
 
 /// Threads to wake once the lock is released.
+#[derive(Clone, Copy)]
 struct Wake {
     leader: bool,
     follower: bool,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::{Make, Shared};
-use super::lane::{Results, Seat};
+use super::lane::{Outcomes, Seat};
 use super::ticket::Outcome;
 use super::{BatchError, Model};
 use crate::clock::Clock;
@@ -43,7 +43,7 @@ impl<'a, M: Model> Guarded<'a, M> {
         items: &[M::In],
         isolate: bool,
         clock: &Clock,
-    ) -> (Results<M>, Option<Duration>) {
+    ) -> (Outcomes<M>, Option<Duration>) {
         let started = clock.now();
         match self.attempt(items) {
             Ok(results) => (results, Some(clock.now() - started)),
@@ -59,7 +59,7 @@ impl<'a, M: Model> Guarded<'a, M> {
         self.model.as_mut().ok_or_else(|| "no instance".into())
     }
 
-    fn attempt(&mut self, items: &[M::In]) -> Result<Results<M>, BatchError<M::Error>> {
+    fn attempt(&mut self, items: &[M::In]) -> Result<Outcomes<M>, BatchError<M::Error>> {
         let model = self.alive().map_err(BatchError::Failed)?;
         match catch_unwind(AssertUnwindSafe(|| model.run(items))) {
             Ok(Ok(results)) if results.len() == items.len() => Ok(results
@@ -90,7 +90,7 @@ impl<'a, M: Model> Guarded<'a, M> {
         items: &[M::In],
         error: &BatchError<M::Error>,
         isolate: bool,
-    ) -> Results<M> {
+    ) -> Outcomes<M> {
         let mut results: Vec<Option<Outcome<M>>> = items.iter().map(|_| None).collect();
         if isolate && error.may_be_one_items() {
             // One guilty item is found in two runs a level; a model that fails whatever it gets must not be run for every item.

@@ -102,7 +102,7 @@ pub(crate) enum Next<I> {
 }
 
 /// What a model made of a batch.
-pub(crate) type Results<M> = Vec<Outcome<M>>;
+pub(crate) type Outcomes<M> = Vec<Outcome<M>>;
 
 impl<M: Model> Lane<M> {
     pub(crate) fn new(batching: Batching) -> Lane<M> {
@@ -477,7 +477,7 @@ impl<M: Model> Lane<M> {
         &mut self,
         now: Instant,
         seat: Seat,
-        results: Results<M>,
+        results: Outcomes<M>,
         took: Option<Duration>,
         due: &mut Vec<Due<M>>,
     ) {

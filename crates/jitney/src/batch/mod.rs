@@ -49,6 +49,10 @@ mod isolate;
 mod lane;
 mod policy;
 mod queue;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod simulation;
+#[cfg(not(fuzzing))]
 #[cfg(test)]
 mod simulation;
 mod ticket;
@@ -69,7 +73,7 @@ use crate::clock::Clock;
 /// A model that one thread owns and runs batch by batch.
 ///
 /// An instance is made, run and dropped on its own thread, so it need not be `Send`, and it may block.
-pub trait Model: 'static {
+pub trait Model: Sized + 'static {
     /// One caller's input.
     type In: Send + 'static;
     /// One caller's answer.
@@ -82,10 +86,7 @@ pub trait Model: 'static {
     /// # Errors
     /// The inner error fails one item. The outer one fails the batch, which is then halved and run again, unless
     /// [`Batching::isolate`] is off.
-    fn run(
-        &mut self,
-        items: &[Self::In],
-    ) -> Result<Vec<Result<Self::Out, Self::Error>>, Self::Error>;
+    fn run(&mut self, items: &[Self::In]) -> Result<Results<Self>, Self::Error>;
 
     /// How many rows of the batch this item takes; at least one.
     ///
@@ -101,6 +102,9 @@ pub trait Model: 'static {
         true
     }
 }
+
+/// What a model made of a batch: one result for each item, in order.
+pub type Results<M> = Vec<Result<<M as Model>::Out, <M as Model>::Error>>;
 
 /// The settings of a batcher.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! The lane under a seeded storm: cancels, hangs, late replies, lost instances, full queues and clock jumps, with virtual time and no
-//! threads. Whatever happens, every request is answered exactly once, with its own answer, and counted once.
+//! The lane under a storm: cancels, hangs, late replies, lost instances, full queues and clock jumps, with virtual time and no threads.
+//! Whatever happens, every request is answered exactly once, with its own answer, and counted once. A test plays thousands of seeds; a
+//! fuzzer plays what its bytes say.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -40,13 +41,38 @@ impl Model for Fake {
     }
 }
 
-/// Steele, Lea and Flood's SplitMix64: small, and good enough for a storm.
-pub(super) struct Random(pub(super) u64);
+/// Chance: a script, as long as there is one, and then Steele, Lea and Flood's SplitMix64, which is small and good enough for a storm.
+pub(super) struct Random {
+    script: std::vec::IntoIter<u8>,
+    state: u64,
+}
 
 impl Random {
+    pub(super) fn seeded(seed: u64) -> Random {
+        Random {
+            script: Vec::new().into_iter(),
+            state: seed,
+        }
+    }
+
+    #[cfg(fuzzing)]
+    fn scripted(script: &[u8]) -> Random {
+        Random {
+            script: script.to_vec().into_iter(),
+            state: 0,
+        }
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        match self.script.next() {
+            Some(byte) => u64::from(byte) << 8 | u64::from(self.script.next().unwrap_or(0)),
+            None => self.roll(),
+        }
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -98,8 +124,7 @@ struct Tally {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
-        let mut random = Random(seed);
+    fn new(mut random: Random) -> World {
         let size = |n: u64| NonZeroUsize::new(usize::try_from(n).unwrap()).unwrap();
         let batching = Batching {
             max_batch: size(1 + random.below(12)),
@@ -247,7 +272,7 @@ impl World {
                 expected: items.len(),
                 got: 0,
             }),
-            2 if item.id % 3 == 0 => Err(BatchError::model(item.id)),
+            2 if item.id.is_multiple_of(3) => Err(BatchError::model(item.id)),
             _ => Ok(answer(item)),
         };
         let results = items.iter().map(result).collect();
@@ -430,6 +455,16 @@ fn tally(stats: &Stats) -> Tally {
     }
 }
 
+/// Plays the storm that the bytes describe, and panics when something is lost.
+#[cfg(fuzzing)]
+pub fn play(script: &[u8]) {
+    let mut world = World::new(Random::scripted(script));
+    while world.random.script.len() > 0 {
+        world.step();
+    }
+    world.drain();
+}
+
 /// One seed after another; `JITNEY_SEEDS=10000` for more of them. A failure names its seed.
 #[test]
 fn nothing_is_lost_in_any_storm() {
@@ -439,7 +474,7 @@ fn nothing_is_lost_in_any_storm() {
     let mut ran = 0;
     for seed in 0..seeds.unwrap_or(1_000) {
         let storm = move || {
-            let mut world = World::new(seed);
+            let mut world = World::new(Random::seeded(seed));
             for _ in 0..300 {
                 world.step();
             }

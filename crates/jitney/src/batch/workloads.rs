@@ -90,7 +90,7 @@ impl Workload {
             lane,
             seat,
             events: BinaryHeap::new(),
-            random: Random(7),
+            random: Random::seeded(7),
             waiting: Vec::new(),
             running: None,
             hold: None,
