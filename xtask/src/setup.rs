@@ -156,10 +156,17 @@ fn is_root() -> bool {
     shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
-/// The pinned packages: those of the models' script, and those of the tools.
+/// The pinned packages, of all the files that name some.
 fn requirements(workspace: &Workspace) -> Outcome<String> {
-    let models = read(&workspace.path("crates/jitney-engine/tests/models.txt"))?;
-    Ok(models + &read(&workspace.path("xtask/requirements.txt"))?)
+    let files = [
+        "crates/jitney-engine/tests/models.txt",
+        "tests/page/requirements.txt",
+        "xtask/requirements.txt",
+    ];
+    files
+        .iter()
+        .map(|file| read(&workspace.path(file)))
+        .collect()
 }
 
 fn read(path: &Path) -> Outcome<String> {

@@ -63,7 +63,7 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
 async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<(), Problem> {
     tracing::info!(
         signal,
-        "draining: what was accepted is answered; a second signal ends the server at once"
+        "stopping: what was accepted is answered; a second signal ends the server at once"
     );
     running.drain();
     let ended = tokio::select! {
