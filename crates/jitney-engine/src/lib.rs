@@ -6,6 +6,7 @@
 
 pub mod contract;
 pub mod echo;
+pub mod load;
 #[cfg(any(feature = "onnx", feature = "ort"))]
 mod model_file;
 #[cfg(feature = "onnx")]

@@ -38,6 +38,8 @@ pub(crate) struct ModelFile {
     pub(crate) operators: BTreeSet<String>,
     /// A tensor constant with 64-bit integers that 32 bits cannot hold.
     pub(crate) wide_integers: Option<String>,
+    /// The name of a convolution that leaves the shape of its kernel to be seen from the weights.
+    pub(crate) bare_convolution: Option<String>,
     /// How many nodes the file has, those of nested graphs included.
     pub(crate) nodes: usize,
     /// How many nodes the largest nested graph has.
@@ -72,6 +74,13 @@ enum FileDim {
     Fixed(usize),
     Named(String),
     Unnamed,
+}
+
+/// What is of interest in an attribute of a node.
+struct Attribute {
+    name: String,
+    /// Whether it has an integer that 32 bits cannot hold.
+    wide: bool,
 }
 
 /// Where the elements of a tensor lie, if not in the file.
@@ -181,12 +190,18 @@ impl ModelFile {
         R: BufRead + Seek,
     {
         self.nodes += 1;
-        let (mut operator, mut domain, mut wide) = (String::new(), String::new(), false);
+        let (mut name, mut operator, mut domain) = (String::new(), String::new(), String::new());
+        let (mut wide, mut has_kernel_shape) = (false, false);
         let end = node.end()?;
         while let Some(field) = s.field(end)? {
             match field.number {
+                3 => name = s.text(&field)?,
                 4 => operator = s.text(&field)?,
-                5 => wide |= self.attribute(s, &field, depth)?,
+                5 => {
+                    let attribute = self.attribute(s, &field, depth)?;
+                    has_kernel_shape |= attribute.name == "kernel_shape";
+                    wide |= attribute.wide;
+                }
                 7 => domain = s.text(&field)?,
                 _ => {}
             }
@@ -195,6 +210,10 @@ impl ModelFile {
         if wide && operator == "Constant" && self.wide_integers.is_none() {
             self.wide_integers = Some("a Constant node".to_owned());
         }
+        let convolves = matches!(operator.as_str(), "Conv" | "ConvInteger" | "ConvTranspose");
+        if convolves && !has_kernel_shape && self.bare_convolution.is_none() {
+            self.bare_convolution = Some(name);
+        }
         if !matches!(domain.as_str(), "" | "ai.onnx") {
             operator = format!("{domain}.{operator}");
         }
@@ -202,20 +221,21 @@ impl ModelFile {
         Ok(())
     }
 
-    /// Walks an attribute; true when it has an integer that 32 bits cannot hold.
+    /// Walks an attribute of a node.
     fn attribute<R>(
         &mut self,
         s: &mut Source<R>,
         attribute: &Field,
         depth: u32,
-    ) -> Result<bool, wire::Error>
+    ) -> Result<Attribute, wire::Error>
     where
         R: BufRead + Seek,
     {
-        let mut wide = false;
+        let (mut name, mut wide) = (String::new(), false);
         let end = attribute.end()?;
         while let Some(field) = s.field(end)? {
             match (field.number, &field.value) {
+                (1, _) => name = s.text(&field)?,
                 (3 | 8, Wire::Varint(value)) => wide |= is_wide(value.cast_signed()),
                 (8, _) => wide |= wide_varints(s, &field)?,
                 (5 | 10, _) => {
@@ -230,7 +250,7 @@ impl ModelFile {
             }
             s.finish(&field)?;
         }
-        Ok(wide)
+        Ok(Attribute { name, wide })
     }
 
     fn sparse_tensor<R>(&mut self, s: &mut Source<R>, field: &Field) -> Result<(), wire::Error>

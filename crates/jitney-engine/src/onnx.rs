@@ -39,6 +39,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadEr
     let file = ModelFile::read(path)?;
     let spec = file.spec()?;
     check_types(&file, &spec)?;
+    check_convolutions(&file)?;
     check_limits(&file)?;
     let loaded = on_deep_stack(&file, || Loaded::new(&file, spec))?;
     let threads = options.threads.unwrap_or(NonZeroUsize::MIN);
@@ -77,6 +78,16 @@ fn is_held(datatype: DataType) -> bool {
         datatype,
         Bool | Uint8 | Int8 | Int32 | Int64 | Fp16 | Fp32 | Fp64
     )
+}
+
+/// The engine takes a convolution without `kernel_shape`, which the standard allows, and then fails every call.
+fn check_convolutions(file: &ModelFile) -> Result<(), LoadError> {
+    let Some(name) = &file.bare_convolution else {
+        return Ok(());
+    };
+    let message =
+        format!("the convolution \"{name}\" has no kernel_shape, which the embedded engine needs");
+    Err(file.error(message).hint(OTHER_ENGINE))
 }
 
 fn check_limits(file: &ModelFile) -> Result<(), LoadError> {

@@ -183,8 +183,16 @@ def unbatched():
 
 
 def convolution():
+    return convolution_with(kernel_shape=[3, 3])
+
+
+def bare_convolution():
+    return convolution_with()
+
+
+def convolution_with(**attributes):
     nodes = [
-        helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "k"], ["c"], name="first", pads=[1, 1, 1, 1], **attributes),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("GlobalAveragePool", ["r"], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),
@@ -236,6 +244,7 @@ TINY = {
     "unsupported_operator": unsupported_operator,
     "unbatched": unbatched,
     "convolution": convolution,
+    "bare_convolution": bare_convolution,
     "deep": deep,
 }
 

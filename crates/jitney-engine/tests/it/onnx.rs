@@ -52,7 +52,11 @@ fn signatures_come_from_the_file() {
 
 #[test]
 fn what_the_engine_cannot_run_is_refused_by_name() {
-    let table: [(&str, &[&str]); 6] = [
+    let table: [(&str, &[&str]); 7] = [
+        (
+            "bare_convolution.onnx",
+            &["convolution \"first\" has no kernel_shape", "--engine ort"],
+        ),
         (
             "unsupported_operator.onnx",
             &["no operator \"Det\"", "--engine ort"],
@@ -175,7 +179,12 @@ fn a_chain_of_thousands_of_operators_needs_no_deep_stack_to_run() {
     let model = load("deep.onnx");
     let request = vec![floats(&[1, 2], 1)];
     let thread = std::thread::Builder::new().stack_size(256 * 1024);
-    let work = move || assert_eq!(run(&*model, &[request.clone()]).unwrap(), [request]);
+    let work = move || {
+        assert_eq!(
+            run(&*model, std::slice::from_ref(&request)).unwrap(),
+            [request]
+        );
+    };
     thread.spawn(work).unwrap().join().unwrap();
 }
 

@@ -11,7 +11,7 @@ use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
 use crate::models::{ModelState, ModelStatus};
-use crate::observe::metrics;
+use crate::observe::metrics::{self, ModelMetrics, Phase, Quantiles};
 use crate::protocol::metadata::{self, ModelMetadata};
 
 const NAME: &str = "jitney";
@@ -88,6 +88,10 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
         ModelState::Failed { message } => (status::ModelState::Failed, Some(message)),
         ModelState::Draining | ModelState::Closed => (status::ModelState::Closed, None),
     };
+    let latency_ms = model
+        .loaded
+        .is_some()
+        .then(|| latency(&net.metrics.model(&model.name, &model.version)));
     status::Model {
         name: model.name,
         version: model.version,
@@ -103,7 +107,7 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
         inputs,
         outputs,
         stats: model.loaded.map(|loaded| loaded.stats.into()),
-        latency_ms: None,
+        latency_ms,
         sketch: model.sketch.map(|sketch| status::Sketch {
             input: sketch.input,
             width: sketch.width,
@@ -111,6 +115,19 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
             max: sketch.max,
         }),
         labels: model.labels,
+    }
+}
+
+fn latency(model: &ModelMetrics) -> status::Latency {
+    let in_ms = |quantiles: Quantiles| status::Quantiles {
+        p50: quantiles.p50.map(|seconds| seconds * 1e3),
+        p99: quantiles.p99.map(|seconds| seconds * 1e3),
+    };
+    status::Latency {
+        queue: in_ms(model.phase_quantiles(Phase::Queue)),
+        hold: in_ms(model.phase_quantiles(Phase::Hold)),
+        run: in_ms(model.phase_quantiles(Phase::Run)),
+        total: in_ms(model.total_quantiles()),
     }
 }
 

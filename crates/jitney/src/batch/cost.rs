@@ -30,6 +30,9 @@ pub(crate) struct Cost {
 #[derive(Clone, Copy, Debug)]
 struct Point {
     rows: usize,
+    /// The moving average of what was measured.
+    measured: Option<f64>,
+    /// The same, but no more than what a larger batch takes: more rows never cost less, so a dearer small batch was only disturbed.
     seconds: Option<f64>,
 }
 
@@ -40,15 +43,9 @@ impl Cost {
         let powers = std::iter::successors(Some(1usize), |rows| rows.checked_mul(2));
         let mut points: Vec<Point> = powers
             .take_while(|&rows| rows < max)
-            .map(|rows| Point {
-                rows,
-                seconds: None,
-            })
+            .map(Point::unknown)
             .collect();
-        points.push(Point {
-            rows: max,
-            seconds: None,
-        });
+        points.push(Point::unknown(max));
         Cost { points }
     }
 
@@ -64,12 +61,23 @@ impl Cost {
             (Some(there), Some(here)) if here > 0.0 => took * there / here,
             _ => took * at as f64 / rows.max(1) as f64,
         };
-        let known = &mut self.points[nearest].seconds;
+        let known = &mut self.points[nearest].measured;
         *known = Some(match *known {
             None => took,
             Some(old) if took < old => old + FALL * (took - old),
             Some(old) => old + RISE * (took.min(OUTLIER * old) - old),
         });
+        self.straighten();
+    }
+
+    fn straighten(&mut self) {
+        let mut least = f64::INFINITY;
+        for point in self.points.iter_mut().rev() {
+            if let Some(measured) = point.measured {
+                least = least.min(measured);
+                point.seconds = Some(least);
+            }
+        }
     }
 
     /// How long a batch of `rows` is expected to take. `None` before the first observation.
@@ -144,6 +152,16 @@ impl Cost {
     }
 }
 
+impl Point {
+    fn unknown(rows: usize) -> Point {
+        Point {
+            rows,
+            measured: None,
+            seconds: None,
+        }
+    }
+}
+
 fn per_row((rows, seconds): (usize, f64)) -> f64 {
     (seconds + OVERHEAD) / rows as f64
 }
@@ -212,6 +230,18 @@ mod tests {
         cost.observe(4, Duration::from_millis(8));
         assert_eq!(cost.expect(1), Some(Duration::from_millis(8)));
         assert_eq!(cost.expect(8), Some(Duration::from_millis(16)));
+    }
+
+    #[test]
+    fn a_disturbed_first_run_does_not_make_batching_look_better_than_it_can_be() {
+        let mut cost = learned(32, |rows| 1e-6 * rows as f64);
+        cost.observe(1, Duration::from_millis(1));
+        assert!(cost.gain(32) <= 32.0, "{}", cost.gain(32));
+        let cost = learned(
+            32,
+            |rows| if rows == 1 { 50e-3 } else { 1e-6 * rows as f64 },
+        );
+        assert!(cost.gain(32) <= 32.0, "{}", cost.gain(32));
     }
 
     #[test]

@@ -49,6 +49,36 @@ impl Histogram {
     }
 }
 
+impl Observed {
+    /// The value that this share of the observations did not exceed, as if they were spread evenly within their bucket. `None` where
+    /// there are none; the highest bound where the value is above it.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let rank = share * self.count as f64;
+        let mut below = 0.0;
+        let mut lower = 0.0;
+        for (upper, count) in self.buckets.iter().filter(|(_, count)| *count > 0) {
+            let count = *count as f64;
+            lower = self.lower_bound(*upper);
+            if upper.is_infinite() {
+                break;
+            }
+            if below + count >= rank {
+                return Some(lower + (upper - lower) * (rank - below) / count);
+            }
+            below += count;
+        }
+        (self.count > 0).then_some(lower)
+    }
+
+    fn lower_bound(&self, upper: f64) -> f64 {
+        let bounds = self.buckets.iter().map(|(bound, _)| *bound);
+        bounds
+            .take_while(|bound| *bound < upper)
+            .last()
+            .unwrap_or(0.0)
+    }
+}
+
 /// The histogram of batch sizes, from the number of batches of one row, of two, and so on. Bounds are powers of two.
 pub(super) fn of_rows(batches_by_rows: &[u64]) -> Observed {
     let mut bounds: Vec<usize> = std::iter::successors(Some(1), |bound| Some(bound * 2))
@@ -99,6 +129,21 @@ mod tests {
         histogram.observe(Duration::from_millis(250));
         histogram.observe(Duration::from_millis(500));
         assert_eq!(histogram.read().sum, 0.75);
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_bucket() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.read().quantile(0.5), None);
+        for _ in 0..99 {
+            histogram.observe(Duration::from_micros(700));
+        }
+        histogram.observe(Duration::from_secs(60));
+        let observed = histogram.read();
+        let half = observed.quantile(0.5).expect("there are observations");
+        assert!((0.0005..=0.001).contains(&half), "{half}");
+        assert_eq!(observed.quantile(0.99), Some(0.001));
+        assert_eq!(observed.quantile(1.0), Some(30.0));
     }
 
     #[test]

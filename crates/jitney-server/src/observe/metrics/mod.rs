@@ -97,6 +97,15 @@ pub struct Times {
     pub total: Duration,
 }
 
+/// Two quantiles since the start, in seconds, as near as the histogram's buckets tell; `None` before the first request.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantiles {
+    /// Half took at most this long.
+    pub p50: Option<f64>,
+    /// All but one in a hundred took at most this long.
+    pub p99: Option<f64>,
+}
+
 /// The state of a model at the moment of a scrape.
 #[derive(Clone, Debug)]
 pub struct ModelReading {
@@ -182,6 +191,16 @@ impl Metrics {
     }
 }
 
+impl Quantiles {
+    fn of(histogram: &Histogram) -> Quantiles {
+        let observed = histogram.read();
+        Quantiles {
+            p50: observed.quantile(0.5),
+            p99: observed.quantile(0.99),
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics::new()
@@ -219,6 +238,16 @@ impl ModelMetrics {
         self.phase(Phase::Queue, trip.queued);
         self.phase(Phase::Hold, trip.held);
         self.phase(Phase::Run, trip.run);
+    }
+
+    /// How long a part of the answered requests took.
+    pub fn phase_quantiles(&self, phase: Phase) -> Quantiles {
+        Quantiles::of(&self.phases[phase as usize])
+    }
+
+    /// How long the answered requests took altogether.
+    pub fn total_quantiles(&self) -> Quantiles {
+        Quantiles::of(&self.total)
     }
 
     /// Records an item that the batcher refused.
