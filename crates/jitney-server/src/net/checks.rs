@@ -33,14 +33,18 @@ pub(crate) struct Sites {
 impl Sites {
     /// The rules of a server that is bound to `address`.
     pub(crate) fn new(config: &NetConfig, address: SocketAddr) -> Sites {
-        let loopback = address.ip().is_loopback();
+        let port = address.port();
         let mut hosts: Vec<_> = config
             .allowed_hosts
             .iter()
             .map(|host| host.to_ascii_lowercase())
             .collect();
-        if loopback {
-            hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
+        if address.ip().is_loopback() {
+            for name in ["localhost", "127.0.0.1", "[::1]"] {
+                hosts.push(format!("{name}:{port}"));
+                // A name without a port means port 80.
+                hosts.extend((port == 80).then(|| name.to_owned()));
+            }
         }
         Sites {
             hosts: (!hosts.is_empty()).then_some(hosts),
@@ -49,7 +53,7 @@ impl Sites {
                 .iter()
                 .map(|origin| origin.to_ascii_lowercase())
                 .collect(),
-            port: address.port(),
+            port,
         }
     }
 
@@ -81,7 +85,7 @@ impl Sites {
         ))
     }
 
-    /// Whether `host` is `allowed` with our port behind it. A name without a port means port 80.
+    /// Whether `host` is `allowed` with our port behind it.
     fn is_at_our_port(&self, allowed: &str, host: &str) -> bool {
         host.strip_prefix(allowed)
             .and_then(|rest| rest.strip_prefix(':'))
@@ -271,7 +275,6 @@ mod tests {
         ];
         for (address, allowed, host, expected) in rows {
             let check = sites(address, allowed).check(&head(&[("host", host)]));
-            // The name without a port is right on port 80 and where it is allowed as such.
             assert_eq!(check.is_ok(), expected, "{address} {allowed:?} {host:?}");
         }
     }

@@ -370,7 +370,12 @@ fn chunked(at: &mut Chunk, extras: &mut u32, rest: &[u8]) -> Result<usize, Fault
             }
             continue;
         }
-        *at = chunk_byte(*at, extras, rest[used])?;
+        match chunk_byte(*at, extras, rest[used]) {
+            Ok(next) => *at = next,
+            // What was right goes on first; the same byte is looked at again.
+            Err(_) if used > 0 => return Ok(used),
+            Err(fault) => return Err(fault),
+        }
         used += 1;
     }
     Ok(used)
