@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jitney_engine::echo::Echo;
+use jitney_engine::load::{self, EngineChoice};
 use jitney_engine::{LoadError, LoadOptions, Model};
 
 use super::discover::{ModelFile, Plan};
@@ -13,12 +14,15 @@ pub(super) fn open(plan: &Plan, python: Option<&Path>) -> Result<Box<dyn Model>,
     let options = LoadOptions {
         threads: plan.settings.threads,
     };
-    match &plan.file {
-        ModelFile::Echo(text) => Ok(Box::new(Echo::parse(text)?)),
-        ModelFile::Onnx(path) => match plan.settings.engine {
-            Engine::Auto | Engine::Onnx => jitney_engine::onnx::load(path, &options),
-            Engine::Ort => Err(LoadError::new(format!("{python:?} pending"))),
-            Engine::Echo => Err(LoadError::new("engine = \"echo\" runs no files")),
-        },
-    }
+    let path = match &plan.file {
+        ModelFile::Echo(text) => return Ok(Box::new(Echo::parse(text)?)),
+        ModelFile::Onnx(path) => path,
+    };
+    let engine = match plan.settings.engine {
+        Engine::Auto => EngineChoice::Auto,
+        Engine::Onnx => EngineChoice::Onnx,
+        Engine::Ort => EngineChoice::Ort,
+        Engine::Echo => return Err(LoadError::new("engine = \"echo\" runs no files")),
+    };
+    load::onnx(path, engine, &options, python)
 }

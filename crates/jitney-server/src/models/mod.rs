@@ -1,7 +1,7 @@
 //! The models of a server: found, loaded, warmed up, called, closed.
 //!
-//! [`discover`] finds what the sources hold, the [`Catalog`] loads each model on a thread of its own, and a loaded one is a [`Lane`]. A model that cannot be
-//! loaded fails alone: the others serve, and its state says why.
+//! Discovery finds what the sources hold, the [`Catalog`] loads each model on a thread of its own, and a loaded one is a [`Lane`]. A model
+//! that cannot be loaded fails alone: the others serve, and its state says why.
 
 mod discover;
 mod engines;
