@@ -76,6 +76,8 @@ struct Array<'s, 'a, 'd> {
     expected: Option<usize>,
     /// The size of each dimension, once it is known.
     sizes: SmallVec<[Option<usize>; 6]>,
+    /// Whether the elements come without inner arrays.
+    flat: bool,
     /// Where in the nesting the scanner is: the index at each level that is open.
     indices: SmallVec<[usize; 6]>,
 }
@@ -98,6 +100,7 @@ impl<'s, 'a, 'd> Array<'s, 'a, 'd> {
             dims,
             expected: product(&sizes)?,
             sizes,
+            flat: false,
             indices: SmallVec::new(),
         })
     }
@@ -149,9 +152,9 @@ impl<'s, 'a, 'd> Array<'s, 'a, 'd> {
             return element(self.scanner);
         }
         self.open()?;
-        let flat = self.dims.len() <= 1 || self.scanner.peek() != Some(b'[');
+        self.flat = self.dims.len() <= 1 || self.scanner.peek() != Some(b'[');
         match self.expected {
-            Some(expected) if flat => self.flat(expected, &mut element),
+            Some(expected) if self.flat => self.flat(expected, &mut element),
             _ => self.level(&mut element),
         }
     }
@@ -267,8 +270,13 @@ impl<'s, 'a, 'd> Array<'s, 'a, 'd> {
     #[cold]
     fn wrong_count(&self, expected: usize, got: &str) -> Box<Fault> {
         let noun = if expected == 1 { "element" } else { "elements" };
+        let dimension = if self.flat {
+            String::new()
+        } else {
+            format!("dimension {} of ", self.indices.len())
+        };
         self.place(Fault::new(format!(
-            "expected {expected} {noun} for shape {}, {got}",
+            "expected {expected} {noun} for {dimension}shape {}, {got}",
             Dims(self.dims)
         )))
     }

@@ -369,14 +369,11 @@ mod tests {
     #[test]
     fn what_is_no_float() {
         for text in [
-            "", "-", "+1", ".5", "1.", "01", "-01", "1e", "1e+", "1.e5", "nan", "inf", "infinity",
-            "-NaN", "null", "0x1", "1e999", "-1e999", "true", "\"1\"",
+            "-", "+1", ".5", "1.", "01", "-01", "1e", "1e+", "1.e5", "nan", "inf", "infinity",
+            "-NaN", "null", "0x1", "1e999", "-1e999", "true", "\"1\"", "1_0", "1,5",
         ] {
-            let text = format!(" {text}x");
-            let text = text.trim_end_matches('x');
-            let mut scanner = Scanner::new(text.as_bytes()).unwrap_or_else(|_| scanner("-"));
-            let read = scanner.float64();
-            assert!(read.is_none() || scanner.left() > 0, "{text}: {read:?}");
+            assert_eq!(whole(text, Scanner::float64), None, "{text}");
+            assert_eq!(whole(text, Scanner::float32), None, "{text}");
         }
     }
 
@@ -429,8 +426,8 @@ mod tests {
                 format!("{:.16e}", border.next_down()),
                 format!("{:e}", border.next_down()),
             ] {
-                let expected: f32 = text.parse().unwrap();
-                assert_eq!(whole(&text, Scanner::float32), Some(expected), "{text}");
+                let expected = text.parse().ok().filter(|value: &f32| value.is_finite());
+                assert_eq!(whole(&text, Scanner::float32), expected, "{text}");
             }
             bits = bits.wrapping_add(0x0009_1357);
         }

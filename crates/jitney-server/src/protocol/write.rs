@@ -217,6 +217,8 @@ fn each<const W: usize>(
     bytes: &[u8],
     element: impl FnMut(&mut Vec<u8>, [u8; W]),
 ) {
+    // About the most that a number of that width and its comma take.
+    out.reserve(bytes.len() / W * (2 * W + 2));
     separated(out, bytes.as_chunks().0.iter().copied(), element);
 }
 
