@@ -15,8 +15,8 @@ use rten_tensor::prelude::*;
 use rten_tensor::{Tensor as RtenTensor, TensorView};
 
 use crate::model_file::{ModelFile, suggested_instances};
-use crate::tensor::{DataType, Element, Tensor};
-use crate::{Instance, LoadError, LoadOptions, Model, RunError, Spec, TensorSpec};
+use crate::tensor::{Data, DataType, Element, Tensor, element_count};
+use crate::{BatchAxis, Dim, Instance, LoadError, LoadOptions, Model, RunError, Spec, TensorSpec};
 
 /// What to do about a model that this engine cannot run.
 const OTHER_ENGINE: &str = "install ONNX Runtime (pip install onnxruntime) and use --engine ort";
@@ -156,7 +156,12 @@ impl Loaded {
     /// Makes the engine order its operators now, on this thread's deep stack. It keeps the order for the calls to come, which all
     /// name the same inputs and outputs. The way there is a call, with as little in it as the shapes allow; its answer is of no interest.
     fn plan(&self) {
-        let inputs: Option<Vec<Tensor>> = self.spec.inputs.iter().map(least).collect();
+        let rows = match self.spec.batch {
+            BatchAxis::Fixed(size) => Some(size),
+            BatchAxis::Free | BatchAxis::None => None,
+        };
+        let inputs = self.spec.inputs.iter().map(|input| least(input, rows));
+        let inputs: Option<Vec<Tensor>> = inputs.collect();
         if let Some(inputs) = inputs {
             let pool = Arc::new(ThreadPool::with_num_threads(1));
             let _ = catch_unwind(AssertUnwindSafe(|| self.run(&inputs, pool)));
@@ -171,7 +176,7 @@ impl Loaded {
         }
         let options = RunOptions::default().with_thread_pool(Some(pool));
         let outputs = self.model.run(values, &self.outputs, Some(options));
-        let outputs = outputs.map_err(|error| RunError::Failed(error.to_string()))?;
+        let outputs = outputs.map_err(|error| raised(&error))?;
         outputs
             .into_iter()
             .zip(&self.spec.outputs)
@@ -180,11 +185,18 @@ impl Loaded {
     }
 }
 
-/// The smallest tensor of that signature.
-fn least(spec: &TensorSpec) -> Option<Tensor> {
-    let shape: Vec<usize> = spec.shape.iter().map(|dim| dim.least()).collect();
-    let bytes = crate::tensor::element_count(&shape)?.checked_mul(spec.datatype.width()?)?;
-    let data = crate::tensor::Data::Fixed(vec![0; bytes].into());
+/// A small tensor of that signature, with that many rows.
+fn least(spec: &TensorSpec, rows: Option<usize>) -> Option<Tensor> {
+    let size = |dim: &Dim| match dim {
+        Dim::Fixed(fixed) => *fixed,
+        Dim::Any => 1,
+    };
+    let mut shape: Vec<usize> = spec.shape.iter().map(size).collect();
+    if let (Some(first), Some(rows)) = (shape.first_mut(), rows) {
+        *first = rows;
+    }
+    let bytes = element_count(&shape)?.checked_mul(spec.datatype.width()?)?;
+    let data = Data::Fixed(vec![0; bytes].into());
     Tensor::new(spec.datatype, shape.into(), data).ok()
 }
 
@@ -339,10 +351,43 @@ fn take<T: Copy, U: Element>(
     Tensor::from_vec(shape, values).map_err(failed)
 }
 
+/// What the caller is told of an error within the model; where in the model it was is for the log.
+fn raised(error: &rten::RunError) -> RunError {
+    let text = error.to_string();
+    tracing::debug!("the embedded engine: {text}");
+    RunError::Failed(plain(&text).to_owned())
+}
+
+/// The last cause in a message, without the shapes within the model.
+fn plain(text: &str) -> &str {
+    let cause = text.rsplit(" failed: ").next().unwrap_or(text);
+    cause.split(" Inputs were (").next().unwrap_or(cause)
+}
+
 fn failed(error: impl std::fmt::Display) -> RunError {
     RunError::Failed(error.to_string())
 }
 
 fn not_held(datatype: DataType) -> RunError {
     RunError::Failed(format!("the embedded engine has no {datatype}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_tell_the_cause_and_nothing_of_the_inside() {
+        let table = [
+            (
+                "operator \"a\" subgraph error: operator \"b\" failed: invalid value: Index 9 is out of range. \
+                 Inputs were (tensor(f32) [10, 3])",
+                "invalid value: Index 9 is out of range.",
+            ),
+            ("no node found with name x", "no node found with name x"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(plain(text), expected);
+        }
+    }
 }

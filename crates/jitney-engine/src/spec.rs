@@ -134,15 +134,6 @@ impl Dim {
         }
     }
 
-    /// The smallest size that is allowed.
-    #[cfg(feature = "onnx")]
-    pub(crate) fn least(self) -> usize {
-        match self {
-            Dim::Fixed(fixed) => fixed,
-            Dim::Any => 0,
-        }
-    }
-
     fn protocol(self) -> i64 {
         match self {
             Dim::Fixed(fixed) => i64::try_from(fixed).unwrap_or(i64::MAX),

@@ -202,11 +202,11 @@ def convolution_with(**attributes):
     return model(nodes, *values, [("k", weights(5, 1, 3, 3))])
 
 
-def deep():
-    """So long a chain that a recursive walk does not fit on an ordinary thread's stack."""
+def deep(rows="batch"):
+    """So long a chain that a recursive walk does not fit on a small stack."""
     names = ["x", *(f"v{i}" for i in range(2500)), "y"]
     nodes = [helper.make_node("Mul", [a, "one"], [b]) for a, b in zip(names, names[1:])]
-    values = [("x", FLOAT, ["batch", 2])], [("y", FLOAT, ["batch", 2])]
+    values = [("x", FLOAT, [rows, 2])], [("y", FLOAT, [rows, 2])]
     return model(nodes, *values, [("one", np.ones((2,), np.float32))])
 
 
@@ -246,6 +246,7 @@ TINY = {
     "convolution": convolution,
     "bare_convolution": bare_convolution,
     "deep": deep,
+    "deep_fixed_batch": lambda: deep(3),
 }
 
 if __name__ == "__main__":

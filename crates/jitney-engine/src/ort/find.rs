@@ -17,13 +17,12 @@ const QUESTION: &str = "import importlib.util, sys\n\
                         sys.stdout.write((spec and spec.origin) or '')";
 
 /// Where library folders are that are not named by a variable.
-const SYSTEM: [&str; 8] = [
+const SYSTEM: [&str; 7] = [
     "/usr/local/lib",
     "/usr/lib",
     "/usr/lib64",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
-    "/lib/x86_64-linux-gnu",
     "/opt/homebrew/lib",
     "/opt/onnxruntime/lib",
 ];
@@ -31,7 +30,7 @@ const SYSTEM: [&str; 8] = [
 /// Finds the library of ONNX Runtime: the file that `ORT_DYLIB_PATH` names, else that of the `onnxruntime` package of the given Python, of
 /// the active virtual environment (`VIRTUAL_ENV`, `CONDA_PREFIX`), or of the `python3` on the `PATH`, else one of the system.
 ///
-/// A path in `ORT_DYLIB_PATH` is taken at its word, so that a wrong one is an error and not silently something else.
+/// A path in `ORT_DYLIB_PATH` is taken at its word, so that a wrong one is reported and not silently replaced.
 pub fn find(python: Option<&Path>) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(library) = variable("ORT_DYLIB_PATH") {
@@ -108,7 +107,8 @@ fn of_asked_python(python: &Path) -> Option<PathBuf> {
         if Instant::now() > deadline {
             // A Python that hangs is given up; there is nobody to tell but the person who named it.
             tracing::warn!("{} does not answer; it is not searched", python.display());
-            child.kill().ok()?;
+            child.kill().and_then(|()| child.wait()).ok()?;
+            return None;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -133,10 +133,10 @@ fn versions(lib: &Path) -> Vec<PathBuf> {
 /// The library in a folder; of several the one with the shortest name, which is the link to the newest.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
-    let libraries = entries
+    let libraries = entries.filter(|entry| is_library(&entry.file_name()));
+    libraries
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(is_library));
-    libraries.min_by_key(|path| path.as_os_str().len())
+        .min_by_key(|path| path.as_os_str().len())
 }
 
 fn is_library(name: &OsStr) -> bool {

@@ -51,7 +51,7 @@ pub fn load_with(
     let spec = file.spec()?;
     let source = Source {
         environment: runtime::load(library)?,
-        path: path.to_path_buf(),
+        path: file.path().to_path_buf(),
         threads: options.threads.unwrap_or(NonZeroUsize::MIN),
         spec,
     };
@@ -159,7 +159,7 @@ impl Instance for OrtInstance {
         for (input, spec) in inputs.iter().zip(&spec.inputs) {
             values.push((Cow::Borrowed(spec.name.as_str()), to_runtime(input, spec)?));
         }
-        let outputs = self.session.run(values).map_err(failed)?;
+        let outputs = self.session.run(values).map_err(|error| raised(&error))?;
         spec.outputs
             .iter()
             .map(|spec| match outputs.get(&spec.name) {
@@ -265,6 +265,47 @@ fn sizes(shape: &[i64]) -> Result<Vec<usize>, RunError> {
     sizes.collect::<Result<_, _>>().map_err(failed)
 }
 
+/// What the caller is told of an error within the model; where in the model it was is for the log.
+fn raised(error: &ort::Error) -> RunError {
+    let text = error.to_string();
+    tracing::debug!("ONNX Runtime: {text}");
+    RunError::Failed(plain(&text))
+}
+
+/// The last cause in a message, without the source lines of ONNX Runtime.
+fn plain(text: &str) -> String {
+    let cause = text.rsplit("Status Message: ").next().unwrap_or(text);
+    let words = cause.split(' ');
+    let kept: Vec<&str> = words
+        .filter(|word| !word.contains("onnxruntime_src/"))
+        .collect();
+    kept.join(" ")
+}
+
 fn failed(error: impl fmt::Display) -> RunError {
     RunError::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_tell_the_cause_and_nothing_of_the_inside() {
+        let table = [
+            (
+                "Non-zero status code returned while running If node. Name:'a' Status Message: Non-zero status code \
+                 returned while running Pad node. Name:'b' Status Message: post-pad (64) exceeds 2",
+                "post-pad (64) exceeds 2",
+            ),
+            (
+                "/onnxruntime_src/core/providers/cpu/x.cc:12 bool Fits() was false. Too small",
+                "bool Fits() was false. Too small",
+            ),
+            ("Unexpected", "Unexpected"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(plain(text), expected);
+        }
+    }
 }

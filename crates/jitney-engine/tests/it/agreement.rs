@@ -1,9 +1,9 @@
 //! Both engines give the same answers, alone and in batches.
 
-use jitney_engine::{Model, Tensor, onnx};
+use jitney_engine::{DataType, Model, Tensor, onnx};
 
 use crate::ort;
-use crate::support::{floats, model_path, numbers, one_thread, run};
+use crate::support::{floats, model_path, one_thread, run};
 
 /// How far two answers for the same row may lie apart. Two engines add up in different orders; one engine may too when a batch has
 /// another size. Measured: 1.6e-6 at most.
@@ -75,4 +75,24 @@ fn distance(left: &[Vec<Tensor>], right: &[Vec<Tensor>]) -> f64 {
             (left - right).abs()
         })
         .fold(0.0, f64::max)
+}
+
+/// The values of an output.
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    match tensor.datatype() {
+        DataType::Fp32 => tensor
+            .values::<f32>()
+            .unwrap()
+            .iter()
+            .map(|v| f64::from(*v))
+            .collect(),
+        DataType::Fp64 => tensor.to_vec::<f64>().unwrap(),
+        DataType::Int64 => tensor
+            .values::<i64>()
+            .unwrap()
+            .iter()
+            .map(|v| *v as f64)
+            .collect(),
+        other => panic!("no numbers in {other}"),
+    }
 }

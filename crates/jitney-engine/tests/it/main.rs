@@ -2,10 +2,13 @@
 //!
 //! The models are prepared by `tests/models.py`; `cargo xtask test` does that and says where they are.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests fail as tests do"
+#![cfg_attr(
+    any(feature = "onnx", feature = "ort"),
+    expect(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "helpers of tests fail as tests do"
+    )
 )]
 
 #[cfg(all(feature = "onnx", feature = "ort"))]
@@ -16,4 +19,5 @@ mod damage;
 mod onnx;
 #[cfg(feature = "ort")]
 mod ort;
+#[cfg(any(feature = "onnx", feature = "ort"))]
 mod support;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jitney_engine::{DataType, LoadOptions, Model, RunError, Tensor, stack};
+use jitney_engine::{LoadOptions, Model, RunError, Tensor, stack};
 
 /// A file in the folder of prepared models.
 pub(crate) fn model_path(name: &str) -> PathBuf {
@@ -73,24 +73,4 @@ pub(crate) fn floats(shape: &[usize], seed: u64) -> Tensor {
         })
         .collect();
     Tensor::from_f32(shape, values).unwrap()
-}
-
-/// The values of a tensor of numbers as `f64`.
-pub(crate) fn numbers(tensor: &Tensor) -> Vec<f64> {
-    match tensor.datatype() {
-        DataType::Fp32 => tensor
-            .values::<f32>()
-            .unwrap()
-            .iter()
-            .map(|v| f64::from(*v))
-            .collect(),
-        DataType::Fp64 => tensor.to_vec::<f64>().unwrap(),
-        DataType::Int64 => tensor
-            .values::<i64>()
-            .unwrap()
-            .iter()
-            .map(|v| *v as f64)
-            .collect(),
-        other => panic!("no numbers in {other}"),
-    }
 }
