@@ -130,9 +130,12 @@ fn browser() -> Outcome {
     apt_install(&["chromium", "chromium-driver"])
 }
 
-/// Building all test targets at once keeps one set of features, and so one build of each dependency, for every step.
+/// Everything that is tested. Building all of it at once keeps one set of features, and so one build of each dependency, for every step.
+pub(crate) const ALL_TESTS: &[&str] = &["--workspace", "--lib", "--bins", "--tests"];
+
 fn jitney(workspace: &Workspace) -> Outcome {
-    shell::run(&mut workspace.cargo(&["test", "--workspace", "--no-run", "--quiet"]))
+    let mut build = workspace.cargo(&["test", "--no-run", "--quiet"]);
+    shell::run(build.args(ALL_TESTS))
 }
 
 fn apt_install(packages: &[&str]) -> Outcome {

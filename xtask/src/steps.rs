@@ -45,7 +45,7 @@ const STEPS: &[Step] = &[
         name: "tests",
         about: "unit and integration tests of every crate",
         needs: &[Need::Venv, Need::Models, Need::Nextest],
-        run: |workspace| run_tests(workspace, &["--workspace"]),
+        run: |workspace| run_tests(workspace, setup::ALL_TESTS),
     },
     Step {
         name: "doctests",
@@ -60,10 +60,9 @@ const STEPS: &[Step] = &[
         about: "the concurrent core under a scheduler that explores its interleavings",
         needs: &[Need::Nextest],
         run: |workspace| {
-            run_tests(
-                workspace,
-                &["--package", "jitney", "--features", "model-check"],
-            )
+            let features = ["--features", "model-check"];
+            let scope = ["--package", "jitney", "--lib", "interleavings"];
+            run_tests(workspace, &[&features[..], &scope[..]].concat())
         },
     },
     Step {
@@ -175,7 +174,7 @@ fn run_tests(workspace: &Workspace, scope: &[&str]) -> Outcome {
         nextest.args(["--profile", profile()]);
         nextest
     } else {
-        workspace.cargo(&["test", "--lib", "--bins", "--tests"])
+        workspace.cargo(&["test"])
     };
     if let Ok(path) = env::join_paths(tool_paths(workspace, &command)) {
         command.env("PATH", path);

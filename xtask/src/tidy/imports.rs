@@ -96,7 +96,6 @@ const CRATES: &[Rules] = &[
             "http",
             "rten",
             "rten_tensor",
-            "rten_onnx",
             "ort",
             "jitney",
             "jitney_server",
@@ -130,7 +129,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "model_file",
                 siblings: CONTRACT,
-                foreign: &["rten_onnx"],
+                foreign: &[],
             },
             Module {
                 name: "echo",
@@ -140,12 +139,12 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "onnx",
                 siblings: ENGINE,
-                foreign: &["rten", "rten_tensor", "rten_onnx"],
+                foreign: &["rten", "rten_tensor"],
             },
             Module {
                 name: "ort",
                 siblings: ENGINE,
-                foreign: &["ort", "rten_onnx"],
+                foreign: &["ort"],
             },
             Module {
                 name: "load",
