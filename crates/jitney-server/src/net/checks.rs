@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
-use http::{HeaderMap, HeaderValue, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
 
 use super::NetConfig;
 use super::reply::Refusal;
@@ -60,7 +60,10 @@ impl Sites {
     /// Checks whom the request is for and which page sent it, if one did.
     pub(crate) fn check(&self, head: &request::Parts) -> Result<(), Refusal> {
         let host = host(head)?;
-        self.check_host(head.uri.authority().map(http::uri::Authority::as_str))?;
+        // The target of CONNECT is no name of this server, and its method is refused in any case.
+        if head.method != Method::CONNECT {
+            self.check_host(head.uri.authority().map(http::uri::Authority::as_str))?;
+        }
         self.check_host(host)?;
         match head.headers.get(ORIGIN) {
             None => Ok(()),

@@ -124,11 +124,18 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnectio
     let mut ending = false;
     loop {
         tokio::select! {
+            biased;
             // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
             _ = connection.as_mut() => return,
             () = look.as_mut() => {
-                if peer.idle_since(begun) {
-                    connection.as_mut().graceful_shutdown();
+                match peer.idle_since(begun) {
+                    // It was asked to end and does not, since its client does not read: it is dropped.
+                    true if ending => return,
+                    true => {
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    false => (),
                 }
                 begun = peer.begun.load(Ordering::Relaxed);
                 look.as_mut().reset(Instant::now() + peer.net.config.idle_timeout);

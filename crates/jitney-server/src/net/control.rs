@@ -6,7 +6,7 @@ use jitney_engine::{Spec, TensorSpec};
 
 use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
-use super::router::{ModelRef, Route};
+use super::router::{ModelRef, View};
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
@@ -17,24 +17,19 @@ use crate::protocol::metadata::{self, ModelMetadata};
 const NAME: &str = "jitney";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Answers a control route.
-pub(crate) fn answer(net: &Net, route: Route<'_>) -> Result<Reply, Failure> {
-    match route {
-        Route::Page => Ok(page()),
-        Route::Status => Ok(status(net)),
-        Route::Metrics => Ok(numbers(net)),
-        Route::DebugTree => tree(net),
-        Route::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
-        Route::Live => Ok(json(|out| metadata::live(out, true))),
-        Route::Ready => ready(net),
-        Route::Models => Ok(models(net)),
-        Route::Model(model) => model_metadata(net, model),
-        Route::ModelReady(model) => model_ready(net, model),
-        // The caller sends these to the data plane; that they are listed makes the compiler ask about new routes.
-        Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_) => Err(Failure::new(
-            Code::Internal,
-            "the request went to the wrong handler",
-        )),
+/// Answers what the server is asked about itself.
+pub(crate) fn answer(net: &Net, view: View<'_>) -> Result<Reply, Failure> {
+    match view {
+        View::Page => Ok(page()),
+        View::Status => Ok(status(net)),
+        View::Metrics => Ok(numbers(net)),
+        View::DebugTree => tree(net),
+        View::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
+        View::Live => Ok(json(|out| metadata::live(out, true))),
+        View::Ready => ready(net),
+        View::Models => Ok(models(net)),
+        View::Model(model) => model_metadata(net, model),
+        View::ModelReady(model) => model_ready(net, model),
     }
 }
 

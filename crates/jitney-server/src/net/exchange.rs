@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Version, request};
+use http::{Method, Request, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -16,11 +16,11 @@ use super::connection::{Peer, Plane};
 use super::framing::Fault;
 use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, NoRoute, Route};
+use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{control, infer};
 use crate::failure::{Code, Failure};
-use crate::observe::metrics;
+use crate::observe::{log, metrics};
 
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
@@ -48,10 +48,7 @@ pub(crate) async fn serve(
         started,
         record: &mut record,
     };
-    let answered = AssertUnwindSafe(answer(exchange, route, body))
-        .catch_unwind()
-        .await;
-    let answered = answered.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+    let answered = guarded(answer(exchange, route, body)).await;
     record.finish(
         answered
             .as_ref()
@@ -67,22 +64,21 @@ async fn answer(
     body: Incoming,
 ) -> Result<Reply, Refusal> {
     let (peer, head) = (exchange.peer, exchange.head);
-    if head.method.as_str() == REFUSED {
-        if let Some(fault) = peer.fault.get() {
-            return Err(fault_refusal(*fault, peer));
-        }
+    if head.method.as_str() == REFUSED
+        && let Some(fault) = peer.fault.get()
+    {
+        return Err(fault_refusal(*fault, peer));
     }
     peer.net.sites.check(head)?;
-    let route = route.map_err(no_route)?;
-    if !route.is_inference() {
-        return control::answer(&peer.net, route).map_err(Refusal::from);
-    }
-    let answered = infer::answer(exchange, route, body).await;
-    match peer.fault.get() {
+    let answered = match route.map_err(no_route)? {
+        Route::Control(view) => return control::answer(&peer.net, view).map_err(Refusal::from),
+        Route::Infer(form, model) => infer::answer(exchange, form, model, body).await,
+    };
+    answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
-        Some(fault) => Err(fault_refusal(*fault, peer)),
-        None => answered,
-    }
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(*fault, peer),
+        _ => refusal,
+    })
 }
 
 /// What is the same for every answer.
@@ -112,16 +108,21 @@ fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them.
 fn log_failure(head: &request::Parts, failure: &Failure) {
     let (status, code) = (failure.code.http_status(), failure.code.word());
-    let (method, path) = (&head.method, head.uri.path());
+    let (method, path) = (&head.method, log::escaped(head.uri.path()));
     let request_id = checks::request_id(&head.headers);
-    let request_id = request_id
-        .as_ref()
-        .and_then(|id| HeaderValue::to_str(id).ok());
+    let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
+    let message = log::one_line(&failure.message);
     if failure.code == Code::Internal {
-        tracing::error!(code, %method, path, request_id, "{failure}");
+        tracing::error!(code, %method, %path, request_id, "{message}");
     } else {
-        tracing::debug!(code, %status, %method, path, request_id, "{failure}");
+        tracing::debug!(code, %status, %method, %path, request_id, "{message}");
     }
+}
+
+/// A panic of a handler costs its request an answer, and nobody else anything.
+async fn guarded(answer: impl Future<Output = Result<Reply, Refusal>>) -> Result<Reply, Refusal> {
+    let answered = AssertUnwindSafe(answer).catch_unwind().await;
+    answered.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Refusal {
@@ -130,7 +131,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Refusal {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(panic = message, "a handler panicked");
+    tracing::error!(panic = %log::one_line(message), "a handler panicked");
     Failure::new(Code::Internal, "the server failed to handle the request").into()
 }
 
@@ -173,12 +174,16 @@ fn no_route(no_route: NoRoute) -> Refusal {
 
 const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
     match route {
-        Some(Route::Infer(_)) => metrics::Route::Infer,
-        Some(Route::Predict(_)) => metrics::Route::Predict,
-        Some(Route::PredictBatch(_)) => metrics::Route::PredictBatch,
-        Some(Route::Server | Route::Models | Route::Model(_)) => metrics::Route::Metadata,
-        Some(Route::Live | Route::Ready | Route::ModelReady(_)) => metrics::Route::Health,
-        Some(Route::Page | Route::Status | Route::Metrics | Route::DebugTree) => {
+        Some(Route::Infer(Form::Predict, _)) => metrics::Route::Predict,
+        Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
+        Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
+        Some(Route::Control(View::Server | View::Models | View::Model(_))) => {
+            metrics::Route::Metadata
+        }
+        Some(Route::Control(View::Live | View::Ready | View::ModelReady(_))) => {
+            metrics::Route::Health
+        }
+        Some(Route::Control(View::Page | View::Status | View::Metrics | View::DebugTree)) => {
             metrics::Route::Admin
         }
         None => metrics::Route::Other,
@@ -194,7 +199,10 @@ pub(crate) async fn on_data_plane(
     request: Request<Incoming>,
 ) -> Result<Reply, Infallible> {
     let needs_move = peer.plane == Plane::Control
-        && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_inference);
+        && matches!(
+            router::route(request.method(), request.uri().path()),
+            Ok(Route::Infer(..))
+        );
     if !needs_move {
         return serve(peer, request).await;
     }
@@ -214,4 +222,16 @@ pub(crate) async fn on_data_plane(
 /// The task was dropped, which happens only when the server was told to stop at once.
 fn lost() -> Refusal {
     Refusal::closing(Failure::new(Code::Draining, "the server is shutting down"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let refusal = guarded(async { panic!("inside") }).await.unwrap_err();
+        assert_eq!(refusal.failure.code, Code::Internal);
+        assert!(!refusal.failure.message.contains("inside"));
+    }
 }

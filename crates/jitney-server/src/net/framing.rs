@@ -294,9 +294,11 @@ impl Fields {
     fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                return self.content_length(value);
+            }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.transfer_encoding(value)?
+                return self.transfer_encoding(value);
             }
             _ => (),
         }

@@ -5,20 +5,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::Method;
 use hyper::body::Incoming;
 use jitney_engine::Tensor;
 
+use super::Net;
 use super::body::{self, BodyLimits};
 use super::checks::{self, Media};
 use super::exchange::Exchange;
 use super::reply::{self, JSON, NDJSON, Refusal, Reply};
-use super::router::{ModelRef, Route};
+use super::router::{Form, ModelRef};
 use crate::admit;
 use crate::call::{Call, Meta};
 use crate::failure::Failure;
 use crate::models::Lane;
-use crate::observe::metrics::Times;
+use crate::observe::metrics::{ModelMetrics, Times};
 use crate::protocol::predict::Format;
 use crate::protocol::{error, infer, predict};
 
@@ -40,10 +40,10 @@ struct Answered {
 /// Answers a request for a prediction.
 pub(crate) async fn answer(
     exchange: Exchange<'_>,
-    route: Route<'_>,
+    form: Form,
+    model: ModelRef<'_>,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    debug_assert_eq!(exchange.head.method, Method::POST);
     let Exchange {
         peer,
         head,
@@ -51,15 +51,15 @@ pub(crate) async fn answer(
         record,
     } = exchange;
     let (net, config) = (&peer.net, &peer.net.config);
+    let lane = net.catalog.model(model.name, model.version);
+    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
+        record.reached(metrics);
+    }
     let media = checks::media(&head.headers)?;
     let asked = checks::timeout(&head.headers)?;
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let model = model_of(route);
-    if let Some(metrics) = net.catalog.metrics(model.name, model.version) {
-        record.reached(metrics);
-    }
-    let lane = net.catalog.model(model.name, model.version)?;
+    let lane = lane?;
     let deadline = admit::deadline(started, lane.deadline(), asked);
     let limits = BodyLimits {
         bytes: config.max_body_bytes,
@@ -68,22 +68,17 @@ pub(crate) async fn answer(
     };
     let body = body::read(body, &mut admitted, limits).await?;
     let read = Instant::now();
-    let answered = run(
-        route,
-        Work {
-            lane,
-            media,
-            body,
-            deadline,
-        },
-        started,
-    )
-    .await?;
+    let work = Work {
+        lane,
+        media,
+        body,
+        deadline,
+    };
     let Answered {
         reply,
         decoded,
         ran,
-    } = answered;
+    } = run(form, work, started).await?;
     let done = Instant::now();
     record.took(Times {
         decode: decoded - read,
@@ -93,22 +88,24 @@ pub(crate) async fn answer(
     Ok(reply)
 }
 
-const fn model_of(route: Route<'_>) -> ModelRef<'_> {
-    match route {
-        Route::Infer(model) | Route::Predict(model) | Route::PredictBatch(model) => model,
-        _ => ModelRef {
-            name: "",
-            version: None,
-        },
+/// A model that is configured has its own metrics, whether it can be called or not.
+fn metrics_of(
+    net: &Net,
+    model: ModelRef<'_>,
+    lane: Result<&Lane, &Failure>,
+) -> Option<Arc<ModelMetrics>> {
+    match lane {
+        Ok(lane) => Some(Arc::clone(lane.metrics())),
+        Err(_) => net.catalog.metrics(model.name, model.version),
     }
 }
 
-async fn run(route: Route<'_>, work: Work, started: Instant) -> Result<Answered, Failure> {
-    match route {
-        Route::PredictBatch(_) => predict_batch(work).await,
-        _ if work.media == Media::Ndjson => Err(checks::only_json()),
-        Route::Predict(_) => predict_one(work).await,
-        _ => protocol_infer(work, started).await,
+async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
+    match (form, work.media) {
+        (Form::PredictBatch, _) => predict_batch(work).await,
+        (_, Media::Ndjson) => Err(checks::only_json()),
+        (Form::Predict, Media::Json) => predict_one(work).await,
+        (Form::Protocol, Media::Json) => protocol_infer(work, started).await,
     }
 }
 

@@ -132,7 +132,8 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     let plane = if control { Plane::Control } else { Plane::Data };
     let Ok(seat) = Arc::clone(net.seats.of(plane)).try_acquire_owned() else {
         net.metrics.server().connections_refused.add(1);
-        return turn_away(&net, socket).await;
+        // Boxed, since its buffer would be part of every arrival.
+        return Box::pin(turn_away(&net, socket)).await;
     };
     // Small answers must not wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);

@@ -5,6 +5,15 @@ use http::Method;
 /// A route, with the names that its path carries. Names are as they came: whether such a model exists is the catalog's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
+    /// Tells of the server and never waits.
+    Control(View<'a>),
+    /// Runs a model.
+    Infer(Form, ModelRef<'a>),
+}
+
+/// What the server can be asked about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View<'a> {
     Page,
     Status,
     Metrics,
@@ -15,9 +24,17 @@ pub(crate) enum Route<'a> {
     Models,
     Model(ModelRef<'a>),
     ModelReady(ModelRef<'a>),
-    Infer(ModelRef<'a>),
-    Predict(ModelRef<'a>),
-    PredictBatch(ModelRef<'a>),
+}
+
+/// How a model is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One item.
+    Predict,
+    /// Many items, each with its own answer.
+    PredictBatch,
+    /// The Open Inference Protocol.
+    Protocol,
 }
 
 /// A model as a path names it.
@@ -51,27 +68,27 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
     }
     let mut segments = [""; SEGMENTS_MAX];
     let segments = split(path, &mut segments).ok_or(NoRoute::NotFound)?;
+    let get = |view| (GET, Route::Control(view));
+    let post = |form, name, version| (POST, Route::Infer(form, model(name, version)));
     let (allow, route) = match *segments {
-        [""] => (GET, Route::Page),
-        ["status"] => (GET, Route::Status),
-        ["metrics"] => (GET, Route::Metrics),
-        ["debug", "tree"] => (GET, Route::DebugTree),
-        ["predict", name] => (POST, Route::Predict(model(name, None))),
-        ["predict", name, "batch"] => (POST, Route::PredictBatch(model(name, None))),
-        ["v2"] | ["v2", ""] => (GET, Route::Server),
-        ["v2", "health", "live"] => (GET, Route::Live),
-        ["v2", "health", "ready"] => (GET, Route::Ready),
-        ["v2", "models"] => (GET, Route::Models),
-        ["v2", "models", name] => (GET, Route::Model(model(name, None))),
-        ["v2", "models", name, "ready"] => (GET, Route::ModelReady(model(name, None))),
-        ["v2", "models", name, "infer"] => (POST, Route::Infer(model(name, None))),
-        ["v2", "models", name, "versions", v] => (GET, Route::Model(model(name, Some(v)))),
+        [""] => get(View::Page),
+        ["status"] => get(View::Status),
+        ["metrics"] => get(View::Metrics),
+        ["debug", "tree"] => get(View::DebugTree),
+        ["predict", name] => post(Form::Predict, name, None),
+        ["predict", name, "batch"] => post(Form::PredictBatch, name, None),
+        ["v2"] | ["v2", ""] => get(View::Server),
+        ["v2", "health", "live"] => get(View::Live),
+        ["v2", "health", "ready"] => get(View::Ready),
+        ["v2", "models"] => get(View::Models),
+        ["v2", "models", name] => get(View::Model(model(name, None))),
+        ["v2", "models", name, "ready"] => get(View::ModelReady(model(name, None))),
+        ["v2", "models", name, "infer"] => post(Form::Protocol, name, None),
+        ["v2", "models", name, "versions", v] => get(View::Model(model(name, Some(v)))),
         ["v2", "models", name, "versions", v, "ready"] => {
-            (GET, Route::ModelReady(model(name, Some(v))))
+            get(View::ModelReady(model(name, Some(v))))
         }
-        ["v2", "models", name, "versions", v, "infer"] => {
-            (POST, Route::Infer(model(name, Some(v))))
-        }
+        ["v2", "models", name, "versions", v, "infer"] => post(Form::Protocol, name, Some(v)),
         _ => return Err(NoRoute::NotFound),
     };
     let allowed = match *method {
@@ -83,26 +100,13 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
 }
 
 impl Route<'_> {
-    /// Whether the control thread serves connections that begin with it. Everything else belongs to the data plane.
-    pub(crate) const fn is_control(self) -> bool {
-        matches!(
-            self,
-            Route::Page
-                | Route::Status
-                | Route::Metrics
-                | Route::DebugTree
-                | Route::Live
-                | Route::Ready
-                | Route::ModelReady(_)
-        )
-    }
-
-    /// Whether it runs a model.
-    pub(crate) const fn is_inference(self) -> bool {
-        matches!(
-            self,
-            Route::Infer(_) | Route::Predict(_) | Route::PredictBatch(_)
-        )
+    /// Whether the control thread serves connections that begin with it. Metadata does not: clients of models ask for it first, on the
+    /// connection that they then infer on.
+    const fn is_for_control_thread(self) -> bool {
+        match self {
+            Route::Control(view) => !matches!(view, View::Server | View::Models | View::Model(_)),
+            Route::Infer(..) => false,
+        }
     }
 }
 
@@ -121,7 +125,8 @@ pub(crate) fn begins_with_control(bytes: &[u8]) -> bool {
         .split(|byte| *byte == b'?')
         .next()
         .unwrap_or_default();
-    std::str::from_utf8(path).is_ok_and(|path| route(&method, path).is_ok_and(Route::is_control))
+    std::str::from_utf8(path)
+        .is_ok_and(|path| route(&method, path).is_ok_and(Route::is_for_control_thread))
 }
 
 const fn model<'a>(name: &'a str, version: Option<&'a str>) -> ModelRef<'a> {
@@ -152,27 +157,35 @@ mod tests {
     #[test]
     fn routes() {
         let rows = [
-            ("GET", "/", Ok(Route::Page)),
-            ("HEAD", "/metrics", Ok(Route::Metrics)),
-            ("GET", "/v2", Ok(Route::Server)),
-            ("GET", "/v2/", Ok(Route::Server)),
-            ("GET", "/v2/health/live", Ok(Route::Live)),
-            ("GET", "/v2/models/m", Ok(Route::Model(name("m")))),
+            ("GET", "/", Ok(Route::Control(View::Page))),
+            ("HEAD", "/metrics", Ok(Route::Control(View::Metrics))),
+            ("GET", "/v2", Ok(Route::Control(View::Server))),
+            ("GET", "/v2/", Ok(Route::Control(View::Server))),
+            ("GET", "/v2/health/live", Ok(Route::Control(View::Live))),
+            (
+                "GET",
+                "/v2/models/m",
+                Ok(Route::Control(View::Model(name("m")))),
+            ),
             (
                 "GET",
                 "/v2/models/m/versions/2",
-                Ok(Route::Model(model("m", Some("2")))),
+                Ok(Route::Control(View::Model(model("m", Some("2"))))),
             ),
             (
                 "POST",
                 "/v2/models/m/versions/2/infer",
-                Ok(Route::Infer(model("m", Some("2")))),
+                Ok(Route::Infer(Form::Protocol, model("m", Some("2")))),
             ),
-            ("POST", "/predict/m", Ok(Route::Predict(name("m")))),
+            (
+                "POST",
+                "/predict/m",
+                Ok(Route::Infer(Form::Predict, name("m"))),
+            ),
             (
                 "POST",
                 "/predict/m/batch",
-                Ok(Route::PredictBatch(name("m"))),
+                Ok(Route::Infer(Form::PredictBatch, name("m"))),
             ),
             ("POST", "/predict/m/batch/", Err(NoRoute::NotFound)),
             ("POST", "//predict/m", Err(NoRoute::NotFound)),

@@ -46,6 +46,8 @@ pub(crate) struct Screen<S> {
     released: usize,
     /// What was found wrong; shared with the connection's service.
     fault: Arc<OnceLock<Fault>>,
+    /// Whether the body that hyper reads is to end with an error, behind what may still go to it.
+    body_error: bool,
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     linger: Linger,
@@ -76,6 +78,7 @@ impl<S> Screen<S> {
             held: BytesMut::new(),
             released: 0,
             fault,
+            body_error: false,
             head_timer: None,
             write_timer: None,
             linger: Linger::No,
@@ -95,39 +98,40 @@ impl<S> Screen<S> {
     }
 
     /// Checks what `buf` got beyond `before` and takes back what may not go on yet.
-    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
-        if self.held.is_empty() {
+    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let step = if self.held.is_empty() {
             let step = self.framing.advance(&buf.filled()[before..]);
             let pass = before + step.release;
-            if step.fault.is_none() && pass < buf.filled().len() {
-                self.held.extend_from_slice(&buf.filled()[pass..]);
-            }
+            self.held.extend_from_slice(&buf.filled()[pass..]);
             buf.set_filled(pass);
-            return step.fault.map_or(Ok(()), |fault| self.refuse(fault));
-        }
-        self.held.extend_from_slice(&buf.filled()[before..]);
-        buf.set_filled(before);
-        let step = self.framing.advance(&self.held);
-        self.released = step.release;
+            step
+        } else {
+            self.held.extend_from_slice(&buf.filled()[before..]);
+            buf.set_filled(before);
+            let step = self.framing.advance(&self.held);
+            self.released = step.release;
+            step
+        };
         if step.release > 0 {
             self.head_timer = None;
         }
-        step.fault.map_or(Ok(()), |fault| self.refuse(fault))
+        if let Some(fault) = step.fault {
+            self.refuse(fault);
+        }
     }
 
     /// In place of a bad head hyper gets a request that stands for it; a bad body is an error of the body.
-    fn refuse(&mut self, fault: Fault) -> io::Result<()> {
-        let in_body = self.framing.in_body();
-        self.framing.stop();
-        self.head_timer = None;
+    fn refuse(&mut self, fault: Fault) {
         let _ = self.fault.set(fault);
+        self.head_timer = None;
         self.held.truncate(self.released);
-        if in_body {
-            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        if self.framing.in_body() {
+            self.body_error = true;
+        } else {
+            self.held.extend_from_slice(REFUSED_REQUEST);
+            self.released = self.held.len();
         }
-        self.held.extend_from_slice(REFUSED_REQUEST);
-        self.released = self.held.len();
-        Ok(())
+        self.framing.stop();
     }
 
     /// Ready when the head that began to arrive took too long.
@@ -195,6 +199,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
             if this.hand_over(buf) {
                 return Poll::Ready(Ok(()));
             }
+            if std::mem::take(&mut this.body_error) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::InvalidData)));
+            }
             // Behind a fault nothing is read: the answer is on its way, and then the connection closes.
             if this.fault.get().is_some() {
                 return Poll::Pending;
@@ -202,14 +209,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
             let before = buf.filled().len();
             if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
                 ready!(this.poll_head_timer(cx));
-                this.refuse(Fault::HeadTooSlow)?;
+                this.refuse(Fault::HeadTooSlow);
                 continue;
             }
             let end_of_stream = buf.filled().len() == before;
             if end_of_stream {
                 return Poll::Ready(Ok(()));
             }
-            this.check(buf, before)?;
+            this.check(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -261,5 +268,147 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
             };
         }
         this.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// A client's end, the checked end, and what is found wrong with it.
+    fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<OnceLock<Fault>>) {
+        let (client, server) = duplex(buffer);
+        let limits = HeadLimits {
+            bytes: 1024,
+            fields: 8,
+        };
+        let patience = Patience {
+            first_head_by: Instant::now() + SECOND,
+            head: 10 * SECOND,
+            write: SECOND,
+        };
+        let fault = Arc::default();
+        let screen = Screen::new(server, limits, patience, Arc::clone(&fault));
+        (client, screen, fault)
+    }
+
+    async fn read(screen: &mut Screen<DuplexStream>, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        screen.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_goes_on_only_when_it_is_whole() {
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(&GET[..10]).await.unwrap();
+        let mut first = [0; 1];
+        assert!(
+            tokio::time::timeout(SECOND / 2, screen.read(&mut first))
+                .await
+                .is_err()
+        );
+        client.write_all(&GET[10..]).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_is_waited_for_from_the_start_and_others_from_their_first_byte() {
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (10 * SECOND, Some(&Fault::HeadTooSlow))
+        );
+
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (SECOND, Some(&Fault::HeadTooSlow))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_head_is_replaced_and_nothing_behind_it_is_read() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let bytes = [GET, b"GET / HTTP/1.1\nHost: a\n\n", GET].concat();
+        client.write_all(&bytes).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert!(matches!(fault.get(), Some(Fault::Malformed(_))));
+        let mut more = [0; 1];
+        assert!(
+            tokio::time::timeout(60 * SECOND, screen.read(&mut more))
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_body_ends_with_an_error_behind_what_was_right() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc";
+        client
+            .write_all(&[head, b"XX".as_slice()].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut screen, head.len()).await, head);
+        let mut more = [0; 1];
+        let error = screen.read(&mut more).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(fault.get().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let (_client, mut screen, _) = screened(4);
+        let begun = Instant::now();
+        let error = screen.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, SECOND)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_in_the_middle_of_a_body_lingers_but_not_for_ever() {
+        let (mut client, mut screen, _) = screened(1024);
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+            .await
+            .unwrap();
+        let mut some = [0; 64];
+        screen.read(&mut some).await.unwrap();
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), LINGER);
+
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        screen.read(&mut some).await.unwrap();
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
