@@ -95,7 +95,9 @@ def clears(page):
 
 def shows_live_numbers(page, url):
     with load(url):
-        wait(page, lambda: number(figure(page, "requests/s")) > 20, "the throughput", lambda: figure(page, "requests/s"))
+        wait(
+            page, lambda: number(figure(page, "requests/s")) > 20, "the throughput", lambda: figure(page, "requests/s")
+        )
         wait(page, lambda: number(figure(page, "mean batch")) >= 1, "the mean batch")
         wait(page, lambda: any(number(text) > 0 for text in texts(page, ".charts li span:last-child")), "the reasons")
         wait(page, lambda: inked_columns(page) > 1, "a second of throughput")
@@ -255,10 +257,17 @@ def inked_columns(page):
 
 
 def pictures_of_every_look(page):
-    for name, width, scheme in [("light", 1180, "light"), ("dark", 1180, "dark"), ("phone", 390, "light"), ("phone-dark", 390, "dark")]:
+    for name, width, scheme in [
+        ("light", 1180, "light"),
+        ("dark", 1180, "dark"),
+        ("phone", 390, "light"),
+        ("phone-dark", 390, "dark"),
+    ]:
         size = {"width": width, "height": 1600 if width < 500 else 900, "deviceScaleFactor": 2, "mobile": width < 500}
         page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        page.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
         looks_right(page)
         time.sleep(0.3)  # For the repainting of the canvas.
         picture(page, name)

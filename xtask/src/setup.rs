@@ -130,9 +130,12 @@ fn browser() -> Outcome {
     apt_install(&["chromium", "chromium-driver"])
 }
 
-/// Building all test targets at once keeps one set of features, and so one build of each dependency, for every step.
+/// Everything that is tested. Building all of it at once keeps one set of features, and so one build of each dependency, for every step.
+pub(crate) const ALL_TESTS: &[&str] = &["--workspace", "--lib", "--bins", "--tests"];
+
 fn jitney(workspace: &Workspace) -> Outcome {
-    shell::run(&mut workspace.cargo(&["test", "--workspace", "--no-run", "--quiet"]))
+    let mut build = workspace.cargo(&["test", "--no-run", "--quiet"]);
+    shell::run(build.args(ALL_TESTS))
 }
 
 fn apt_install(packages: &[&str]) -> Outcome {
@@ -156,10 +159,17 @@ fn is_root() -> bool {
     shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
-/// The pinned packages: those of the models' script, and those of the tools.
+/// The pinned packages, of all the files that name some.
 fn requirements(workspace: &Workspace) -> Outcome<String> {
-    let models = read(&workspace.path("crates/jitney-engine/tests/models.txt"))?;
-    Ok(models + &read(&workspace.path("xtask/requirements.txt"))?)
+    let files = [
+        "crates/jitney-engine/tests/models.txt",
+        "tests/page/requirements.txt",
+        "xtask/requirements.txt",
+    ];
+    files
+        .iter()
+        .map(|file| read(&workspace.path(file)))
+        .collect()
 }
 
 fn read(path: &Path) -> Outcome<String> {

@@ -45,7 +45,7 @@ const STEPS: &[Step] = &[
         name: "tests",
         about: "unit and integration tests of every crate",
         needs: &[Need::Venv, Need::Models, Need::Nextest],
-        run: |workspace| run_tests(workspace, &["--workspace"]),
+        run: |workspace| run_tests(workspace, setup::ALL_TESTS),
     },
     Step {
         name: "doctests",
@@ -60,10 +60,9 @@ const STEPS: &[Step] = &[
         about: "the concurrent core under a scheduler that explores its interleavings",
         needs: &[Need::Nextest],
         run: |workspace| {
-            run_tests(
-                workspace,
-                &["--package", "jitney", "--features", "model-check"],
-            )
+            let features = ["--features", "model-check"];
+            let scope = ["--package", "jitney", "--lib", "interleavings"];
+            run_tests(workspace, &[&features[..], &scope[..]].concat())
         },
     },
     Step {
@@ -82,13 +81,13 @@ const STEPS: &[Step] = &[
         name: "digits",
         about: "the accuracy of the digits example over the wire",
         needs: &[Need::Venv, Need::Jitney],
-        run: |workspace| with_digits(workspace, "examples/digits/client.py", &["--check"]),
+        run: digits,
     },
     Step {
         name: "page",
         about: "the server's page in a headless browser",
         needs: &[Need::Venv, Need::Browser, Need::Jitney],
-        run: |workspace| with_digits(workspace, "examples/digits/page_check.py", &[]),
+        run: page,
     },
 ];
 
@@ -175,7 +174,7 @@ fn run_tests(workspace: &Workspace, scope: &[&str]) -> Outcome {
         nextest.args(["--profile", profile()]);
         nextest
     } else {
-        workspace.cargo(&["test", "--lib", "--bins", "--tests"])
+        workspace.cargo(&["test"])
     };
     if let Ok(path) = env::join_paths(tool_paths(workspace, &command)) {
         command.env("PATH", path);
@@ -213,13 +212,18 @@ fn licences(workspace: &Workspace) -> Outcome {
     shell::run(&mut workspace.cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]))
 }
 
-fn with_digits(workspace: &Workspace, script: &str, args: &[&str]) -> Outcome {
+fn digits(workspace: &Workspace) -> Outcome {
     server::with_digits(workspace, |url| {
-        shell::run(
-            workspace
-                .command(workspace.python())
-                .args([script, url])
-                .args(args),
-        )
+        let client = ["examples/digits/client.py", url, "--check"];
+        shell::run(workspace.command(workspace.python()).args(client))
     })
+}
+
+/// The pictures it takes are left in `target/screenshots`, for a person to look at.
+fn page(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command(workspace.python());
+    test.arg("tests/page/test_page.py");
+    test.env("JITNEY_BIN", workspace.jitney());
+    test.env("SCREENSHOTS", workspace.target().join("screenshots"));
+    shell::run(&mut test)
 }

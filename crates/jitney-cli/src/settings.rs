@@ -12,6 +12,9 @@ use crate::args::load::LoadArgs;
 use crate::args::serve::ServeArgs;
 use crate::exit::Problem;
 
+/// How often a check runs each batch size: more often than a server that is waited for.
+const CHECK_RUNS: usize = 10;
+
 /// Everything that `jitney serve` runs with.
 pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let file = match &args.config {
@@ -66,7 +69,11 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
     given.check().map_err(Problem::usage)?;
     Ok(Settings {
         given,
-        file: ModelOptions::default(),
+        // Said where the model's own file can overrule it: a model that takes no zeros must not fail here and be served there.
+        file: ModelOptions {
+            warmup: Some(CHECK_RUNS),
+            ..ModelOptions::default()
+        },
         python: args.load.python.clone(),
     })
 }

@@ -202,7 +202,7 @@ def convolution_with(**attributes):
     return model(nodes, *values, [("k", weights(5, 1, 3, 3))])
 
 
-def deep(rows="batch"):
+def deep(rows: str | int = "batch"):
     """So long a chain that a recursive walk does not fit on a small stack."""
     names = ["x", *(f"v{i}" for i in range(2500)), "y"]
     nodes = [helper.make_node("Mul", [a, "one"], [b]) for a, b in zip(names, names[1:])]

@@ -27,6 +27,7 @@ struct Rules {
 
 const EVERYTHING: &[&str] = &["*"];
 const CONTRACT: &[&str] = &["contract", "spec", "tensor"];
+const ENGINE: &[&str] = &["contract", "model_file", "spec", "tensor"];
 
 const CRATES: &[Rules] = &[
     Rules {
@@ -47,22 +48,38 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
-                name: "tree",
-                siblings: &[],
+                name: "batch",
+                siblings: &["clock", "sync"],
+                foreign: &[],
+            },
+            // These three know each other: a task has a node and a cancellation, and both can be asked for from within it.
+            Module {
+                name: "group",
+                siblings: &["cancel", "lock", "tree"],
                 foreign: &[],
             },
             Module {
                 name: "cancel",
-                siblings: &["tree"],
+                siblings: &["group", "lock"],
                 foreign: &[],
             },
             Module {
-                name: "group",
-                siblings: &["cancel", "tree"],
+                name: "tree",
+                siblings: &["group", "lock"],
                 foreign: &[],
             },
             Module {
-                name: "batch",
+                name: "clock",
+                siblings: &["sync"],
+                foreign: &[],
+            },
+            Module {
+                name: "lock",
+                siblings: &[],
+                foreign: &[],
+            },
+            Module {
+                name: "sync",
                 siblings: &[],
                 foreign: &[],
             },
@@ -79,7 +96,6 @@ const CRATES: &[Rules] = &[
             "http",
             "rten",
             "rten_tensor",
-            "rten_onnx",
             "ort",
             "jitney",
             "jitney_server",
@@ -111,19 +127,24 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
-                name: "echo",
+                name: "model_file",
                 siblings: CONTRACT,
                 foreign: &[],
             },
             Module {
+                name: "echo",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &[],
+            },
+            Module {
                 name: "onnx",
-                siblings: CONTRACT,
-                foreign: &["rten", "rten_tensor", "rten_onnx"],
+                siblings: ENGINE,
+                foreign: &["rten", "rten_tensor"],
             },
             Module {
                 name: "ort",
-                siblings: CONTRACT,
-                foreign: &["ort", "rten_onnx"],
+                siblings: ENGINE,
+                foreign: &["ort"],
             },
             Module {
                 name: "load",
@@ -208,7 +229,7 @@ const CRATES: &[Rules] = &[
     Rules {
         crate_name: "jitney-cli",
         source: "crates/jitney-cli/src/",
-        guarded: &["clap", "serde_json", "jitney", "hyper"],
+        guarded: &["clap", "jitney", "serde_json", "hyper"],
         modules: &[
             Module {
                 name: "main",
@@ -232,7 +253,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "logs",
-                siblings: &["args"],
+                siblings: &["args", "exit"],
                 foreign: &[],
             },
             Module {
@@ -243,7 +264,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "cmd",
                 siblings: &["args", "exit", "settings", "signals"],
-                foreign: &["clap"],
+                foreign: &["clap", "jitney"],
             },
         ],
     },

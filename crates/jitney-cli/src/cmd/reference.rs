@@ -103,7 +103,7 @@ fn explain(code: Code) -> (&'static str, &'static str) {
         Code::Forbidden => ("The credentials do not allow this.", "Ask the operator."),
         Code::UnknownModel => (
             "No model of this name or version is served.",
-            "`GET /v2/repository/index` and the page at `/` list what is served.",
+            "`GET /v2/models` and the page at `/` list what is served.",
         ),
         Code::NotFound => ("No such path.", "Correct the path."),
         Code::MethodNotAllowed => (
@@ -140,7 +140,7 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "Read the text; `jitney predict` repeats it without a server.",
         ),
         Code::WorkerCrashed => (
-            "The model crashed, or ran longer than its run limit, on the batch of this request.",
+            "The model crashed on this request.",
             "Look at the log. The instance was replaced, and other requests are not concerned.",
         ),
         Code::OutputMismatch => (
@@ -164,7 +164,7 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "Look at the log, and run `jitney check SOURCE`.",
         ),
         Code::DeadlineExceeded => (
-            "The request's deadline passed in the queue or while the model ran.",
+            "The request's deadline passed in the queue or while the model ran, or the model ran longer than its run limit.",
             "Allow more time, or find out in `/metrics` where the time goes.",
         ),
     }

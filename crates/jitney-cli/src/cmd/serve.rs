@@ -24,12 +24,21 @@ async fn serve(config: Config, started: Instant) -> Result<(), Problem> {
     tracing::info!(http = %running.http_addr(), "listening");
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        () = running.wait_ready() => {
-            announce(&running, started)?;
-            signals.next().await
-        }
+        problem = attend(&running, started) => return Err(problem),
     };
     drain(running, signal, &mut signals).await
+}
+
+/// Stays with a server until something is wrong with it, and says what.
+async fn attend(running: &Running, started: Instant) -> Problem {
+    running.wait_ready().await;
+    if let Err(problem) = announce(running, started) {
+        return problem;
+    }
+    match running.wait().await {
+        Ok(_) => Problem::failure("the server ended though nobody told it to"),
+        Err(lost) => Problem::failure(lost),
+    }
 }
 
 /// Says that the server is ready, unless it has nothing to serve.
@@ -63,7 +72,7 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
 async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<(), Problem> {
     tracing::info!(
         signal,
-        "draining: what was accepted is answered; a second signal ends the server at once"
+        "stopping: what was accepted is answered; a second signal ends the server at once"
     );
     running.drain();
     let ended = tokio::select! {

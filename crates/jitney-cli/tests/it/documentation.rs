@@ -45,7 +45,7 @@ fn the_files_in_the_configuration_page_are_understood() {
     }
 }
 
-/// A command `curl -s http://127.0.0.1:8080PATH -d @FILE` and the line under it.
+/// A command `curl --json @FILE http://127.0.0.1:8080PATH` and the line under it.
 struct Exchange {
     path: String,
     file: String,
@@ -57,9 +57,9 @@ fn exchanges(page: &str) -> Vec<Exchange> {
     let blocks = blocks(page, "console");
     let shown = blocks.iter().filter_map(|block| {
         let (command, answer) = block.split_once('\n')?;
-        let (path, file) = command
-            .strip_prefix("$ curl -s http://127.0.0.1:8080")?
-            .split_once(" -d @")?;
+        let (file, path) = command
+            .strip_prefix("$ curl --json @")?
+            .split_once(" http://127.0.0.1:8080")?;
         Some(Exchange {
             path: path.to_owned(),
             file: file.to_owned(),
