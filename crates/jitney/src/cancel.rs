@@ -293,6 +293,7 @@ impl Drop for Listening {
 /// Set beside the cause when an ancestor was cancelled and not this one.
 const INHERITED: u8 = 0x80;
 
+/// The key of a child that came too late to be in a list.
 const NO_KEY: usize = usize::MAX;
 
 struct State {
@@ -339,13 +340,21 @@ impl State {
         let listener = lock(&self.listeners).try_remove(key);
         drop(listener);
     }
+
+    /// Takes this one out of its parent's list, once, and lets go of the parent.
+    fn leave(&mut self) -> Option<Arc<State>> {
+        let parent = self.parent.take()?;
+        parent.forget(*self.key.get_mut());
+        Some(parent)
+    }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        let key = *self.key.get_mut();
-        if let Some(parent) = self.parent.as_ref().filter(|_| key != NO_KEY) {
-            parent.forget(key);
+        // A long line of states that only this one kept goes one by one, not in a recursion that overflows the stack.
+        let mut next = self.leave();
+        while let Some(mut state) = next.and_then(Arc::into_inner) {
+            next = state.leave();
         }
     }
 }

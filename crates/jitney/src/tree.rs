@@ -339,13 +339,28 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let key = *self.key.get_mut();
+impl Entry {
+    /// Takes this one out of its shard, once, and lets go of the node above.
+    fn leave(&mut self) -> Option<Node> {
+        let key = std::mem::replace(self.key.get_mut(), NO_KEY);
         let entry = lock(self.registry.shard(self.id)).try_remove(key);
         drop(entry);
+        self.parent.take()
     }
 }
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // A long line of nodes that only this one kept goes one by one, not in a recursion that overflows the stack.
+        let mut next = self.leave();
+        while let Some(mut entry) = next.and_then(|node| Arc::into_inner(node.entry)) {
+            next = entry.leave();
+        }
+    }
+}
+
+/// The key of an entry that has left its shard.
+const NO_KEY: usize = usize::MAX;
 
 /// All nodes of one tree, in shards so that tasks that start on different threads seldom meet.
 #[derive(Default)]
