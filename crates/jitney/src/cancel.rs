@@ -358,3 +358,22 @@ impl Drop for State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_remembers_no_child_that_is_gone() {
+        let parent = Cancel::new();
+        let listeners = |cancel: &Cancel| lock(&cancel.state.listeners).len();
+        for _ in 0..1000 {
+            let child = parent.child();
+            let mut waiting = std::pin::pin!(child.cancelled());
+            let mut cx = std::task::Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            assert_eq!((listeners(&parent), listeners(&child)), (1, 1));
+        }
+        assert_eq!(listeners(&parent), 0);
+    }
+}

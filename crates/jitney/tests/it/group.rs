@@ -373,7 +373,7 @@ async fn panics_are_caught_wherever_they_come_from() {
     type Spawn = fn(&Group<Text>);
     let table: [(Text, Spawn); 4] = [
         ("in poll", |group| {
-            drop(group.spawn::<(), _>(async { panic!("in poll") }))
+            drop(group.spawn::<(), _>(async { panic!("in poll") }));
         }),
         ("in drop", |group| {
             let bomb = Bomb;

@@ -80,6 +80,25 @@ fn a_node_stays_while_anything_below_it_does() {
     assert_eq!(tree.snapshot().nodes.len(), 1);
 }
 
+#[tokio::test]
+async fn what_has_ended_is_not_in_the_tree_though_somebody_keeps_its_node() {
+    let tree = Tree::new("root");
+    let mut kept = Vec::new();
+    let outcome = Scope::named("scope")
+        .under(&tree.root())
+        .run(async |group: Group<String>| {
+            kept.push(group.node().clone());
+            let task = group.spawn(async { Ok(Node::current().unwrap()) });
+            kept.push(task.await.unwrap());
+            assert_eq!(tree.snapshot().nodes.len(), 2);
+            Ok(())
+        })
+        .await;
+    outcome.unwrap();
+    assert_eq!(kept.len(), 2);
+    assert_eq!(tree.snapshot().nodes.len(), 1);
+}
+
 #[test]
 fn a_long_line_of_nodes_overflows_no_stack() {
     let tree = Tree::new("root");
