@@ -2,8 +2,10 @@
 
 pub mod batch;
 pub mod cancel;
+pub mod clock;
 pub mod group;
 mod lock;
+mod sync;
 pub mod tree;
 
 pub use cancel::{Cancel, Cause, Deadline};

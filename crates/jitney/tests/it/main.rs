@@ -1,10 +1,12 @@
-//! The integration tests of the crate, in one binary.
+//! Black-box tests of the crate `jitney`.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
-    reason = "clippy does not see that helpers outside of test functions are tests too"
+    reason = "a test fails by panicking"
 )]
 
+mod batch;
 mod cancel;
 mod group;
 mod orphans;

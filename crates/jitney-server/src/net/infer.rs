@@ -1,0 +1,230 @@
+//! The routes that run a model: from a body to tensors, to the model, to a body.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Method;
+use hyper::body::Incoming;
+use jitney_engine::Tensor;
+
+use super::body::{self, BodyLimits};
+use super::checks::{self, Media};
+use super::exchange::Exchange;
+use super::reply::{self, JSON, NDJSON, Refusal, Reply};
+use super::router::{ModelRef, Route};
+use crate::admit;
+use crate::call::{Call, Meta};
+use crate::failure::Failure;
+use crate::models::Lane;
+use crate::observe::metrics::Times;
+use crate::protocol::predict::Format;
+use crate::protocol::{error, infer, predict};
+
+/// A body that may be decoded for a model.
+struct Work {
+    lane: Arc<Lane>,
+    media: Media,
+    body: Bytes,
+    deadline: Instant,
+}
+
+/// An encoded answer, and when its parts were done.
+struct Answered {
+    reply: Reply,
+    decoded: Instant,
+    ran: Instant,
+}
+
+/// Answers a request for a prediction.
+pub(crate) async fn answer(
+    exchange: Exchange<'_>,
+    route: Route<'_>,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    debug_assert_eq!(exchange.head.method, Method::POST);
+    let Exchange {
+        peer,
+        head,
+        started,
+        record,
+    } = exchange;
+    let (net, config) = (&peer.net, &peer.net.config);
+    let media = checks::media(&head.headers)?;
+    let asked = checks::timeout(&head.headers)?;
+    let announced = body::announced(&body, config.max_body_bytes)?;
+    let mut admitted = net.admission.enter(announced)?;
+    let model = model_of(route);
+    if let Some(metrics) = net.catalog.metrics(model.name, model.version) {
+        record.reached(metrics);
+    }
+    let lane = net.catalog.model(model.name, model.version)?;
+    let deadline = admit::deadline(started, lane.deadline(), asked);
+    let limits = BodyLimits {
+        bytes: config.max_body_bytes,
+        timeout: config.body_timeout,
+        deadline,
+    };
+    let body = body::read(body, &mut admitted, limits).await?;
+    let read = Instant::now();
+    let answered = run(
+        route,
+        Work {
+            lane,
+            media,
+            body,
+            deadline,
+        },
+        started,
+    )
+    .await?;
+    let Answered {
+        reply,
+        decoded,
+        ran,
+    } = answered;
+    let done = Instant::now();
+    record.took(Times {
+        decode: decoded - read,
+        encode: done - ran,
+        total: done - started,
+    });
+    Ok(reply)
+}
+
+const fn model_of(route: Route<'_>) -> ModelRef<'_> {
+    match route {
+        Route::Infer(model) | Route::Predict(model) | Route::PredictBatch(model) => model,
+        _ => ModelRef {
+            name: "",
+            version: None,
+        },
+    }
+}
+
+async fn run(route: Route<'_>, work: Work, started: Instant) -> Result<Answered, Failure> {
+    match route {
+        Route::PredictBatch(_) => predict_batch(work).await,
+        _ if work.media == Media::Ndjson => Err(checks::only_json()),
+        Route::Predict(_) => predict_one(work).await,
+        _ => protocol_infer(work, started).await,
+    }
+}
+
+async fn predict_one(work: Work) -> Result<Answered, Failure> {
+    let spec = work.lane.spec();
+    let inputs = predict::decode_item(&work.body, spec)?;
+    let decoded = Instant::now();
+    let outcome = work
+        .lane
+        .infer(Call {
+            inputs,
+            deadline: work.deadline,
+        })
+        .await?;
+    let ran = Instant::now();
+    let mut out = Vec::with_capacity(capacity(&outcome.outputs));
+    predict::encode_item(&mut out, spec, &outcome.outputs);
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
+}
+
+async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
+    let (lane, spec) = (&work.lane, work.lane.spec());
+    let infer::Request {
+        meta,
+        inputs,
+        outputs,
+    } = infer::decode(&work.body, spec)?;
+    let decoded = Instant::now();
+    let deadline = with_timeout(work.deadline, started, &meta);
+    let outcome = lane.infer(Call { inputs, deadline }).await?;
+    let ran = Instant::now();
+    let mut out = Vec::with_capacity(capacity(&outcome.outputs));
+    infer::encode(
+        &mut out,
+        lane.name(),
+        lane.version(),
+        &meta,
+        spec,
+        &outputs,
+        &outcome.outputs,
+    );
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
+}
+
+/// The body's own time limit counts from the request's start, as the others do.
+fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
+    let asked = meta
+        .timeout
+        .and_then(|timeout| started.checked_add(timeout));
+    asked.map_or(deadline, |asked| asked.min(deadline))
+}
+
+/// Runs the items a few batches ahead of their answers, so that a body with more items than the queue has places is not refused by it.
+async fn predict_batch(work: Work) -> Result<Answered, Failure> {
+    let (lane, spec, deadline) = (&work.lane, work.lane.spec(), work.deadline);
+    let format = match work.media {
+        Media::Json => Format::Json,
+        Media::Ndjson => Format::Ndjson,
+    };
+    let items = predict::decode_items(&work.body, format, spec)?;
+    let decoded = Instant::now();
+    let ahead = lane.max_batch().saturating_mul(2);
+    let answers: Vec<_> = stream::iter(items)
+        .map(|item| async move {
+            let outcome = lane
+                .infer(Call {
+                    inputs: item?,
+                    deadline,
+                })
+                .await?;
+            Ok(outcome.outputs)
+        })
+        .buffered(ahead)
+        .collect()
+        .await;
+    let ran = Instant::now();
+    let mut out = Vec::new();
+    let content_type = match format {
+        Format::Json => {
+            predict::encode_items(&mut out, spec, &answers);
+            JSON
+        }
+        Format::Ndjson => {
+            answers
+                .iter()
+                .for_each(|answer| encode_line(&mut out, &work.lane, answer));
+            NDJSON
+        }
+    };
+    Ok(Answered {
+        reply: reply::ok(content_type, out),
+        decoded,
+        ran,
+    })
+}
+
+fn encode_line(out: &mut Vec<u8>, lane: &Lane, answer: &Result<Vec<Tensor>, Failure>) {
+    match answer {
+        Ok(outputs) => predict::encode_item(out, lane.spec(), outputs),
+        Err(failure) => out.extend_from_slice(&error::body(failure)),
+    }
+    out.push(b'\n');
+}
+
+/// Room for the answer's text: about a dozen characters for each number, and the names.
+fn capacity(outputs: &[Tensor]) -> usize {
+    256 + outputs
+        .iter()
+        .map(|output| 12 * output.elements())
+        .sum::<usize>()
+}

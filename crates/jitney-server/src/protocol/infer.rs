@@ -1,0 +1,495 @@
+//! The inference request and answer of the Open Inference Protocol, with tensors as JSON.
+//!
+//! Beside the protocol's fields these are understood: the request parameters `timeout` (microseconds) and `binary_data_output: false`,
+//! the input parameter `content_type: "base64"` of `BYTES` tensors, and the output parameter `binary_data: false`. Binary tensors, shared
+//! memory, classification and parameters named `triton_...` are refused by name, since an answer without them would be another one than
+//! asked for. All other parameters, `priority` and `sequence_...` among them, are ignored.
+
+use std::time::Duration;
+
+use jitney_engine::tensor::{Data, DataType, Shape};
+use jitney_engine::{Dim, Spec, Tensor, TensorSpec};
+use smallvec::SmallVec;
+
+use super::data::{self, Dims, too_many_dimensions};
+use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::{MAX_DIMENSIONS, write};
+use crate::call::Meta;
+use crate::failure::Failure;
+
+/// A request, checked against the model's signature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What it says about itself.
+    pub meta: Meta,
+    /// The tensors, in the order of [`Spec::inputs`], batch axis included.
+    pub inputs: Vec<Tensor>,
+    /// Which outputs to answer, as indices into [`Spec::outputs`], in the order asked for.
+    pub outputs: Vec<usize>,
+}
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// `invalid_input` with a sentence that names the field, what was expected and what came, such as `inputs[0].data[17]: expected an integer
+/// from 0 to 255 (UINT8), got 256 at byte 90`; `too_large` for more strings than [`super::MAX_STRINGS`].
+///
+/// ```
+/// use jitney_engine::{BatchAxis, Spec, TensorSpec};
+/// use jitney_server::protocol::infer;
+///
+/// let spec = Spec {
+///     inputs: vec![TensorSpec::parse_row("pixels", "FP32[2]")?],
+///     outputs: vec![TensorSpec::parse_row("score", "FP32")?],
+///     batch: BatchAxis::Free,
+///     rows_independent: true,
+/// };
+/// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1]}]}"#;
+/// let request = infer::decode(body, &spec)?;
+/// assert_eq!(request.inputs[0].to_vec::<f32>(), Some(vec![0.5, 1.0]));
+/// assert_eq!(request.outputs, [0]);
+///
+/// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, "1"]}]}"#;
+/// assert_eq!(
+///     infer::decode(body, &spec).unwrap_err().message,
+///     r#"inputs[0].data[1]: expected a number in the range of FP32, got "1" at byte 82"#,
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn decode(body: &[u8], spec: &Spec) -> Result<Request, Failure> {
+    Ok(read(body, spec)?)
+}
+
+/// Writes the answer: of `outputs`, which has a tensor for each of [`Spec::outputs`], those of which the index is wanted.
+pub fn encode(
+    out: &mut Vec<u8>,
+    model: &str,
+    version: &str,
+    meta: &Meta,
+    spec: &Spec,
+    wanted: &[usize],
+    outputs: &[Tensor],
+) {
+    write::text(out, r#"{"model_name":"#);
+    write::string(out, model);
+    write::text(out, r#","model_version":"#);
+    write::string(out, version);
+    if let Some(id) = &meta.id {
+        write::text(out, r#","id":"#);
+        write::string(out, id);
+    }
+    write::text(out, r#","outputs":"#);
+    let tensors = wanted
+        .iter()
+        .filter_map(|index| Some((spec.outputs.get(*index)?, outputs.get(*index)?)));
+    write::list(out, tensors, |out, (spec, tensor)| {
+        encode_output(out, &spec.name, tensor);
+    });
+    out.push(b'}');
+}
+
+fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
+    write::text(out, r#"{"name":"#);
+    write::string(out, name);
+    write::text(out, r#","datatype":""#);
+    write::text(out, tensor.datatype().name());
+    write::text(out, r#"","shape":"#);
+    write::integers(out, tensor.shape());
+    write::text(out, r#","data":"#);
+    let notes = write::flat(out, tensor);
+    if !notes.is_empty() {
+        write::text(out, r#","parameters":"#);
+        notes.write(out);
+    }
+    out.push(b'}');
+}
+
+fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
+    let mut scanner = Scanner::new(body)?;
+    let mut meta = Meta::default();
+    let mut inputs = None;
+    let mut outputs = Vec::new();
+    let mut keys = scanner.object("an object with \"inputs\"")?;
+    while let Some(key) = keys.next(&mut scanner)? {
+        match &*key {
+            "id" => optional(&mut scanner, |scanner| {
+                meta.id = Some(scanner.string("a string")?.into_owned());
+                Ok(())
+            }),
+            "parameters" => optional(&mut scanner, |scanner| {
+                meta.timeout = read_request_parameters(scanner)?;
+                Ok(())
+            }),
+            "inputs" => read_inputs(&mut scanner, spec).map(|read| inputs = Some(read)),
+            "outputs" => optional(&mut scanner, |scanner| {
+                outputs = read_outputs(scanner, spec)?;
+                Ok(())
+            }),
+            _ => scanner.skip(),
+        }
+        .map_err(|fault| fault.key(&key))?;
+    }
+    scanner.end()?;
+    if outputs.is_empty() {
+        outputs = (0..spec.outputs.len()).collect();
+    }
+    Ok(Request {
+        meta,
+        inputs: inputs.ok_or_else(|| missing("an array of tensors", "inputs"))?,
+        outputs,
+    })
+}
+
+/// Reads a value, or the `null` that some clients write for none.
+fn optional<'a>(
+    scanner: &mut Scanner<'a>,
+    read: impl FnOnce(&mut Scanner<'a>) -> Outcome<()>,
+) -> Outcome<()> {
+    if scanner.eat_word("null") {
+        return Ok(());
+    }
+    read(scanner)
+}
+
+/// Reads the parameters of the request, of which only the timeout matters here.
+fn read_request_parameters(scanner: &mut Scanner<'_>) -> Outcome<Option<Duration>> {
+    let mut timeout = None;
+    read_parameters(scanner, |scanner, name| match name {
+        // Zero is the protocol's default and stands for no timeout of the request's own.
+        "timeout" => match scanner.unsigned::<u64>() {
+            Some(micros) => {
+                timeout = (micros > 0).then(|| Duration::from_micros(micros));
+                Ok(())
+            }
+            None => Err(scanner.expected("an integer of microseconds")),
+        },
+        "binary_data_output" => read_false(scanner, BINARY),
+        name if name.starts_with("triton_") => Err(refused("is reserved")),
+        _ => scanner.skip(),
+    })?;
+    Ok(timeout)
+}
+
+const BINARY: &str = "binary tensors are not supported, only tensors in JSON";
+const SHARED_MEMORY: &str = "shared memory is not supported";
+
+/// Reads an object of parameters, each by the function that is given its name.
+fn read_parameters<'a>(
+    scanner: &mut Scanner<'a>,
+    mut read: impl FnMut(&mut Scanner<'a>, &str) -> Outcome<()>,
+) -> Outcome<()> {
+    let mut keys = scanner.object("an object of parameters")?;
+    while let Some(name) = keys.next(scanner)? {
+        let read = if name.starts_with("shared_memory_") {
+            Err(refused(SHARED_MEMORY))
+        } else {
+            read(scanner, &name)
+        };
+        read.map_err(|fault| fault.key(&name))?;
+    }
+    Ok(())
+}
+
+/// Reads a switch that cannot be on.
+fn read_false(scanner: &mut Scanner<'_>, why: &str) -> Outcome<()> {
+    match scanner.boolean() {
+        Some(false) => Ok(()),
+        Some(true) => Err(refused(why)),
+        None => Err(scanner.expected("true or false")),
+    }
+}
+
+fn refused(why: &str) -> Box<Fault> {
+    Fault::new(format!("expected a request without this parameter: {why}"))
+}
+
+fn missing(what: &str, key: &str) -> Box<Fault> {
+    Fault::new(format!("expected {what}, but it is missing")).key(key)
+}
+
+fn read_inputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Tensor>> {
+    let mut slots: Vec<Option<Tensor>> = vec![None; spec.inputs.len()];
+    let mut items = scanner.array("an array of tensors")?;
+    let mut index = 0;
+    while items.next(scanner)? {
+        read_input(scanner, spec, &mut slots).map_err(|fault| fault.index(index))?;
+        index += 1;
+    }
+    let inputs = spec.inputs.iter().zip(slots);
+    let inputs: Vec<Tensor> = inputs
+        .map(|(spec, slot)| {
+            slot.ok_or_else(|| {
+                Fault::new(format!(
+                    "expected the input \"{}\" too, but it is missing",
+                    Excerpt(&spec.name)
+                ))
+            })
+        })
+        .collect::<Outcome<_>>()?;
+    check_rows(&inputs, spec)?;
+    Ok(inputs)
+}
+
+/// Checks that every input has the same number of rows.
+fn check_rows(inputs: &[Tensor], spec: &Spec) -> Outcome<()> {
+    let Some(first) = inputs.first().filter(|_| spec.batched()) else {
+        return Ok(());
+    };
+    let odd = inputs
+        .iter()
+        .zip(&spec.inputs)
+        .find(|(input, _)| input.rows() != first.rows());
+    match odd {
+        None => Ok(()),
+        Some((input, odd)) => Err(Fault::new(format!(
+            "expected as many rows in every input, got {} in \"{}\" and {} in \"{}\"",
+            first.rows(),
+            Excerpt(&spec.inputs[0].name),
+            input.rows(),
+            Excerpt(&odd.name),
+        ))),
+    }
+}
+
+/// The fields of an input, as far as they have come. Keys may stand in any order, so the data may come before what it takes to read it.
+#[derive(Default)]
+struct Input<'s> {
+    spec: Option<(usize, &'s TensorSpec)>,
+    datatype: Option<DataType>,
+    shape: Option<Shape>,
+    base64: bool,
+    data: Option<Data>,
+    /// Where data stands that could not be read yet.
+    pending: Option<usize>,
+}
+
+fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor>]) -> Outcome<()> {
+    let mut input = Input::default();
+    let mut keys =
+        scanner.object("an object with \"name\", \"shape\", \"datatype\" and \"data\"")?;
+    while let Some(key) = keys.next(scanner)? {
+        match &*key {
+            "name" => read_name(scanner, &spec.inputs).map(|named| input.spec = Some(named)),
+            "datatype" => read_datatype(scanner).map(|datatype| input.datatype = Some(datatype)),
+            "shape" => read_shape(scanner).map(|shape| input.shape = Some(shape)),
+            "parameters" => optional(scanner, |scanner| input.read_parameters(scanner)),
+            "data" if input.is_described() => {
+                input.check(spec)?;
+                input.read_data(scanner)
+            }
+            "data" => {
+                scanner.peek();
+                input.pending = Some(scanner.at());
+                scanner.skip()
+            }
+            _ => scanner.skip(),
+        }
+        .map_err(|fault| fault.key(&key))?;
+    }
+    input.read_pending(scanner, spec)?;
+    input.place(slots)
+}
+
+impl Input<'_> {
+    fn is_described(&self) -> bool {
+        self.spec.is_some() && self.datatype.is_some() && self.shape.is_some()
+    }
+
+    fn read_parameters(&mut self, scanner: &mut Scanner<'_>) -> Outcome<()> {
+        read_parameters(scanner, |scanner, name| match name {
+            "content_type" => {
+                self.base64 = scanner.string("a string")? == "base64";
+                Ok(())
+            }
+            "binary_data_size" => Err(refused(BINARY)),
+            _ => scanner.skip(),
+        })
+    }
+
+    /// Checks the name, the datatype and the shape against the signature.
+    fn check(&self, spec: &Spec) -> Outcome<()> {
+        let (_, tensor) = self
+            .spec
+            .ok_or_else(|| missing("the name of an input", "name"))?;
+        let datatype = self
+            .datatype
+            .ok_or_else(|| missing("a datatype", "datatype"))?;
+        let shape = self
+            .shape
+            .as_deref()
+            .ok_or_else(|| missing("an array of sizes", "shape"))?;
+        if datatype != tensor.datatype {
+            return Err(wrong_datatype(tensor, datatype).key("datatype"));
+        }
+        check_shape(tensor, shape, spec.batched()).map_err(|fault| fault.key("shape"))
+    }
+
+    fn read_data(&mut self, scanner: &mut Scanner<'_>) -> Outcome<()> {
+        let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) else {
+            return Ok(());
+        };
+        let dims: SmallVec<[Dim; 6]> = shape.iter().copied().map(Dim::Fixed).collect();
+        let (_, data) = data::read(scanner, datatype, &dims)?;
+        self.data = Some(data);
+        Ok(())
+    }
+
+    /// Reads data that had to wait for the other fields.
+    fn read_pending(&mut self, scanner: &Scanner<'_>, spec: &Spec) -> Outcome<()> {
+        if self.data.is_some() {
+            return Ok(());
+        }
+        self.check(spec)?;
+        let at = self
+            .pending
+            .ok_or_else(|| missing("an array of elements", "data"))?;
+        self.read_data(&mut scanner.moved_to(at))
+            .map_err(|fault| fault.key("data"))
+    }
+
+    /// Makes the tensor and puts it where the model takes it.
+    fn place(self, slots: &mut [Option<Tensor>]) -> Outcome<()> {
+        let (Some((index, spec)), Some(datatype), Some(shape), Some(mut data)) =
+            (self.spec, self.datatype, self.shape, self.data)
+        else {
+            return Ok(());
+        };
+        if self.base64 {
+            data::decode_base64(&mut data)?;
+        }
+        let tensor = Tensor::new(datatype, shape, data)
+            .map_err(|error| Fault::new(error.to_string()).key("data"))?;
+        match slots.get_mut(index) {
+            Some(slot @ None) => *slot = Some(tensor),
+            _ => return Err(given_twice(&spec.name)),
+        }
+        Ok(())
+    }
+}
+
+fn given_twice(name: &str) -> Box<Fault> {
+    Fault::new(format!("expected \"{}\" once, got it twice", Excerpt(name))).key("name")
+}
+
+/// Reads the name of one of the tensors, and finds it.
+fn read_name<'s>(
+    scanner: &mut Scanner<'_>,
+    tensors: &'s [TensorSpec],
+) -> Outcome<(usize, &'s TensorSpec)> {
+    let name = scanner.string("a string")?;
+    let found = tensors
+        .iter()
+        .enumerate()
+        .find(|(_, tensor)| tensor.name == name);
+    found.ok_or_else(|| unknown_name(&name, tensors))
+}
+
+pub(super) fn unknown_name(name: &str, tensors: &[TensorSpec]) -> Box<Fault> {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = tensors
+        .iter()
+        .take(SHOWN)
+        .map(|tensor| format!("\"{}\"", Excerpt(&tensor.name)))
+        .collect();
+    let more = if tensors.len() > SHOWN { ", ..." } else { "" };
+    Fault::new(format!(
+        "expected one of {}{more}, got \"{}\"",
+        names.join(", "),
+        Excerpt(name)
+    ))
+}
+
+fn read_datatype(scanner: &mut Scanner<'_>) -> Outcome<DataType> {
+    let name = scanner.string("a string")?;
+    DataType::from_name(&name).ok_or_else(|| {
+        Fault::new(format!(
+            "expected a datatype such as FP32, got \"{}\"",
+            Excerpt(&name)
+        ))
+    })
+}
+
+fn wrong_datatype(tensor: &TensorSpec, got: DataType) -> Box<Fault> {
+    Fault::new(format!(
+        "expected {} for \"{}\", got {got}",
+        tensor.datatype,
+        Excerpt(&tensor.name)
+    ))
+}
+
+fn read_shape(scanner: &mut Scanner<'_>) -> Outcome<Shape> {
+    let mut shape = Shape::new();
+    let mut items = scanner.array("an array of sizes")?;
+    while items.next(scanner)? {
+        if shape.len() == MAX_DIMENSIONS {
+            return Err(too_many_dimensions());
+        }
+        let size = scanner.unsigned();
+        shape.push(size.ok_or_else(|| scanner.expected("a size of 0 or more").index(shape.len()))?);
+    }
+    Ok(shape)
+}
+
+fn check_shape(tensor: &TensorSpec, shape: &[usize], batched: bool) -> Outcome<()> {
+    let fits = shape.len() == tensor.shape.len()
+        && tensor
+            .shape
+            .iter()
+            .zip(shape)
+            .all(|(dim, size)| dim.admits(*size));
+    if fits && !(batched && shape.first() == Some(&0)) {
+        return Ok(());
+    }
+    let hint = match batched {
+        _ if fits => ": at least one row is needed",
+        true if shape.len() + 1 == tensor.shape.len() => {
+            ": the first dimension counts the rows, so a single row starts with 1"
+        }
+        _ => "",
+    };
+    Err(Fault::new(format!(
+        "expected {} for \"{}\", got {shape:?}{hint}",
+        Dims(&tensor.shape),
+        Excerpt(&tensor.name),
+    )))
+}
+
+/// Reads which outputs are wanted.
+fn read_outputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<usize>> {
+    let mut wanted = Vec::new();
+    let mut items = scanner.array("an array of outputs")?;
+    let mut index = 0;
+    while items.next(scanner)? {
+        let output = read_output(scanner, spec).and_then(|(output, tensor)| {
+            match wanted.contains(&output) {
+                true => Err(given_twice(&tensor.name)),
+                false => Ok(output),
+            }
+        });
+        wanted.push(output.map_err(|fault| fault.index(index))?);
+        index += 1;
+    }
+    Ok(wanted)
+}
+
+fn read_output<'s>(scanner: &mut Scanner<'_>, spec: &'s Spec) -> Outcome<(usize, &'s TensorSpec)> {
+    let mut output = None;
+    let mut keys = scanner.object("an object with \"name\"")?;
+    while let Some(key) = keys.next(scanner)? {
+        match &*key {
+            "name" => read_name(scanner, &spec.outputs).map(|named| output = Some(named)),
+            "parameters" => optional(scanner, read_output_parameters),
+            _ => scanner.skip(),
+        }
+        .map_err(|fault| fault.key(&key))?;
+    }
+    output.ok_or_else(|| missing("the name of an output", "name"))
+}
+
+fn read_output_parameters(scanner: &mut Scanner<'_>) -> Outcome<()> {
+    read_parameters(scanner, |scanner, name| match name {
+        "binary_data" => read_false(scanner, BINARY),
+        "classification" => Err(refused("classification is not supported")),
+        _ => scanner.skip(),
+    })
+}
