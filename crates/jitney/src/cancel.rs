@@ -293,6 +293,7 @@ impl Drop for Listening {
 /// Set beside the cause when an ancestor was cancelled and not this one.
 const INHERITED: u8 = 0x80;
 
+/// The key of a child that came too late to be in a list.
 const NO_KEY: usize = usize::MAX;
 
 struct State {
@@ -339,13 +340,40 @@ impl State {
         let listener = lock(&self.listeners).try_remove(key);
         drop(listener);
     }
+
+    /// Takes this one out of its parent's list, once, and lets go of the parent.
+    fn leave(&mut self) -> Option<Arc<State>> {
+        let parent = self.parent.take()?;
+        parent.forget(*self.key.get_mut());
+        Some(parent)
+    }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        let key = *self.key.get_mut();
-        if let Some(parent) = self.parent.as_ref().filter(|_| key != NO_KEY) {
-            parent.forget(key);
+        // A long line of states that only this one kept goes one by one, not in a recursion that overflows the stack.
+        let mut next = self.leave();
+        while let Some(mut state) = next.and_then(Arc::into_inner) {
+            next = state.leave();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_remembers_no_child_that_is_gone() {
+        let parent = Cancel::new();
+        let listeners = |cancel: &Cancel| lock(&cancel.state.listeners).len();
+        for _ in 0..1000 {
+            let child = parent.child();
+            let mut waiting = std::pin::pin!(child.cancelled());
+            let mut cx = std::task::Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            assert_eq!((listeners(&parent), listeners(&child)), (1, 1));
+        }
+        assert_eq!(listeners(&parent), 0);
     }
 }

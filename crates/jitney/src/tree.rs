@@ -22,6 +22,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use slab::Slab;
@@ -77,7 +78,7 @@ impl Tree {
 }
 
 /// A place in the tree. Clones are the same place; it leaves the tree when the last of them is dropped, but not before
-/// the nodes below it.
+/// the nodes below it. The node of a scope or a task leaves when that has ended.
 #[derive(Clone)]
 pub struct Node {
     entry: Arc<Entry>,
@@ -129,7 +130,7 @@ impl Node {
     }
 
     /// Counts one poll and its time. The poll must not unwind.
-    pub(crate) fn measure<R>(&self, poll: impl FnOnce() -> R) -> R {
+    pub(crate) fn measure<R>(&self, poll: impl FnOnce() -> Poll<R>) -> Poll<R> {
         let entry = &*self.entry;
         let begun = Instant::now();
         entry
@@ -139,10 +140,13 @@ impl Node {
         let polled = poll();
         entry.state.store(before, Ordering::Relaxed);
         // Only the task itself writes these, so a load and a store do what a dearer read-modify-write would.
-        let busy_ns = entry.busy_ns.load(Ordering::Relaxed) + nanos(begun.elapsed());
-        entry.busy_ns.store(busy_ns, Ordering::Relaxed);
         let polls = entry.polls.load(Ordering::Relaxed) + 1;
         entry.polls.store(polls, Ordering::Relaxed);
+        // The clock is most of the cost, and a task that has ended leaves the tree.
+        if polled.is_pending() {
+            let busy_ns = entry.busy_ns.load(Ordering::Relaxed) + nanos(begun.elapsed());
+            entry.busy_ns.store(busy_ns, Ordering::Relaxed);
+        }
         polled
     }
 
@@ -151,6 +155,12 @@ impl Node {
         self.entry
             .state
             .store(State::Cancelling as u8, Ordering::Relaxed);
+    }
+
+    /// Leaves the tree now, whoever has a clone: a task that has ended is not running. It is still seen above nodes that
+    /// have not left.
+    pub(crate) fn leave(&self) {
+        self.entry.leave();
     }
 
     fn enter(
@@ -339,13 +349,30 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let key = *self.key.get_mut();
-        let entry = lock(self.registry.shard(self.id)).try_remove(key);
-        drop(entry);
+impl Entry {
+    /// Takes it out of its shard; does nothing the second time.
+    fn leave(&self) {
+        let key = self.key.swap(NO_KEY, Ordering::Relaxed);
+        if key != NO_KEY {
+            let entry = lock(self.registry.shard(self.id)).try_remove(key);
+            drop(entry);
+        }
     }
 }
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.leave();
+        // A long line of nodes that only this one kept goes one by one, not in a recursion that overflows the stack.
+        let mut next = self.parent.take();
+        while let Some(mut entry) = next.and_then(|node| Arc::into_inner(node.entry)) {
+            next = entry.parent.take();
+        }
+    }
+}
+
+/// The key of an entry that has left its shard.
+const NO_KEY: usize = usize::MAX;
 
 /// All nodes of one tree, in shards so that tasks that start on different threads seldom meet.
 #[derive(Default)]

@@ -13,9 +13,14 @@ tokio::task_local! {
 /// Set around every poll of a scope's body and of a group's tasks.
 #[derive(Clone)]
 pub(super) struct Context {
-    pub(super) cancel: Cancel,
-    pub(super) lease: Arc<Lease>,
+    pub(super) scope: Arc<Surroundings>,
     pub(super) node: Node,
+}
+
+/// What a scope is to the scopes inside it.
+pub(super) struct Surroundings {
+    pub(super) cancel: Cancel,
+    pub(super) lease: Lease,
 }
 
 impl Context {
@@ -25,7 +30,9 @@ impl Context {
 }
 
 pub(crate) fn cancel() -> Option<Cancel> {
-    CONTEXT.try_with(|context| context.cancel.clone()).ok()
+    CONTEXT
+        .try_with(|context| context.scope.cancel.clone())
+        .ok()
 }
 
 pub(crate) fn node() -> Option<Node> {

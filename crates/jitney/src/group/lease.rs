@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
+use super::context::Surroundings;
+
 pub(super) struct Lease {
     /// Twice the number of members, plus one if it is closed to new ones.
     state: AtomicUsize,
     /// Whoever runs the scope.
     owner: AtomicWaker,
-    parent: Option<Arc<Lease>>,
+    parent: Option<Arc<Surroundings>>,
 }
 
 const CLOSED: usize = 1;
@@ -24,24 +26,15 @@ impl Lease {
     /// A lease with one member, the scope itself, which must `leave` once.
     ///
     /// It joins the parent even if that is closed to new tasks: who opens a scope inside a task is covered by that task.
-    pub(super) fn new(parent: Option<Arc<Lease>>) -> Arc<Lease> {
+    pub(super) fn new(parent: Option<Arc<Surroundings>>) -> Lease {
         if let Some(parent) = &parent {
-            parent.state.fetch_add(MEMBER, Ordering::Relaxed);
+            parent.lease.state.fetch_add(MEMBER, Ordering::Relaxed);
         }
-        Arc::new(Lease {
+        Lease {
             state: AtomicUsize::new(MEMBER),
             owner: AtomicWaker::new(),
             parent,
-        })
-    }
-
-    /// A place in the count, or `None` if it is closed.
-    pub(super) fn join(self: &Arc<Lease>) -> Option<Member> {
-        let joined = |state: usize| (state & CLOSED == 0).then_some(state + MEMBER);
-        self.state
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, joined)
-            .ok()
-            .map(|_| Member(self.clone()))
+        }
     }
 
     /// Ready when the scope is the only member left, and then closed in the same instant.
@@ -70,7 +63,7 @@ impl Lease {
         loop {
             let left = lease.state.fetch_sub(MEMBER, Ordering::AcqRel) - MEMBER;
             match (left / MEMBER, &lease.parent) {
-                (0, Some(parent)) => lease = parent,
+                (0, Some(parent)) => lease = &parent.lease,
                 (1, _) => return lease.owner.wake(),
                 _ => return,
             }
@@ -78,11 +71,24 @@ impl Lease {
     }
 }
 
-/// A place in a lease, given back when dropped.
-pub(super) struct Member(Arc<Lease>);
+/// A place in the lease of a scope, given back when dropped.
+pub(super) struct Member(Arc<Surroundings>);
+
+impl Member {
+    /// A place, or `None` if the lease is closed.
+    pub(super) fn join(scope: &Arc<Surroundings>) -> Option<Member> {
+        let joined = |state: usize| (state & CLOSED == 0).then_some(state + MEMBER);
+        scope
+            .lease
+            .state
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, joined)
+            .ok()
+            .map(|_| Member(scope.clone()))
+    }
+}
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.lease.leave();
     }
 }

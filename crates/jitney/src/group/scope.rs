@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::context::{CONTEXT, Context};
+use super::context::{CONTEXT, Context, Surroundings};
 use super::error::{Failure, FailureKind, Failures, GroupError, TaskInfo};
 use super::lease::Lease;
 use super::spawn::Group;
@@ -114,7 +114,8 @@ impl Scope {
     ///
     /// # Cancel safety
     /// Dropping this future cancels the tasks with [`Cause::ParentGone`], and the nearest scope around that is still alive
-    /// waits for them. Without one they still end, but nobody waits.
+    /// waits for them. Without one they still end, but nobody waits. What they fail with after that has no reader left, and
+    /// is dropped.
     ///
     /// # Panics
     /// When it spawns, waits for a deadline or gives grace outside of a tokio runtime that can. Panics of the body and of
@@ -142,7 +143,7 @@ impl Scope {
         };
         std::future::poll_fn(|cx| {
             let Poll::Pending = alarm.as_mut().poll(cx);
-            core.lease.poll_close(cx)
+            core.around.lease.poll_close(cx)
         })
         .await;
         core.conclude(value)
@@ -164,21 +165,27 @@ impl<E: Send + 'static> Open<E> {
 
 impl<E: Send + 'static> Drop for Open<E> {
     fn drop(&mut self) {
-        self.core.lease.close();
-        self.core.cancel.cancel(Cause::ParentGone);
-        self.core.lease.leave();
+        self.core.around.lease.close();
+        self.core.cancel().cancel(Cause::ParentGone);
+        self.core.node.leave();
+        self.core.around.lease.leave();
     }
 }
 
 /// What the body and the tasks of a group share.
 pub(super) struct Core<E> {
     pub(super) node: Node,
-    pub(super) cancel: Cancel,
+    pub(super) around: Arc<Surroundings>,
     pub(super) grace: Duration,
-    pub(super) lease: Arc<Lease>,
     pub(super) permits: Option<Arc<Semaphore>>,
     policy: Policy,
     failures: Mutex<Failures<E>>,
+}
+
+impl<E> Core<E> {
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.around.cancel
+    }
 }
 
 impl<E: Send + 'static> Core<E> {
@@ -190,16 +197,18 @@ impl<E: Send + 'static> Core<E> {
         };
         let (cancel, parent) = match context {
             Some(context) => (
-                context.cancel.child_until(scope.deadline),
-                Some(context.lease),
+                context.scope.cancel.child_until(scope.deadline),
+                Some(context.scope),
             ),
             None => (Cancel::with_deadline(scope.deadline), None),
         };
         Core {
             node,
-            cancel,
+            around: Arc::new(Surroundings {
+                cancel,
+                lease: Lease::new(parent),
+            }),
             grace: scope.grace,
-            lease: Lease::new(parent),
             permits: scope
                 .limit
                 .map(|limit| Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS)))),
@@ -210,17 +219,16 @@ impl<E: Send + 'static> Core<E> {
 
     pub(super) fn context(&self, node: &Node) -> Context {
         Context {
-            cancel: self.cancel.clone(),
-            lease: self.lease.clone(),
+            scope: self.around.clone(),
             node: node.clone(),
         }
     }
 
     /// Cancels at the deadline. Never ready.
     async fn alarm(&self) -> std::convert::Infallible {
-        if let Some(deadline) = self.cancel.deadline() {
+        if let Some(deadline) = self.cancel().deadline() {
             tokio::time::sleep_until(deadline.into()).await;
-            self.cancel.cancel(Cause::Deadline);
+            self.cancel().cancel(Cause::Deadline);
         }
         std::future::pending().await
     }
@@ -232,14 +240,14 @@ impl<E: Send + 'static> Core<E> {
             Ended::Returned(Err(error)) => (Cause::SiblingFailed, FailureKind::Error(error)),
             Ended::Panicked(message) => (Cause::SiblingFailed, FailureKind::Panic { message }),
             Ended::Cut(Cause::Deadline) => (Cause::Deadline, FailureKind::TimedOut),
-            Ended::Cut(cause) if self.cancel.is_inherited() => {
+            Ended::Cut(cause) if self.cancel().is_inherited() => {
                 (cause, FailureKind::Cancelled(cause))
             }
             Ended::Cut(cause) => return Err(cause),
         };
         self.record(node, kind);
         if self.policy == Policy::CancelSiblings {
-            self.cancel.cancel(Cause::SiblingFailed);
+            self.cancel().cancel(Cause::SiblingFailed);
         }
         Err(cause)
     }
@@ -253,7 +261,7 @@ impl<E: Send + 'static> Core<E> {
     fn settle_body<T>(&self, ended: Ended<Result<T, E>>) -> Option<T> {
         let value = self.settle(&self.node, ended).ok();
         if value.is_none() {
-            self.cancel.cancel(Cause::SiblingFailed);
+            self.cancel().cancel(Cause::SiblingFailed);
         }
         value
     }
@@ -268,7 +276,7 @@ impl<E: Send + 'static> Core<E> {
             (None, None) => Err(GroupError {
                 first: Failure {
                     task: TaskInfo::of(&self.node),
-                    kind: FailureKind::Cancelled(self.cancel.cause().unwrap_or(Cause::Requested)),
+                    kind: FailureKind::Cancelled(self.cancel().cause().unwrap_or(Cause::Requested)),
                 },
                 rest: Vec::new(),
                 omitted: 0,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::context::CONTEXT;
 use super::handle::{Cancelled, Handle};
+use super::lease::Member;
 use super::scope::Core;
 use super::task::{Debt, Permit, Task, Work};
 use crate::cancel::{Cancel, Cause};
@@ -113,12 +114,12 @@ impl<E: Send + 'static> Group<E> {
 
     /// Cancels the body and every task. Does nothing if the group is cancelled already.
     pub fn cancel(&self, cause: Cause) {
-        self.core.cancel.cancel(cause);
+        self.core.cancel().cancel(cause);
     }
 
     /// What the body and the tasks see as [`Cancel::current`].
     pub fn cancel_token(&self) -> Cancel {
-        self.core.cancel.clone()
+        self.core.cancel().clone()
     }
 
     /// The place of the group in the tree, under which its tasks are.
@@ -133,7 +134,7 @@ impl<E: Send + 'static> Group<E> {
         tokio::select! {
             biased;
             // The task will see that itself; what matters is not to wait for tasks that use their grace.
-            _ = self.core.cancel.cancelled() => Permit::NotNeeded,
+            _ = self.core.cancel().cancelled() => Permit::NotNeeded,
             permit = permits.clone().acquire_owned() => permit.map_or(Permit::NotNeeded, Permit::Held),
         }
     }
@@ -144,17 +145,16 @@ impl<E: Send + 'static> Group<E> {
         T: Send + 'static,
     {
         let (value, handle) = Handle::new();
-        let Some(member) = self.core.lease.join() else {
-            let cause = self.core.cancel.cause().unwrap_or(Cause::ParentGone);
+        let Some(member) = Member::join(&self.core.around) else {
+            let cause = self.core.cancel().cause().unwrap_or(Cause::ParentGone);
             drop(value.send(Err(Cancelled { cause })));
             return handle;
         };
         let node = self.core.node.child_at(self.name.clone(), site);
         let work = Work::new(CONTEXT.scope(self.core.context(&node), future), permit);
-        let core = self.core.clone();
         let debt = Debt {
             value,
-            core,
+            core: self.core.clone(),
             node,
             member,
         };
@@ -180,7 +180,7 @@ impl<E: Send + 'static> fmt::Debug for Group<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
             .field("node", &self.core.node)
-            .field("cancel", &self.core.cancel)
+            .field("cancel", self.core.cancel())
             .finish()
     }
 }

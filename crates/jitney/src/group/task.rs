@@ -65,7 +65,7 @@ impl<F: Future> Work<F> {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Ended<F::Output>> {
         loop {
-            let cause = core.cancel.cause();
+            let cause = core.cancel().cause();
             if let Some(cause) = cause
                 && self.as_mut().is_over(core, node, cx)
             {
@@ -76,7 +76,7 @@ impl<F: Future> Work<F> {
             }
             let listening = self.as_mut().project().listening;
             let heard = listening
-                .get_or_insert_with(|| Listening::new(&core.cancel))
+                .get_or_insert_with(|| Listening::new(core.cancel()))
                 .poll(cx.waker());
             // Cancelled while it was being polled: the grace begins, or is over at once.
             if heard == cause {
@@ -120,11 +120,12 @@ impl<F: Future> Work<F> {
             return Poll::Pending;
         };
         *this.began = true;
-        let polled = node.measure(|| catch_unwind(AssertUnwindSafe(|| future.poll(cx))));
-        match polled {
-            Ok(polled) => polled.map(Ended::Returned),
-            Err(payload) => Poll::Ready(Ended::Panicked(message(&*payload))),
-        }
+        node.measure(
+            || match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+                Ok(polled) => polled.map(Ended::Returned),
+                Err(payload) => Poll::Ready(Ended::Panicked(message(&*payload))),
+            },
+        )
     }
 
     /// Drops the future, which may panic too.
@@ -220,6 +221,7 @@ impl<T, E: Send + 'static> Debt<T, E> {
         } = self;
         let outcome = core.settle(&node, ended);
         drop(permit);
+        node.leave();
         drop(node);
         // A value that nobody wants comes back, and is dropped before the task counts as ended.
         drop(value.send(outcome.map_err(|cause| Cancelled { cause })));
@@ -230,6 +232,7 @@ impl<T, E: Send + 'static> Debt<T, E> {
     fn abandon(self) {
         self.core
             .record(&self.node, FailureKind::Cancelled(Cause::Shutdown));
+        self.node.leave();
     }
 }
 
