@@ -24,27 +24,19 @@ const REQUEST_ID_MAX: usize = 128;
 /// So a server on a loopback address answers only to the loopback names, and no server answers pages of other sites.
 #[derive(Debug)]
 pub(crate) struct Sites {
-    /// `None` when every name will do.
+    /// `None` when every name will do. Our port may stand behind each.
     hosts: Option<Vec<String>>,
     origins: Vec<String>,
-    port: u16,
+    /// With its colon.
+    port: String,
 }
 
 impl Sites {
     /// The rules of a server that is bound to `address`.
     pub(crate) fn new(config: &NetConfig, address: SocketAddr) -> Sites {
-        let port = address.port();
-        let mut hosts: Vec<_> = config
-            .allowed_hosts
-            .iter()
-            .map(|host| host.to_ascii_lowercase())
-            .collect();
+        let mut hosts = config.allowed_hosts.clone();
         if address.ip().is_loopback() {
-            for name in ["localhost", "127.0.0.1", "[::1]"] {
-                hosts.push(format!("{name}:{port}"));
-                // A name without a port means port 80.
-                hosts.extend((port == 80).then(|| name.to_owned()));
-            }
+            hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
         }
         Sites {
             hosts: (!hosts.is_empty()).then_some(hosts),
@@ -53,7 +45,7 @@ impl Sites {
                 .iter()
                 .map(|origin| origin.to_ascii_lowercase())
                 .collect(),
-            port,
+            port: format!(":{}", address.port()),
         }
     }
 
@@ -75,10 +67,7 @@ impl Sites {
         let (Some(hosts), Some(host)) = (&self.hosts, host) else {
             return Ok(());
         };
-        let host = host.to_ascii_lowercase();
-        let known = hosts
-            .iter()
-            .any(|allowed| *allowed == host || self.is_at_our_port(allowed, &host));
+        let known = hosts.iter().any(|allowed| self.is_called(allowed, host));
         if known {
             return Ok(());
         }
@@ -88,11 +77,12 @@ impl Sites {
         ))
     }
 
-    /// Whether `host` is `allowed` with our port behind it.
-    fn is_at_our_port(&self, allowed: &str, host: &str) -> bool {
-        host.strip_prefix(allowed)
-            .and_then(|rest| rest.strip_prefix(':'))
-            .is_some_and(|port| port == self.port.to_string())
+    /// Whether `host` is `allowed`, by itself or with our port behind it.
+    fn is_called(&self, allowed: &str, host: &str) -> bool {
+        host.split_at_checked(allowed.len())
+            .is_some_and(|(name, rest)| {
+                name.eq_ignore_ascii_case(allowed) && (rest.is_empty() || rest == self.port)
+            })
     }
 
     fn check_origin(&self, origin: &HeaderValue, host: Option<&str>) -> Result<(), Refusal> {
@@ -249,7 +239,7 @@ mod tests {
             ("127.0.0.1:8080", &[], "LocalHost:8080", true),
             ("127.0.0.1:8080", &[], "127.0.0.1:8080", true),
             ("[::1]:8080", &[], "[::1]:8080", true),
-            ("127.0.0.1:8080", &[], "localhost", false),
+            ("127.0.0.1:8080", &[], "localhost", true),
             ("127.0.0.1:8080", &[], "localhost:80", false),
             ("127.0.0.1:8080", &[], "localhost:08080", false),
             ("127.0.0.1:8080", &[], "localhost.evil.example:8080", false),
