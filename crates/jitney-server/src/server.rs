@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::pin::pin;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -86,9 +87,26 @@ impl Server {
     ///
     /// It needs no runtime around it, and shares nothing with other servers of the process.
     ///
+    /// ```
+    /// use jitney_server::config::{Config, ModelSource};
+    /// use jitney_server::server::Server;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut config = Config { models: vec![ModelSource::parse("m=echo:FP32[2]")?], ..Config::default() };
+    /// config.net.http = "127.0.0.1:0".parse()?;
+    /// let running = Server::start(config)?;
+    /// running.wait_ready().await;
+    /// println!("POST http://{}/predict/m", running.http_addr());
+    /// running.drain();
+    /// assert!(running.wait().await?.is_clean());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// When the address cannot be bound, the threads cannot be started, or two models have one name. A model that cannot be loaded is no error: the others serve, and
-    /// its state says why.
+    /// When the address cannot be bound, the threads cannot be started, or two models have one name. A model that cannot be loaded is no
+    /// error: the others serve, and its state says why.
     pub fn start(config: Config) -> Result<Running, StartError> {
         let Config {
             net: config,
@@ -101,33 +119,28 @@ impl Server {
         };
         let socket = listener::bind(config.http).map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
-        let data_plane = data_plane(config.workers).map_err(StartError::Threads)?;
-        let control_plane = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
-        let socket = {
-            let _runtime = control_plane.enter();
-            tokio::net::TcpListener::from_std(socket).map_err(bind)?
-        };
-
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
         let catalog = Catalog::start(&models, &settings, &metrics, &tree.root())?;
         let admission = Admission::new(config.max_inflight_bytes);
-        let (sender, drained) = watch::channel(None);
         let parts = Parts {
             config,
             address,
-            socket,
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
             tree: tree.clone(),
         };
+        let (drained_sender, drained) = watch::channel(None);
+        let (started_sender, started) = sync_channel(1);
         let control = std::thread::Builder::new()
             .name("jitney-control".to_owned())
-            .spawn(move || control_thread(&control_plane, data_plane, parts, &sender))
+            .spawn(move || control_thread(parts, socket, &started_sender, &drained_sender))
+            .map_err(StartError::Threads)?;
+        let lost = |_| Err(io::Error::other(ControlLost));
+        started
+            .recv()
+            .unwrap_or_else(lost)
             .map_err(StartError::Threads)?;
         Ok(Running {
             address,
@@ -207,7 +220,6 @@ impl Drop for Running {
 struct Parts {
     config: NetConfig,
     address: SocketAddr,
-    socket: tokio::net::TcpListener,
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
@@ -215,12 +227,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_net(
-        self,
-        group: Group<Infallible>,
-        data_plane: Handle,
-    ) -> (Arc<Net>, tokio::net::TcpListener) {
-        let net = Net {
+    fn into_net(self, group: Group<Infallible>, data_plane: Handle) -> Arc<Net> {
+        Arc::new(Net {
             sites: Sites::new(&self.config, self.address),
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
@@ -234,41 +242,78 @@ impl Parts {
             jitter: Jitter::default(),
             group,
             data_plane,
-        };
-        (Arc::new(net), self.socket)
+        })
     }
 }
 
-fn data_plane(workers: Option<NonZeroUsize>) -> io::Result<Runtime> {
-    let workers = workers.map_or_else(std::thread::available_parallelism, Ok)?;
-    Builder::new_multi_thread()
-        .worker_threads(workers.get())
-        .thread_name("jitney-data")
-        .enable_all()
-        .build()
+/// The runtimes, and the socket where the control plane's can wait for it.
+struct Planes {
+    control: Runtime,
+    data: Runtime,
+    socket: tokio::net::TcpListener,
 }
 
-/// Everything of the server that is not a model, from start to end.
+impl Planes {
+    fn new(workers: Option<NonZeroUsize>, socket: TcpListener) -> io::Result<Planes> {
+        let workers = workers.map_or_else(std::thread::available_parallelism, Ok)?;
+        let control = Builder::new_current_thread().enable_all().build()?;
+        let socket = {
+            let _runtime = control.enter();
+            tokio::net::TcpListener::from_std(socket)?
+        };
+        let data = Builder::new_multi_thread()
+            .worker_threads(workers.get())
+            .thread_name("jitney-data")
+            .enable_all()
+            .build()?;
+        Ok(Planes {
+            control,
+            data,
+            socket,
+        })
+    }
+}
+
+/// Everything of the server that is not a model, from start to end. The runtimes live and die here, since a thread that runs somebody else's
+/// runtime may not drop them.
 fn control_thread(
-    runtime: &Runtime,
-    data_plane: Runtime,
     parts: Parts,
+    socket: TcpListener,
+    started: &SyncSender<io::Result<()>>,
     drained: &watch::Sender<Option<Drained>>,
 ) {
-    let ended = runtime.block_on(serve(parts, data_plane.handle().clone()));
+    // Whoever starts the server waits for the one message there is room for.
+    let (planes, outcome) = match Planes::new(parts.config.workers, socket) {
+        Ok(planes) => (Some(planes), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let _ = started.send(outcome);
+    let Some(Planes {
+        control,
+        data,
+        socket,
+    }) = planes
+    else {
+        return;
+    };
+    let ended = control.block_on(serve(parts, socket, data.handle().clone()));
     // Every task has ended, so this waits for threads only.
-    data_plane.shutdown_timeout(CLOSING);
+    data.shutdown_timeout(CLOSING);
     drained.send_replace(ended);
 }
 
-async fn serve(parts: Parts, data_plane: Handle) -> Option<Drained> {
+async fn serve(
+    parts: Parts,
+    socket: tokio::net::TcpListener,
+    data_plane: Handle,
+) -> Option<Drained> {
     let catalog = parts.catalog.clone();
     let root = parts.tree.root();
     let mut ended = None;
     let scope = Scope::named("net").under(&root).policy(Policy::Isolate);
     let outcome = scope
         .run(async |group: Group<Infallible>| {
-            let (net, socket) = parts.into_net(group, data_plane);
+            let net = parts.into_net(group, data_plane);
             net.spawn(
                 Plane::Control,
                 "listener",

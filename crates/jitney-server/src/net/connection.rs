@@ -172,11 +172,15 @@ fn head_limits(config: &NetConfig) -> HeadLimits {
 /// The settings of hyper, which are the same for every connection.
 pub(crate) fn http(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
     const PING: Duration = Duration::from_secs(20);
+    /// What hyper takes by itself, and more quickly than a number that is set.
+    const HYPER_MAX_HEADERS: usize = 100;
     let mut http = auto::Builder::new(Executor(group.named("stream")));
     // The screen has checked every head before hyper sees it, so these limits only have to let through what passed.
     http.http1()
-        .max_headers(config.max_headers)
         .max_buf_size(config.max_header_bytes.max(256 * 1024));
+    if config.max_headers > HYPER_MAX_HEADERS {
+        http.http1().max_headers(config.max_headers);
+    }
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)

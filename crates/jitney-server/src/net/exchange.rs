@@ -105,18 +105,31 @@ fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) 
     }
 }
 
-/// The server's own failures are worth a line; the clients' are only of interest to who looks for them.
+/// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:
+/// there are many of them when the server is overloaded.
 fn log_failure(head: &request::Parts, failure: &Failure) {
-    let (status, code) = (failure.code.http_status(), failure.code.word());
-    let (method, path) = (&head.method, log::escaped(head.uri.path()));
-    let request_id = checks::request_id(&head.headers);
-    let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
-    let message = log::one_line(&failure.message);
     if failure.code == Code::Internal {
-        tracing::error!(code, %method, %path, request_id, "{message}");
+        tracing::error!(
+            code = failure.code.word(),
+            method = %head.method,
+            path = %log::escaped(head.uri.path()),
+            request_id = request_id(head),
+            "{}", log::one_line(&failure.message)
+        );
     } else {
-        tracing::debug!(code, %status, %method, %path, request_id, "{message}");
+        tracing::debug!(
+            code = failure.code.word(),
+            method = %head.method,
+            path = %log::escaped(head.uri.path()),
+            request_id = request_id(head),
+            "{}", log::one_line(&failure.message)
+        );
     }
+}
+
+fn request_id(head: &request::Parts) -> Option<String> {
+    let id = checks::request_id(&head.headers)?;
+    id.to_str().map(str::to_owned).ok()
 }
 
 /// A panic of a handler costs its request an answer, and nobody else anything.

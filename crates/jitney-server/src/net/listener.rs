@@ -22,8 +22,6 @@ use crate::admit::Phase;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-/// Most connections that were accepted and have not shown what they want. Beyond it they wait in the kernel.
-const ARRIVALS_MAX: usize = 1024;
 /// Most connections of the control thread. They have seats of their own, so that clients of models cannot take them.
 const CONTROL_SEATS: usize = 256;
 /// How long a client that is turned away is given to read why.
@@ -34,6 +32,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How many connections there may be, each kind for itself.
 #[derive(Debug)]
 pub(crate) struct Seats {
+    /// For those that were accepted and have not shown what they want: as many as for data. Beyond it they wait in the kernel.
     arrivals: Arc<Semaphore>,
     control: Arc<Semaphore>,
     data: Arc<Semaphore>,
@@ -45,7 +44,7 @@ impl Seats {
         let data_max = config.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         let data_max = u32::try_from(data_max).unwrap_or(u32::MAX);
         Seats {
-            arrivals: Arc::new(Semaphore::new(ARRIVALS_MAX)),
+            arrivals: Arc::new(Semaphore::new(data_max as usize)),
             control: Arc::new(Semaphore::new(CONTROL_SEATS)),
             data: Arc::new(Semaphore::new(data_max as usize)),
             data_max,

@@ -3,7 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use jitney_server::server::Drained;
+use jitney_server::config::{Config, ModelSource};
+use jitney_server::server::{Drained, Server, StartError};
 
 use crate::support::{Client, start, start_with};
 
@@ -85,4 +86,26 @@ fn dropping_a_server_ends_it() {
     drop(server);
     assert!(client.is_closed());
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let first = start(SLOW);
+    let start_at = |address, models: &[&str]| {
+        let mut config = Config::default();
+        config.net.http = address;
+        config.models = models
+            .iter()
+            .map(|model| ModelSource::parse(model).unwrap())
+            .collect();
+        Server::start(config).unwrap_err()
+    };
+    // Inside of a runtime, where a runtime may not be dropped.
+    first.block_on(async {
+        let taken = start_at(first.address(), SLOW);
+        assert!(matches!(taken, StartError::Bind { .. }), "{taken}");
+        let free = "127.0.0.1:0".parse().unwrap();
+        let twice = start_at(free, &["m=echo:FP32[1]", "m=echo:FP32[2]"]);
+        assert!(matches!(twice, StartError::Models(_)), "{twice}");
+    });
 }
