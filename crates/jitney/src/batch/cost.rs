@@ -18,6 +18,14 @@ const TOLERANCE: f64 = 1.03;
 const FALL: f64 = 0.25;
 const RISE: f64 = 0.0625;
 
+/// A size that was measured fewer times than this is not known well: the first measurements may all have been disturbed.
+const KNOWN_WELL: u32 = 8;
+
+/// How often the size after the one aimed at is tried, in batches: while it is not known well, and then, to notice when batching has
+/// become worth more.
+const TRY_UNSURE_EVERY: u64 = 4;
+const TRY_KNOWN_EVERY: u64 = 64;
+
 /// An outlier beyond this multiple of what was expected is counted as this multiple.
 const OUTLIER: f64 = 4.0;
 
@@ -30,6 +38,8 @@ pub(crate) struct Cost {
 #[derive(Clone, Copy, Debug)]
 struct Point {
     rows: usize,
+    /// Measurements so far.
+    seen: u32,
     /// The moving average of what was measured.
     measured: Option<f64>,
     /// The same, but no more than what a larger batch takes: more rows never cost less, so a dearer small batch was only disturbed.
@@ -61,9 +71,11 @@ impl Cost {
             (Some(there), Some(here)) if here > 0.0 => took * there / here,
             _ => took * at as f64 / rows.max(1) as f64,
         };
-        let known = &mut self.points[nearest].measured;
-        *known = Some(match *known {
+        let point = &mut self.points[nearest];
+        point.seen = point.seen.saturating_add(1);
+        point.measured = Some(match point.measured {
             None => took,
+            Some(old) if took < old && point.seen < KNOWN_WELL => took,
             Some(old) if took < old => old + FALL * (took - old),
             Some(old) => old + RISE * (took.min(OUTLIER * old) - old),
         });
@@ -118,10 +130,13 @@ impl Cost {
         }
     }
 
-    /// The next size above `aim`, to look whether things have changed; `aim` itself when it is the largest.
-    pub(crate) fn after(&self, aim: usize) -> usize {
-        let next = self.points.iter().find(|point| point.rows > aim);
-        next.map_or(aim, |point| point.rows)
+    /// What the batch after `batches` others should aim at: now and then one size more, to look whether that is better by now.
+    pub(crate) fn aim_of_next(&self, batches: u64) -> usize {
+        let aim = self.aim();
+        match self.points.iter().find(|point| point.rows > aim) {
+            Some(larger) if batches % larger.try_every() == larger.try_every() - 1 => larger.rows,
+            _ => aim,
+        }
     }
 
     /// How many times the throughput of one-by-one a batch of `rows` gives. 1 while that is not known.
@@ -156,8 +171,17 @@ impl Point {
     fn unknown(rows: usize) -> Point {
         Point {
             rows,
+            seen: 0,
             measured: None,
             seconds: None,
+        }
+    }
+
+    fn try_every(&self) -> u64 {
+        if self.seen < KNOWN_WELL {
+            TRY_UNSURE_EVERY
+        } else {
+            TRY_KNOWN_EVERY
         }
     }
 }
@@ -242,6 +266,20 @@ mod tests {
             |rows| if rows == 1 { 50e-3 } else { 1e-6 * rows as f64 },
         );
         assert!(cost.gain(32) <= 32.0, "{}", cost.gain(32));
+    }
+
+    #[test]
+    fn a_disturbed_warm_up_is_soon_forgotten() {
+        let device = |rows: usize| Duration::from_secs_f64(5e-3 + 1e-4 * rows as f64);
+        let mut cost = learned(32, |rows| {
+            device(rows).as_secs_f64() * if rows == 32 { 2.0 } else { 1.0 }
+        });
+        assert_eq!(cost.aim(), 16);
+        for batches in 0..8 {
+            let rows = cost.aim_of_next(batches);
+            cost.observe(rows, device(rows));
+        }
+        assert_eq!(cost.aim(), 32);
     }
 
     #[test]

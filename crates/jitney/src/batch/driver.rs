@@ -254,11 +254,13 @@ impl<M: Model> Shared<M> {
         let mut pause = FIRST_PAUSE;
         loop {
             let made = make_guarded(make);
+            if made.is_ok() {
+                lock(&self.state).lane.sit(self.clock.now(), seat);
+            }
             self.started(made.as_ref().err().cloned());
             let reason = match made {
                 Ok(model) => {
                     pause = FIRST_PAUSE;
-                    lock(&self.state).lane.sit(self.clock.now(), seat);
                     match self.run_batches(seat, model, make) {
                         Ok(()) => return,
                         Err(reason) => reason,

@@ -19,9 +19,6 @@ use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Trip};
 const MARGIN: f64 = 1.1;
 const MARGIN_FIXED: Duration = Duration::from_micros(500);
 
-/// One batch in this many tries the size after the one aimed at, to notice when batching has become worth more.
-const EXPLORE_EVERY: u64 = 64;
-
 /// The state behind one batcher.
 pub(crate) struct Lane<M: Model> {
     batching: Batching,
@@ -337,7 +334,7 @@ impl<M: Model> Lane<M> {
             return Next::Stop;
         }
         self.expire(now, due);
-        let aim = self.aim_now();
+        let aim = self.cost.aim_of_next(self.counts.batches.iter().sum());
         let Some(head) = self.queue.head(aim) else {
             return if self.closing { Next::Stop } else { Next::Wait };
         };
@@ -349,16 +346,6 @@ impl<M: Model> Lane<M> {
                 let (entries, reason) = self.within_deadlines(now, &head, reason);
                 Next::Run(self.depart(now, seat, entries, reason))
             }
-        }
-    }
-
-    fn aim_now(&self) -> usize {
-        let aim = self.cost.aim();
-        let batches: u64 = self.counts.batches.iter().sum();
-        if batches % EXPLORE_EVERY == EXPLORE_EVERY - 1 {
-            self.cost.after(aim)
-        } else {
-            aim
         }
     }
 
