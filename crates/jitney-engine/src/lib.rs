@@ -6,6 +6,9 @@
 
 pub mod contract;
 pub mod echo;
+pub mod load;
+#[cfg(any(feature = "onnx", feature = "ort"))]
+mod model_file;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "ort")]

@@ -3,6 +3,13 @@
 //! Modules in the order a request travels: [`net`] accepts it, [`protocol`] decodes it into a [`call::Call`], [`admit`] lets it in,
 //! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
 
+pub mod admin;
+mod admit;
 pub mod call;
+pub mod config;
 pub mod failure;
+pub mod models;
+pub mod net;
+pub mod observe;
 pub mod protocol;
+pub mod server;

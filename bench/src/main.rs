@@ -1,0 +1,39 @@
+//! Measures jitney against its targets, side by side in one run: the server on one core, the load on another.
+//!
+//! `cargo build --release --workspace && target/release/jitney-bench run` prints a table and keeps the raw run in `bench/runs`.
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod bare;
+mod engine;
+mod load;
+mod payload;
+mod plan;
+mod server;
+
+use std::error::Error;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Measures jitney against its targets.
+#[derive(Parser)]
+enum Command {
+    /// Runs the plan, or the named parts of it.
+    Run(plan::Options),
+    /// Serves a constant answer with nothing but hyper: the mark that the server is compared with.
+    Bare,
+    /// Calls the echo engine back to back: the mark for what a device can give.
+    Engine(engine::Options),
+}
+
+fn main() -> Outcome<()> {
+    match Command::parse() {
+        Command::Run(options) => plan::run(&options),
+        Command::Bare => bare::serve(),
+        Command::Engine(options) => engine::back_to_back(&options),
+    }
+}

@@ -1,0 +1,103 @@
+//! `jitney serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::SOURCES;
+use super::load::LoadArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  jitney serve examples/digits
+  jitney serve digits=model.onnx --http 0.0.0.0:8080 --max-batch 64
+  JITNEY_MAX_WAIT_MS=2 jitney serve models/ --config jitney.toml
+  jitney serve echo:FP32[16],call_ms=5,row_ms=0.1
+
+A setting is taken from the flag, else from the environment, else from the file, else from the default.
+SIGTERM and SIGINT drain: what was accepted is answered, then the server ends with 0. A second signal ends it at once.";
+
+/// Serves models over HTTP
+///
+/// Prints one line on standard output once every model is loaded, and serves until it is told to stop:
+///
+///     jitney ready http=127.0.0.1:8080 models=2 in=0.12s
+///
+/// A model that cannot be loaded is logged and answers 503; the others are served. When none can be loaded, the command ends with 1.
+#[derive(Args, Debug)]
+#[command(after_help = SOURCES, after_long_help = format!("{SOURCES}\n\n{EXAMPLES}"))]
+pub(crate) struct ServeArgs {
+    /// What to serve: SOURCE or NAME=SOURCE
+    #[arg(value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+
+    /// The address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
+    pub(crate) http: Option<SocketAddr>,
+
+    /// A TOML file with settings and models
+    #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Most rows in a batch [default: 32]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "JITNEY_MAX_BATCH",
+        help_heading = "Batching"
+    )]
+    pub(crate) max_batch: Option<usize>,
+
+    /// Longest time a request is held back for others to join its batch; a lone request never waits [default: 5]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_MAX_WAIT_MS",
+        help_heading = "Batching"
+    )]
+    pub(crate) max_wait_ms: Option<f64>,
+
+    /// Instances of each model, each on a thread of its own [default: chosen for the machine]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "JITNEY_INSTANCES",
+        help_heading = "Batching"
+    )]
+    pub(crate) instances: Option<usize>,
+
+    /// Most requests waiting for one model; more are refused with 429 [default: 256]
+    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits")]
+    pub(crate) queue: Option<usize>,
+
+    /// How long a request may take when it does not say [default: 30000]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_DEADLINE_MS",
+        help_heading = "Limits"
+    )]
+    pub(crate) deadline_ms: Option<f64>,
+
+    /// How long a model may run on one batch before it is given up [default: 30000]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_RUN_LIMIT_MS",
+        help_heading = "Limits"
+    )]
+    pub(crate) run_limit_ms: Option<f64>,
+
+    /// How long accepted requests may take to finish once the server is told to stop [default: 30000]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "JITNEY_DRAIN_MS",
+        help_heading = "Limits"
+    )]
+    pub(crate) drain_ms: Option<f64>,
+
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}

@@ -1,0 +1,104 @@
+//! `jitney serve`.
+
+use std::time::Instant;
+
+use jitney_server::config::Config;
+use jitney_server::models::ModelState;
+use jitney_server::server::{Running, Server, StartError};
+
+use crate::args::serve::ServeArgs;
+use crate::cmd::{block_on, print};
+use crate::exit::Problem;
+use crate::settings;
+use crate::signals::Signals;
+
+/// Serves until a signal says to stop.
+pub(crate) fn run(args: ServeArgs) -> Result<(), Problem> {
+    let started = Instant::now();
+    block_on(serve(settings::serve(args)?, started))
+}
+
+async fn serve(config: Config, started: Instant) -> Result<(), Problem> {
+    let mut signals = Signals::listen().map_err(Problem::failure)?;
+    let running = Server::start(config).map_err(start_problem)?;
+    tracing::info!(http = %running.http_addr(), "listening");
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        problem = attend(&running, started) => return Err(problem),
+    };
+    drain(running, signal, &mut signals).await
+}
+
+/// Stays with a server until something is wrong with it, and says what.
+async fn attend(running: &Running, started: Instant) -> Problem {
+    running.wait_ready().await;
+    if let Err(problem) = announce(running, started) {
+        return problem;
+    }
+    match running.wait().await {
+        Ok(_) => Problem::failure("the server ended though nobody told it to"),
+        Err(lost) => Problem::failure(lost),
+    }
+}
+
+/// Says that the server is ready, unless it has nothing to serve.
+fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
+    let statuses = running.catalog().statuses();
+    let total = statuses.len();
+    let ready = statuses
+        .iter()
+        .filter(|status| status.state == ModelState::Ready)
+        .count();
+    if ready == 0 {
+        return Err(
+            Problem::failure("no model could be loaded; the log says why")
+                .hint("`jitney check SOURCE` tells more about one"),
+        );
+    }
+    if ready < total {
+        tracing::warn!(
+            failed = total - ready,
+            ready,
+            "some models could not be loaded; the others are served"
+        );
+    }
+    let http = running.http_addr();
+    let took = started.elapsed().as_secs_f64();
+    print(&format!(
+        "jitney ready http={http} models={ready} in={took:.2}s\n"
+    ))
+}
+
+async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<(), Problem> {
+    tracing::info!(
+        signal,
+        "stopping: what was accepted is answered; a second signal ends the server at once"
+    );
+    running.drain();
+    let ended = tokio::select! {
+        ended = running.wait() => ended,
+        signal = signals.next() => {
+            // Its threads may be busy with a model for long, and who signals twice does not want to wait for them.
+            std::mem::forget(running);
+            return Err(Problem::failure(format!("a second signal, {signal}, ended the server before it had drained")));
+        }
+    };
+    let drained = ended.map_err(Problem::failure)?;
+    if drained.is_clean() {
+        tracing::info!("drained: every accepted request was answered");
+        return Ok(());
+    }
+    Err(Problem::failure(format!(
+        "the drain took too long: {} accepted requests were not answered",
+        drained.cut
+    ))
+    .hint("allow more time with --drain-ms"))
+}
+
+/// Sources that cannot be meant are a matter of what was typed.
+fn start_problem(error: StartError) -> Problem {
+    match error {
+        StartError::Models(error) => Problem::usage(error),
+        error => Problem::failure(error),
+    }
+}

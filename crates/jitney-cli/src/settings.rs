@@ -1,0 +1,138 @@
+//! What was typed becomes what it means: flags, else the environment (both read by the argument parser), else the file, else the default.
+
+use std::time::Duration;
+
+use jitney_server::config::{
+    Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
+};
+use jitney_server::net::NetConfig;
+
+use crate::args::check::CheckArgs;
+use crate::args::load::LoadArgs;
+use crate::args::serve::ServeArgs;
+use crate::exit::Problem;
+
+/// How often a check runs each batch size: more often than a server that is waited for.
+const CHECK_RUNS: usize = 10;
+
+/// Everything that `jitney serve` runs with.
+pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
+    let file = match &args.config {
+        Some(path) => ConfigFile::read(path).map_err(|error| Problem::usage(chain(&error)))?,
+        None => ConfigFile::default(),
+    };
+    let models = sources(&args.sources, file.models)?;
+    let given_net = NetOptions {
+        http: args.http,
+        drain_ms: args.drain_ms,
+        ..NetOptions::default()
+    };
+    given_net.check().map_err(Problem::usage)?;
+    let given = ModelOptions {
+        max_batch: args.max_batch,
+        max_wait_ms: args.max_wait_ms,
+        instances: args.instances,
+        queue: args.queue,
+        deadline_ms: args.deadline_ms,
+        run_limit_ms: args.run_limit_ms,
+        ..load_options(&args.load)?
+    };
+    given.check().map_err(Problem::usage)?;
+    Ok(Config {
+        net: net(&given_net.or(&file.net)),
+        settings: Settings {
+            given,
+            file: file.options,
+            python: args.load.python.or(file.python),
+        },
+        models,
+    })
+}
+
+/// What `jitney predict` loads its model with.
+pub(crate) fn load(args: LoadArgs) -> Result<Settings, Problem> {
+    let given = load_options(&args)?;
+    given.check().map_err(Problem::usage)?;
+    Ok(Settings {
+        given,
+        file: ModelOptions::default(),
+        python: args.python,
+    })
+}
+
+/// What `jitney check` loads its model with.
+pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
+    let given = ModelOptions {
+        max_batch: args.max_batch,
+        ..load_options(&args.load)?
+    };
+    given.check().map_err(Problem::usage)?;
+    Ok(Settings {
+        given,
+        // Said where the model's own file can overrule it: a model that takes no zeros must not fail here and be served there.
+        file: ModelOptions {
+            warmup: Some(CHECK_RUNS),
+            ..ModelOptions::default()
+        },
+        python: args.load.python.clone(),
+    })
+}
+
+/// The source as it was typed.
+pub(crate) fn source(text: &str) -> Result<ModelSource, Problem> {
+    ModelSource::parse(text).map_err(|error| Problem::usage(format!("{text:?}: {error}")))
+}
+
+/// Models named on the command line replace those of the file.
+fn sources(typed: &[String], file: Vec<ModelSource>) -> Result<Vec<ModelSource>, Problem> {
+    let typed = typed
+        .iter()
+        .map(|text| source(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let models = if typed.is_empty() { file } else { typed };
+    if models.is_empty() {
+        return Err(Problem::usage("there is no model to serve")
+            .hint("name one, as in `jitney serve model.onnx`, or in the file given with --config, as in models = [\"model.onnx\"]"));
+    }
+    Ok(models)
+}
+
+fn load_options(args: &LoadArgs) -> Result<ModelOptions, Problem> {
+    let engine = args.engine.as_deref().map(str::parse::<Engine>).transpose();
+    Ok(ModelOptions {
+        engine: engine.map_err(Problem::usage)?,
+        threads: args.threads,
+        ..ModelOptions::default()
+    })
+}
+
+fn net(options: &NetOptions) -> NetConfig {
+    let time = |said: Option<f64>, default| {
+        said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
+    };
+    let default = NetConfig::default();
+    NetConfig {
+        http: options.http.unwrap_or(default.http),
+        max_connections: options.max_connections.unwrap_or(default.max_connections),
+        max_body_bytes: options.max_body_bytes.unwrap_or(default.max_body_bytes),
+        max_inflight_bytes: options
+            .max_inflight_bytes
+            .unwrap_or(default.max_inflight_bytes),
+        header_timeout: time(options.header_timeout_ms, default.header_timeout),
+        body_timeout: time(options.body_timeout_ms, default.body_timeout),
+        idle_timeout: time(options.idle_timeout_ms, default.idle_timeout),
+        drain: time(options.drain_ms, default.drain),
+        ..default
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

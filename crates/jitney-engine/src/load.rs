@@ -1,0 +1,140 @@
+//! Chooses the engine for an ONNX file.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::{LoadError, LoadOptions, Model};
+
+/// Which engine runs ONNX files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// ONNX Runtime where it is found, else the embedded engine.
+    #[default]
+    Auto,
+    /// The embedded engine.
+    Onnx,
+    /// ONNX Runtime.
+    Ort,
+}
+
+impl EngineChoice {
+    /// The word for it, as in `--engine ort`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineChoice::Auto => "auto",
+            EngineChoice::Onnx => "onnx",
+            EngineChoice::Ort => "ort",
+        }
+    }
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for EngineChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<EngineChoice, String> {
+        [EngineChoice::Auto, EngineChoice::Onnx, EngineChoice::Ort]
+            .into_iter()
+            .find(|choice| choice.name() == text)
+            .ok_or_else(|| format!("expected an engine of auto, onnx or ort, got \"{text}\""))
+    }
+}
+
+/// Loads an ONNX file with the chosen engine. `python` is the interpreter whose packages are searched for ONNX Runtime.
+///
+/// [`Model::engine`] says which engine it became.
+///
+/// # Errors
+/// When the file cannot be read or the engine cannot run it. With [`EngineChoice::Auto`] the message says why the embedded engine cannot,
+/// and that ONNX Runtime was not there to do it.
+pub fn onnx(
+    path: &Path,
+    engine: EngineChoice,
+    options: &LoadOptions,
+    python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
+    match engine {
+        EngineChoice::Onnx => embedded(path, options),
+        EngineChoice::Ort => runtime(path, options, python),
+        EngineChoice::Auto => auto(path, options, python),
+    }
+}
+
+#[cfg(feature = "onnx")]
+fn embedded(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
+    crate::onnx::load(path, options)
+}
+
+#[cfg(not(feature = "onnx"))]
+fn embedded(_path: &Path, _options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
+    Err(LoadError::new("this build has no embedded engine").hint("use --engine ort"))
+}
+
+#[cfg(feature = "ort")]
+fn runtime(
+    path: &Path,
+    options: &LoadOptions,
+    python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
+    let library = crate::ort::find(python).ok_or_else(crate::ort::not_found)?;
+    crate::ort::load_with(&library, path, options)
+}
+
+#[cfg(not(feature = "ort"))]
+fn runtime(
+    _path: &Path,
+    _options: &LoadOptions,
+    _python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
+    Err(LoadError::new("this build cannot use ONNX Runtime").hint("use --engine onnx"))
+}
+
+#[cfg(feature = "ort")]
+fn auto(
+    path: &Path,
+    options: &LoadOptions,
+    python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
+    let Some(library) = crate::ort::find(python) else {
+        return embedded(path, options);
+    };
+    if let Err(error) = crate::ort::check(&library) {
+        tracing::warn!("{error}");
+        return embedded(path, options);
+    }
+    // What the one cannot load the other may; when neither can, ONNX Runtime is the better judge.
+    crate::ort::load_with(&library, path, options)
+        .or_else(|error| embedded(path, options).map_err(|_| error))
+}
+
+#[cfg(not(feature = "ort"))]
+fn auto(
+    path: &Path,
+    options: &LoadOptions,
+    _python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
+    embedded(path, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_chosen_by_name() {
+        for choice in [EngineChoice::Auto, EngineChoice::Onnx, EngineChoice::Ort] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        let error = "cuda".parse::<EngineChoice>().unwrap_err();
+        assert_eq!(
+            error,
+            "expected an engine of auto, onnx or ort, got \"cuda\""
+        );
+    }
+}

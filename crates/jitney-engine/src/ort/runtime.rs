@@ -1,0 +1,64 @@
+//! The ONNX Runtime of this process.
+
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::LoadDynamicError;
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use crate::LoadError;
+
+/// ONNX Runtime allows a process one library and one environment, for ever; a second cannot even be tried after the first is dropped. So
+/// this is the one thing that two servers in a process share. Nothing is configured here that could differ between them.
+static RUNTIME: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// The process's ONNX Runtime, loaded from the library when this is the first call that succeeds.
+pub(super) fn load(library: &Path) -> Result<Environment, LoadError> {
+    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((loaded, environment)) = &*runtime {
+        if loaded != library {
+            let (loaded, asked) = (loaded.display(), library.display());
+            tracing::warn!("ONNX Runtime is already loaded from {loaded}; {asked} is not used");
+        }
+        return Ok(environment.clone());
+    }
+    // A library of that name which is something else makes the binding panic.
+    let environment = catch_unwind(|| start(library)).unwrap_or_else(|_| {
+        let message = format!("{}: not a library of ONNX Runtime", library.display());
+        Err(LoadError::new(message))
+    })?;
+    tracing::info!("ONNX Runtime loaded from {}", library.display());
+    *runtime = Some((library.to_path_buf(), environment.clone()));
+    Ok(environment)
+}
+
+fn start(library: &Path) -> Result<Environment, LoadError> {
+    let environment = ort::init_from(library)
+        .map_err(|error| unusable(library, &error))?
+        .with_name("jitney")
+        .with_telemetry(false)
+        .with_logger(Arc::new(|_, _, _, _, message| {
+            tracing::debug!(target: "onnxruntime", "{message}");
+        }))
+        .build()
+        .map_err(|error| LoadError::new(format!("{}: {error}", library.display())))?;
+    environment.set_log_level(LogLevel::Warning);
+    Ok(environment)
+}
+
+fn unusable(library: &Path, error: &LoadDynamicError) -> LoadError {
+    let library = library.display();
+    match error {
+        LoadDynamicError::BadVersion { version_str, .. } => LoadError::new(format!(
+            "{library}: ONNX Runtime {version_str} is too old; expected 1.{} or later",
+            ort::MINOR_VERSION,
+        ))
+        .hint("pip install --upgrade onnxruntime"),
+        LoadDynamicError::Dlopen { error, .. } => {
+            LoadError::new(format!("{library}: the library cannot be loaded: {error}"))
+        }
+        _ => LoadError::new(format!("{library}: not a library of ONNX Runtime")),
+    }
+}

@@ -1,0 +1,342 @@
+//! The file given with `--config`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::options::{Engine, ModelOptions, RowByRow, milliseconds, whole};
+use super::source::ModelSource;
+
+/// The content of a configuration file. Relative paths in it begin at its folder.
+///
+/// ```
+/// let file = jitney_server::config::ConfigFile::parse(r#"
+///     models = ["digits=examples/digits"]
+///     http = "0.0.0.0:8080"
+///     max_batch = 16
+/// "#)?;
+/// assert_eq!(file.options.max_batch, Some(16));
+/// # Ok::<(), jitney_server::config::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConfigFile {
+    /// The models to serve.
+    pub models: Vec<ModelSource>,
+    /// What concerns the network.
+    pub net: NetOptions,
+    /// What every model takes that does not say otherwise.
+    pub options: ModelOptions,
+    /// The Python whose packages may carry ONNX Runtime.
+    pub python: Option<PathBuf>,
+}
+
+/// The settings of the network as one place says them; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetOptions {
+    /// Where HTTP is served.
+    pub http: Option<SocketAddr>,
+    /// Most connections at a time.
+    pub max_connections: Option<usize>,
+    /// Most bytes in the body of one request.
+    pub max_body_bytes: Option<usize>,
+    /// Most bytes of request bodies held at a time.
+    pub max_inflight_bytes: Option<usize>,
+    /// Milliseconds that the head of a request may take.
+    pub header_timeout_ms: Option<f64>,
+    /// Milliseconds in which a body must have grown or ended.
+    pub body_timeout_ms: Option<f64>,
+    /// Milliseconds after which a connection without a request is closed.
+    pub idle_timeout_ms: Option<f64>,
+    /// Milliseconds that a drain waits for accepted requests.
+    pub drain_ms: Option<f64>,
+}
+
+/// A configuration file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("{} could not be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its content is wrong.
+    #[error("{}: {message}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or its content is wrong.
+    pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let file = ConfigFile::understand(&text).map_err(|message| ConfigError::Content {
+            path: path.to_owned(),
+            message,
+        })?;
+        Ok(file.beneath(path.parent().unwrap_or(Path::new(""))))
+    }
+
+    /// Reads the text of a file; relative paths begin at the working directory.
+    ///
+    /// # Errors
+    /// When the content is wrong: an unknown key, a value of another type, a value out of its range, a model source that is none.
+    pub fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
+        ConfigFile::understand(text).map_err(|message| ConfigError::Content {
+            path: PathBuf::from("config"),
+            message,
+        })
+    }
+
+    fn understand(text: &str) -> Result<ConfigFile, String> {
+        let file: ConfigToml =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file = file.into_config()?;
+        file.options.check().map_err(|error| error.to_string())?;
+        file.net.check().map_err(|error| error.to_string())?;
+        Ok(file)
+    }
+
+    fn beneath(mut self, folder: &Path) -> ConfigFile {
+        let models = self.models.into_iter();
+        self.models = models.map(|model| model.beneath(folder)).collect();
+        // A bare word is a program to be found on the search path.
+        self.python = self.python.map(|python| {
+            if python.components().count() > 1 {
+                folder.join(python)
+            } else {
+                python
+            }
+        });
+        self
+    }
+}
+
+impl NetOptions {
+    /// Checks every value that is said against the range of its setting.
+    ///
+    /// # Errors
+    /// The first setting out of its range, with its value and the range.
+    pub fn check(&self) -> Result<(), super::OptionError> {
+        whole("max_connections", self.max_connections, 1, 1_000_000)?;
+        whole("max_body_bytes", self.max_body_bytes, 1, usize::MAX)?;
+        whole("max_inflight_bytes", self.max_inflight_bytes, 1, usize::MAX)?;
+        milliseconds("header_timeout_ms", self.header_timeout_ms, 1.0, HOUR_MS)?;
+        milliseconds("body_timeout_ms", self.body_timeout_ms, 1.0, HOUR_MS)?;
+        milliseconds("idle_timeout_ms", self.idle_timeout_ms, 1.0, 24.0 * HOUR_MS)?;
+        milliseconds("drain_ms", self.drain_ms, 0.0, 24.0 * HOUR_MS)
+    }
+
+    /// These options, and the other ones where these say nothing.
+    #[must_use]
+    pub fn or(&self, other: &NetOptions) -> NetOptions {
+        NetOptions {
+            http: self.http.or(other.http),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_body_bytes: self.max_body_bytes.or(other.max_body_bytes),
+            max_inflight_bytes: self.max_inflight_bytes.or(other.max_inflight_bytes),
+            header_timeout_ms: self.header_timeout_ms.or(other.header_timeout_ms),
+            body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
+            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
+            drain_ms: self.drain_ms.or(other.drain_ms),
+        }
+    }
+}
+
+const HOUR_MS: f64 = 3_600_000.0;
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigToml {
+    #[serde(default)]
+    models: Vec<String>,
+    python: Option<PathBuf>,
+    http: Option<SocketAddr>,
+    max_connections: Option<usize>,
+    max_body_bytes: Option<usize>,
+    max_inflight_bytes: Option<usize>,
+    header_timeout_ms: Option<f64>,
+    body_timeout_ms: Option<f64>,
+    idle_timeout_ms: Option<f64>,
+    drain_ms: Option<f64>,
+    engine: Option<Engine>,
+    max_batch: Option<usize>,
+    max_wait_ms: Option<f64>,
+    instances: Option<usize>,
+    threads: Option<usize>,
+    queue: Option<usize>,
+    deadline_ms: Option<f64>,
+    run_limit_ms: Option<f64>,
+    row_by_row: Option<RowByRow>,
+    warmup: Option<usize>,
+}
+
+impl ConfigToml {
+    fn into_config(self) -> Result<ConfigFile, String> {
+        let models = self.models.iter().map(|text| {
+            ModelSource::parse(text)
+                .map_err(|error| format!("models: \"{}\": {error}", text.escape_debug()))
+        });
+        Ok(ConfigFile {
+            models: models.collect::<Result<_, _>>()?,
+            net: NetOptions {
+                http: self.http,
+                max_connections: self.max_connections,
+                max_body_bytes: self.max_body_bytes,
+                max_inflight_bytes: self.max_inflight_bytes,
+                header_timeout_ms: self.header_timeout_ms,
+                body_timeout_ms: self.body_timeout_ms,
+                idle_timeout_ms: self.idle_timeout_ms,
+                drain_ms: self.drain_ms,
+            },
+            options: ModelOptions {
+                engine: self.engine,
+                max_batch: self.max_batch,
+                max_wait_ms: self.max_wait_ms,
+                instances: self.instances,
+                threads: self.threads,
+                queue: self.queue,
+                deadline_ms: self.deadline_ms,
+                run_limit_ms: self.run_limit_ms,
+                row_by_row: self.row_by_row,
+                warmup: self.warmup,
+            },
+            python: self.python,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_can_be_said() {
+        let text = r#"
+            models = ["digits=models/digits", "echo:FP32[2]"]
+            python = "venv/bin/python"
+            http = "[::1]:0"
+            max_connections = 1
+            max_body_bytes = 2
+            max_inflight_bytes = 3
+            header_timeout_ms = 4
+            body_timeout_ms = 5
+            idle_timeout_ms = 6
+            drain_ms = 0
+            engine = "onnx"
+            max_batch = 7
+            max_wait_ms = 0
+            instances = 8
+            threads = 9
+            queue = 10
+            deadline_ms = 11
+            run_limit_ms = 12
+            row_by_row = "auto"
+            warmup = 13
+        "#;
+        let expected = ConfigFile {
+            models: vec![
+                ModelSource::parse("digits=models/digits").unwrap(),
+                ModelSource::parse("echo:FP32[2]").unwrap(),
+            ],
+            net: NetOptions {
+                http: Some("[::1]:0".parse().unwrap()),
+                max_connections: Some(1),
+                max_body_bytes: Some(2),
+                max_inflight_bytes: Some(3),
+                header_timeout_ms: Some(4.0),
+                body_timeout_ms: Some(5.0),
+                idle_timeout_ms: Some(6.0),
+                drain_ms: Some(0.0),
+            },
+            options: ModelOptions {
+                engine: Some(Engine::Onnx),
+                max_batch: Some(7),
+                max_wait_ms: Some(0.0),
+                instances: Some(8),
+                threads: Some(9),
+                queue: Some(10),
+                deadline_ms: Some(11.0),
+                run_limit_ms: Some(12.0),
+                row_by_row: Some(RowByRow::Auto),
+                warmup: Some(13),
+            },
+            python: Some("venv/bin/python".into()),
+        };
+        let read = ConfigFile::parse(text).unwrap();
+        assert_eq!(read, expected);
+        assert_eq!(read.net.or(&NetOptions::default()), expected.net);
+        assert_eq!(NetOptions::default().or(&read.net), expected.net);
+        assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jitney.toml");
+        let table = [
+            (
+                "queue = 0",
+                "queue must be a whole number from 1 to 1000000, but is 0",
+            ),
+            (
+                "drain_ms = -1",
+                "drain_ms must be a number of milliseconds from 0 to 86400000, but is -1",
+            ),
+            (
+                "models = [\"a b=m.onnx\"]",
+                "models: \"a b=m.onnx\": a model's name has 1 to 128",
+            ),
+            ("htp = 1", "TOML parse error at line 1, column 1"),
+            (
+                "http = \"localhost\"",
+                "TOML parse error at line 1, column 8",
+            ),
+        ];
+        for (text, expected) in table {
+            fs::write(&path, text).unwrap();
+            let error = ConfigFile::read(&path).unwrap_err().to_string();
+            let expected = format!("{}: {expected}", path.display());
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        let error = ConfigFile::read(&folder.path().join("none.toml")).unwrap_err();
+        assert!(error.to_string().ends_with("none.toml could not be read"));
+    }
+
+    #[test]
+    fn paths_begin_at_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jitney.toml");
+        let cases = [
+            ("python3", PathBuf::from("python3")),
+            ("venv/bin/python", folder.path().join("venv/bin/python")),
+        ];
+        for (python, expected) in cases {
+            fs::write(
+                &path,
+                format!("models = [\"digits\"]\npython = \"{python}\""),
+            )
+            .unwrap();
+            let file = ConfigFile::read(&path).unwrap();
+            let digits = folder.path().join("digits").display().to_string();
+            assert_eq!(file.models[0].origin(), digits);
+            assert_eq!(file.python, Some(expected));
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What the person who runs the server may choose.
+//!
+//! A setting of a model can be said in five places. What is said for this run comes first, then what is said closest to the model:
+//!
+//! 1. a flag of the command line,
+//! 2. the environment,
+//! 3. the model's own `model.toml`,
+//! 4. the file given with `--config`,
+//! 5. the default.
+//!
+//! [`Settings::for_model`] is the one place where this is decided. What concerns the server as a whole has the same order without the
+//! third place. Models named on the command line replace those named in the file.
+
+mod file;
+mod manifest;
+mod options;
+mod source;
+
+pub use file::{ConfigError, ConfigFile, NetOptions};
+pub use manifest::{Labels, Manifest, Sketch};
+pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
+pub use source::{ModelSource, SourceError, SourceKind, check_name};
+
+use crate::net::NetConfig;
+
+/// Everything a server is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// How it listens.
+    pub net: NetConfig,
+    /// How its models are served.
+    pub settings: Settings,
+    /// Its models.
+    pub models: Vec<ModelSource>,
+}

@@ -1,0 +1,401 @@
+//! From sources to models: what a file, a model's folder or a repository holds.
+//!
+//! A model's folder has a `model.toml`, or a `model.onnx` (or `model.py`), or versions: folders whose names are whole numbers without a
+//! leading zero, each with a model file. With versions, a model file beside them is not looked at. A repository is a folder of models'
+//! folders; other folders in it, and those whose names begin with a dot, are passed over.
+//!
+//! What the command line says wrongly is an error. What the disk holds wrongly is a model that failed, so that the others are served.
+//!
+//! A folder speaks only of what is in it: where a link leads a model file or a file of labels out of the folder that was named as the
+//! source, the model fails. Names from requests never reach the disk; they are looked up among the models found here.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::config::{
+    Engine, Labels, Manifest, ModelSettings, ModelSource, Settings, Sketch, SourceError,
+    SourceKind, check_name,
+};
+
+/// One version of one model, found but not loaded.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) version: String,
+    /// How to load it, or why that cannot even be tried.
+    pub(super) plan: Result<Plan, String>,
+    /// Its folder or file as a person would name it.
+    origin: String,
+    /// Versions of one model have the same group; models with the same name must not have different ones.
+    group: usize,
+}
+
+/// How to load a model.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) file: ModelFile,
+    pub(super) settings: ModelSettings,
+    pub(super) card: Card,
+}
+
+/// What is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ModelFile {
+    Onnx(PathBuf),
+    Echo(String),
+}
+
+/// What a model's folder says about it to people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Card {
+    pub(super) description: Option<String>,
+    pub(super) labels: Vec<String>,
+    pub(super) sketch: Option<Sketch>,
+}
+
+const MANIFEST: &str = "model.toml";
+const ONNX_FILE: &str = "model.onnx";
+const PYTHON_FILE: &str = "model.py";
+/// More text than labels or a `model.toml` have.
+const LONGEST_TEXT: u64 = 1024 * 1024;
+
+/// Every model of these sources, in the order of their names and versions.
+pub(super) fn discover(
+    sources: &[ModelSource],
+    settings: &Settings,
+) -> Result<Vec<Found>, SourceError> {
+    let mut search = Search {
+        settings,
+        found: Vec::new(),
+        groups: 0,
+    };
+    for source in sources {
+        search.source(source)?;
+    }
+    check_unique(&search.found)?;
+    let key = |found: &Found| (found.name.clone(), number(&found.version));
+    search.found.sort_by_cached_key(key);
+    Ok(search.found)
+}
+
+/// The number of a version; 0 for what is none.
+pub(super) fn number(version: &str) -> u64 {
+    version.parse().unwrap_or(0)
+}
+
+struct Search<'a> {
+    settings: &'a Settings,
+    found: Vec<Found>,
+    groups: usize,
+}
+
+/// A model's folder, looked at.
+struct Folder {
+    path: PathBuf,
+    /// What nothing may lead out of.
+    root: PathBuf,
+    manifest: Result<Manifest, String>,
+    /// Empty where the model file lies in the folder itself.
+    versions: Vec<String>,
+}
+
+impl Search<'_> {
+    fn source(&mut self, source: &ModelSource) -> Result<(), SourceError> {
+        match &source.kind {
+            SourceKind::Echo(text) => {
+                let file = Ok(ModelFile::Echo(text.clone()));
+                self.single(source, "echo", file)
+            }
+            SourceKind::Python { file, .. } => {
+                self.single(source, &stem(file), Err(no_python(&source.origin())))
+            }
+            SourceKind::Onnx(path) if !path.is_dir() => {
+                self.single(source, &stem(path), Ok(ModelFile::Onnx(path.clone())))
+            }
+            SourceKind::Onnx(path) | SourceKind::Folder(path) => self.path(source, path),
+        }
+    }
+
+    /// A model that is all its source has.
+    fn single(
+        &mut self,
+        source: &ModelSource,
+        fallback: &str,
+        file: Result<ModelFile, String>,
+    ) -> Result<(), SourceError> {
+        let name = source.name.as_deref().unwrap_or(fallback);
+        check_name(name).map_err(SourceError::Name)?;
+        let plan = file.and_then(|file| self.plan(file, &Manifest::default(), Card::default()));
+        self.add(name.to_owned(), "1".to_owned(), source.origin(), plan);
+        self.groups += 1;
+        Ok(())
+    }
+
+    fn path(&mut self, source: &ModelSource, path: &Path) -> Result<(), SourceError> {
+        let entries = match subfolders(path) {
+            Ok(entries) => entries,
+            Err(why) => return self.single(source, &stem(path), Err(why)),
+        };
+        if let Some(folder) = Folder::look(path, path) {
+            return self.folder(source.name.as_deref(), &folder);
+        }
+        let folders: Vec<Folder> = entries
+            .iter()
+            .filter_map(|entry| Folder::look(&path.join(entry), path))
+            .collect();
+        if folders.is_empty() {
+            return self.single(source, &stem(path), Err(no_model(path)));
+        }
+        if let Some(name) = &source.name {
+            return Err(SourceError::Name(format!(
+                "{} is a repository of {} models, so it cannot be named \"{name}\"\n  hint: leave the name out, or name one of its folders",
+                path.display(),
+                folders.len()
+            )));
+        }
+        folders
+            .iter()
+            .try_for_each(|folder| self.folder(None, folder))
+    }
+
+    fn folder(&mut self, name: Option<&str>, folder: &Folder) -> Result<(), SourceError> {
+        let said = folder.manifest.as_ref().ok();
+        let said = said.and_then(|manifest| manifest.name.clone());
+        let name = name
+            .map(str::to_owned)
+            .or(said)
+            .unwrap_or_else(|| stem(&folder.path));
+        check_name(&name).map_err(SourceError::Name)?;
+        let origin = folder.path.display().to_string();
+        if folder.versions.is_empty() {
+            let plan = self.plan_in(folder, &folder.path);
+            self.add(name, "1".to_owned(), origin, plan);
+        } else {
+            for version in &folder.versions {
+                let plan = self.plan_in(folder, &folder.path.join(version));
+                self.add(name.clone(), version.clone(), origin.clone(), plan);
+            }
+        }
+        self.groups += 1;
+        Ok(())
+    }
+
+    fn plan_in(&self, folder: &Folder, place: &Path) -> Result<Plan, String> {
+        let manifest = folder.manifest.as_ref().map_err(Clone::clone)?;
+        let file = folder.model_file(manifest, place)?;
+        self.plan(file, manifest, folder.card(manifest)?)
+    }
+
+    fn plan(&self, file: ModelFile, manifest: &Manifest, card: Card) -> Result<Plan, String> {
+        let settings = self
+            .settings
+            .for_model(&manifest.options)
+            .map_err(|error| error.to_string())?;
+        match &file {
+            ModelFile::Onnx(path) if settings.engine == Engine::Echo => Err(format!(
+                "engine = \"echo\" runs no files, but the model is {}",
+                path.display()
+            )),
+            _ => Ok(Plan {
+                file,
+                settings,
+                card,
+            }),
+        }
+    }
+
+    fn add(&mut self, name: String, version: String, origin: String, plan: Result<Plan, String>) {
+        self.found.push(Found {
+            name,
+            version,
+            plan,
+            origin,
+            group: self.groups,
+        });
+    }
+}
+
+impl Folder {
+    /// The folder as a model's folder; `None` where it is not one.
+    fn look(path: &Path, root: &Path) -> Option<Folder> {
+        let text = path.join(MANIFEST);
+        let manifest = if text.is_file() {
+            Some(read_manifest(&text))
+        } else {
+            None
+        };
+        let said = manifest
+            .as_ref()
+            .and_then(|manifest| manifest.as_ref().ok());
+        let file = said.and_then(|manifest| manifest.file.clone());
+        let holds_model = |place: &Path| {
+            let named = file.iter().map(String::as_str);
+            let mut names = named.chain([ONNX_FILE, PYTHON_FILE]);
+            names.any(|name| place.join(name).is_file())
+        };
+        let mut versions = subfolders(path).ok()?;
+        versions.retain(|name| is_version(name) && holds_model(&path.join(name)));
+        versions.sort_by_key(|version| number(version));
+        if manifest.is_none() && versions.is_empty() && !holds_model(path) {
+            return None;
+        }
+        Some(Folder {
+            path: path.to_owned(),
+            root: root.to_owned(),
+            manifest: manifest.unwrap_or_else(|| Ok(Manifest::default())),
+            versions,
+        })
+    }
+
+    fn model_file(&self, manifest: &Manifest, place: &Path) -> Result<ModelFile, String> {
+        if let Some(echo) = &manifest.echo {
+            return Ok(ModelFile::Echo(echo.clone()));
+        }
+        if let Some(file) = &manifest.file {
+            let path = self.inside(&place.join(file))?;
+            return match path.extension().and_then(|extension| extension.to_str()) {
+                Some("py") => Err(no_python(&path.display().to_string())),
+                _ => Ok(ModelFile::Onnx(path)),
+            };
+        }
+        if place.join(ONNX_FILE).is_file() {
+            return Ok(ModelFile::Onnx(self.inside(&place.join(ONNX_FILE))?));
+        }
+        let python = place.join(PYTHON_FILE);
+        if python.is_file() {
+            return Err(no_python(&python.display().to_string()));
+        }
+        if manifest.options.engine == Some(Engine::Echo) {
+            return Ok(ModelFile::Echo("echo".to_owned()));
+        }
+        Err(no_model(place))
+    }
+
+    fn card(&self, manifest: &Manifest) -> Result<Card, String> {
+        let labels = match &manifest.labels {
+            None => Vec::new(),
+            Some(Labels::List(labels)) => labels.clone(),
+            Some(Labels::File(file)) => {
+                let path = self.inside(&self.path.join(file))?;
+                read_text(&path)?.lines().map(str::to_owned).collect()
+            }
+        };
+        Ok(Card {
+            description: manifest.description.clone(),
+            labels,
+            sketch: manifest.sketch.clone(),
+        })
+    }
+
+    /// The file, unless a link leads it out of the folder that was named as the source.
+    fn inside(&self, file: &Path) -> Result<PathBuf, String> {
+        let real = |path: &Path| {
+            path.canonicalize()
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        if real(file)?.starts_with(real(&self.root)?) {
+            return Ok(file.to_owned());
+        }
+        Err(format!(
+            "{} leads out of {}\n  hint: copy the file there, or serve it by its own path",
+            file.display(),
+            self.root.display()
+        ))
+    }
+}
+
+fn check_unique(found: &[Found]) -> Result<(), SourceError> {
+    let mut seen: HashMap<&str, &Found> = HashMap::new();
+    for model in found {
+        let first = *seen.entry(&model.name).or_insert(model);
+        if first.group != model.group {
+            return Err(SourceError::Duplicate {
+                name: model.name.clone(),
+                first: first.origin.clone(),
+                second: model.origin.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The names of the folders in a folder, sorted, without the hidden ones.
+fn subfolders(path: &Path) -> Result<Vec<String>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    if path.is_file() {
+        return Err(format!(
+            "{}: expected FILE.onnx, FILE.py:Class, a model's folder or a repository, got another file",
+            path.display()
+        ));
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.path().is_dir() {
+            continue;
+        }
+        match entry.file_name().into_string() {
+            Ok(name) if !name.starts_with('.') => names.push(name),
+            _ => {}
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn is_version(name: &str) -> bool {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    digits && !name.starts_with('0') && name.parse::<u64>().is_ok()
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, String> {
+    Manifest::parse(&read_text(path)?).map_err(|message| format!("{}: {message}", path.display()))
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)
+        .and_then(|file| file.take(LONGEST_TEXT + 1).read_to_string(&mut text))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    if read as u64 > LONGEST_TEXT {
+        return Err(format!(
+            "{}: expected at most {LONGEST_TEXT} bytes of text, got more",
+            path.display()
+        ));
+    }
+    Ok(text)
+}
+
+/// The last part of a path without its ending, the way back from `.` included; empty where there is none.
+fn stem(path: &Path) -> String {
+    let real = path.canonicalize();
+    let path = match path.file_name() {
+        Some(_) => path,
+        None => real.as_deref().unwrap_or(path),
+    };
+    let name = if path.is_dir() {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    name.map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn no_model(path: &Path) -> String {
+    format!(
+        "{}: expected {MANIFEST}, {ONNX_FILE}, or models' folders as in NAME/VERSION/{ONNX_FILE}, found none of them",
+        path.display()
+    )
+}
+
+fn no_python(origin: &str) -> String {
+    format!(
+        "{origin}: Python models are not part of this build yet\n  hint: export the model to ONNX and serve FILE.onnx"
+    )
+}
+
+#[cfg(test)]
+mod tests;

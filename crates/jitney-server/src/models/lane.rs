@@ -1,0 +1,460 @@
+//! One loaded model: its batcher, and the way of a call through it.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jitney::batch::{self, BatchError, Batcher, Batching, Refused, Stats};
+use jitney_engine::{BatchAxis, Instance, LoadError, Model, RunError, Spec, Tensor, stack};
+
+use super::warmup::{self, Warmth};
+use crate::call::{Call, Outcome};
+use crate::config::{ModelSettings, RowByRow};
+use crate::failure::{Code, Failure};
+use crate::observe::log;
+use crate::observe::metrics::ModelMetrics;
+
+/// A model that can be called.
+pub struct Lane {
+    name: String,
+    version: String,
+    model: Arc<dyn Model>,
+    batcher: Batcher<Rows>,
+    instances: NonZeroUsize,
+    sharing: Sharing,
+    /// Most rows in one request.
+    max_rows: usize,
+    deadline: Duration,
+    took_to_load: Duration,
+    metrics: Arc<ModelMetrics>,
+}
+
+/// Whether the rows of different requests are run together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// They are, up to this many.
+    Together {
+        /// Most rows in a batch.
+        max_batch: usize,
+    },
+    /// Every row is run alone.
+    Alone {
+        /// Why, as the end of a sentence.
+        because: &'static str,
+    },
+}
+
+impl Lane {
+    /// The name by which requests call the model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The signature.
+    pub fn spec(&self) -> &Spec {
+        self.model.spec()
+    }
+
+    /// The protocol's platform string.
+    pub fn platform(&self) -> &'static str {
+        self.model.platform()
+    }
+
+    /// The name of the engine that runs it.
+    pub fn engine(&self) -> &'static str {
+        self.model.engine()
+    }
+
+    /// Most rows that are run together; 1 where rows are kept apart.
+    pub fn max_batch(&self) -> usize {
+        match self.sharing {
+            Sharing::Together { max_batch } => max_batch,
+            Sharing::Alone { .. } => 1,
+        }
+    }
+
+    /// How many instances it has when all are well.
+    pub fn instances(&self) -> usize {
+        self.instances.get()
+    }
+
+    /// Whether the rows of different requests are run together, and if not, why.
+    pub fn sharing(&self) -> &Sharing {
+        &self.sharing
+    }
+
+    /// How long a request may take that does not say so itself.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// From the beginning of the load until it could be called.
+    pub fn took_to_load(&self) -> Duration {
+        self.took_to_load
+    }
+
+    /// Where requests to this model are recorded. Queue, hold and run are recorded by [`Lane::infer`].
+    pub fn metrics(&self) -> &Arc<ModelMetrics> {
+        &self.metrics
+    }
+
+    /// What the batcher has counted.
+    pub fn stats(&self) -> Stats {
+        self.batcher.stats()
+    }
+
+    /// What batching is expected to give for this model, as a sentence.
+    pub fn batching(&self) -> String {
+        gain_sentence(&self.sharing, &self.stats())
+    }
+
+    /// Runs a call whose inputs have passed [`Spec::check`], together with others where that pays.
+    ///
+    /// # Errors
+    /// [`Failure`], ready for the wire.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: it is not run any more if it has not been, and its answer is dropped otherwise. The other
+    /// calls of its batch notice nothing.
+    pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
+        let request = self.request(call.inputs)?;
+        let ticket = self
+            .batcher
+            .submit(request, Some(call.deadline))
+            .map_err(|refused| self.refused(&refused))?;
+        let answer = ticket.await.map_err(|error| self.failed(&error))?;
+        self.metrics.trip(&answer.trip);
+        Ok(Outcome {
+            outputs: answer.value,
+            trip: answer.trip,
+        })
+    }
+
+    /// Loads a model on this thread: makes instances, warms them up, starts the batcher.
+    pub(super) fn start(
+        name: &str,
+        version: &str,
+        settings: &ModelSettings,
+        metrics: Arc<ModelMetrics>,
+        load: impl FnOnce() -> Result<Box<dyn Model>, LoadError>,
+    ) -> Result<Lane, LoadError> {
+        let started = Instant::now();
+        let model: Arc<dyn Model> = load()?.into();
+        let wished = Sharing::of(model.spec(), settings);
+        let sizes = warmup::sizes(model.spec(), wished.max_batch());
+        let warmth = warmup::warm_up(&*model, &sizes, settings.warmup)?;
+        report(name, version, &warmth);
+        let sharing = match warmth.unjoined {
+            Some(_) => Sharing::Alone {
+                because: "it fails on more than one row at a time",
+            },
+            None => wished,
+        };
+        let batching = batching(&*model, &sharing, settings);
+        let instances = batching.instances;
+        let spec = as_run(model.spec(), &sharing);
+        let batcher = start_batcher(name, batching, &model, spec, warmth)?;
+        Ok(Lane {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            max_rows: max_rows(model.spec(), settings),
+            sharing,
+            instances,
+            model,
+            batcher,
+            deadline: settings.deadline,
+            took_to_load: started.elapsed(),
+            metrics,
+        })
+    }
+
+    /// Accepts nothing more; what is queued is still run.
+    pub(super) fn close(&self) {
+        self.batcher.close();
+    }
+
+    /// Waits until a closed lane has answered everyone.
+    pub(super) async fn wait_closed(&self) {
+        self.batcher.wait_closed().await;
+    }
+
+    /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
+    fn request(&self, inputs: Vec<Tensor>) -> Result<Request, Failure> {
+        let rows = match inputs.first() {
+            Some(first) if self.spec().batched() => first.rows().max(1),
+            _ => 1,
+        };
+        if rows > self.max_rows {
+            let refused = Refused::TooLarge {
+                rows,
+                max_batch: self.max_rows,
+            };
+            return Err(self.refused(&refused));
+        }
+        let rows = match self.sharing {
+            Sharing::Together { .. } => rows,
+            Sharing::Alone { .. } => 1,
+        };
+        Ok(Request { inputs, rows })
+    }
+
+    fn refused(&self, refused: &Refused) -> Failure {
+        self.metrics.refused(refused);
+        refusal(refused)
+    }
+
+    fn failed(&self, error: &BatchError<stack::Error>) -> Failure {
+        if let BatchError::Panicked(panic) = error {
+            // The caller is not told: a panic's text is about the inside.
+            tracing::error!(
+                model = self.name,
+                version = self.version,
+                panic = %log::one_line(panic),
+                "the model panicked"
+            );
+        }
+        failure(error)
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("sharing", &self.sharing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sharing {
+    /// What the signature allows and the settings ask for.
+    fn of(spec: &Spec, settings: &ModelSettings) -> Sharing {
+        let alone = |because| Sharing::Alone { because };
+        let together = |max_batch: usize| match max_batch {
+            0 | 1 => alone("its largest batch is one row"),
+            max_batch => Sharing::Together { max_batch },
+        };
+        match (spec.batch, settings.row_by_row) {
+            (BatchAxis::None, _) => alone("its tensors have no batch axis"),
+            (_, RowByRow::Yes) => alone("row_by_row is set"),
+            (_, RowByRow::Auto) if !spec.rows_independent => {
+                alone("a row's answer would depend on the other rows of its batch")
+            }
+            // The model takes exactly this many whatever the settings say, and clients read the size from its signature.
+            (BatchAxis::Fixed(size), _) => together(size),
+            (BatchAxis::Free, _) => together(settings.max_batch.get()),
+        }
+    }
+
+    fn max_batch(&self) -> usize {
+        match self {
+            Sharing::Together { max_batch } => *max_batch,
+            Sharing::Alone { .. } => 1,
+        }
+    }
+}
+
+/// What the batcher queues.
+struct Request {
+    inputs: Vec<Tensor>,
+    rows: usize,
+}
+
+impl AsRef<[Tensor]> for Request {
+    fn as_ref(&self) -> &[Tensor] {
+        &self.inputs
+    }
+}
+
+/// An instance as the batcher sees it.
+struct Rows {
+    instance: Box<dyn Instance>,
+    spec: Arc<Spec>,
+}
+
+impl batch::Model for Rows {
+    type In = Request;
+    type Out = Vec<Tensor>;
+    type Error = stack::Error;
+
+    fn run(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error> {
+        let answers = stack::run(&mut *self.instance, &self.spec, requests)?;
+        Ok(answers.into_iter().map(Ok).collect())
+    }
+
+    fn rows(request: &Request) -> usize {
+        request.rows
+    }
+
+    fn compatible(a: &Request, b: &Request) -> bool {
+        Spec::compatible(&a.inputs, &b.inputs)
+    }
+}
+
+fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> Batching {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let said = settings.instances;
+    Batching {
+        max_batch: NonZeroUsize::new(sharing.max_batch()).unwrap_or(NonZeroUsize::MIN),
+        max_wait: settings.max_wait,
+        queue: settings.queue,
+        instances: said.unwrap_or_else(|| model.suggested_instances(cores)),
+        run_limit: settings.run_limit,
+        isolate: true,
+    }
+}
+
+fn start_batcher(
+    name: &str,
+    batching: Batching,
+    model: &Arc<dyn Model>,
+    spec: Spec,
+    warmth: Warmth,
+) -> Result<Batcher<Rows>, LoadError> {
+    let spec = Arc::new(spec);
+    let smallest = warmup::sizes(model.spec(), 1).first().copied();
+    let quickly = smallest.zip(warmth.guess);
+    let first = Mutex::new(Some(warmth.instance));
+    let model = Arc::clone(model);
+    let make = move || -> Result<Rows, LoadError> {
+        let spec = Arc::clone(&spec);
+        let warm = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(instance) = warm {
+            return Ok(Rows { instance, spec });
+        }
+        let mut instance = model.instance()?;
+        if let Some((smallest, guess)) = quickly {
+            warmup::warm_quickly(model.spec(), &mut *instance, smallest, guess);
+        }
+        Ok(Rows { instance, spec })
+    };
+    let batcher = Batcher::start(name, batching, make)
+        .map_err(|error| LoadError::new(format!("an instance could not be made: {error}")))?;
+    for (rows, took) in warmth.costs {
+        batcher.observe_cost(rows, took);
+    }
+    Ok(batcher)
+}
+
+/// Most rows in one request, whether they are then run together or one by one.
+fn max_rows(spec: &Spec, settings: &ModelSettings) -> usize {
+    match spec.batch {
+        BatchAxis::Free => settings.max_batch.get(),
+        BatchAxis::Fixed(size) => size.max(1),
+        BatchAxis::None => 1,
+    }
+}
+
+/// The signature as the stack shall see it: a model whose rows are kept apart takes one row at a time.
+fn as_run(spec: &Spec, sharing: &Sharing) -> Spec {
+    let mut spec = spec.clone();
+    if let (Sharing::Alone { .. }, BatchAxis::Free) = (sharing, spec.batch) {
+        spec.batch = BatchAxis::Fixed(1);
+    }
+    spec
+}
+
+fn report(name: &str, version: &str, warmth: &Warmth) {
+    if let Some(why) = &warmth.skipped {
+        let reason = log::one_line(why);
+        tracing::warn!(model = name, version, %reason, "no input for a warm-up could be guessed; the first requests will be slower");
+    }
+    if let Some(why) = &warmth.unjoined {
+        let reason = log::one_line(why);
+        tracing::warn!(model = name, version, %reason, "the model fails on more than one row at a time; rows are run one by one");
+    }
+}
+
+fn gain_sentence(sharing: &Sharing, stats: &Stats) -> String {
+    match sharing {
+        Sharing::Alone { because } => format!("rows are run one by one: {because}"),
+        Sharing::Together { .. } if stats.costs.is_empty() => {
+            "what batching gains is not known before the model has run".to_owned()
+        }
+        Sharing::Together { .. } if stats.aim <= 1 || stats.gain < 1.05 => {
+            "batching gains nothing: rows cost as much together as one by one".to_owned()
+        }
+        Sharing::Together { .. } => format!(
+            "batches of {} rows give {:.1} times the throughput of one row at a time",
+            stats.aim, stats.gain
+        ),
+    }
+}
+
+/// When to try again a model that is not there now but may soon be.
+pub(super) const SOON: Duration = Duration::from_secs(1);
+
+fn refusal(refused: &Refused) -> Failure {
+    match refused {
+        Refused::Full {
+            queued,
+            retry_after,
+        } => Failure::new(
+            Code::Overloaded,
+            format!("the model's queue is full: {queued} requests wait"),
+        )
+        .retry_after(*retry_after),
+        Refused::TooLate { remaining, .. } if remaining.is_zero() => Failure::new(
+            Code::DeadlineExceeded,
+            "the deadline had passed before the request could be queued",
+        ),
+        Refused::TooLate {
+            estimate,
+            remaining,
+        } => Failure::new(
+            Code::Overloaded,
+            format!(
+                "it could not be answered in time: about {estimate:.0?} are needed, {remaining:.0?} are left"
+            ),
+        )
+        .retry_after(*estimate),
+        Refused::TooLarge { rows, max_batch } => Failure::invalid(format!(
+            "the request has {rows} rows, but the model takes at most {max_batch} in one request"
+        )),
+        Refused::Closed => draining(),
+        Refused::Failed(_) => no_instance(),
+    }
+}
+
+fn failure(error: &BatchError<stack::Error>) -> Failure {
+    match error {
+        BatchError::Expired { .. } | BatchError::RunLimit(_) => {
+            Failure::new(Code::DeadlineExceeded, error.to_string())
+        }
+        BatchError::Closed => draining(),
+        BatchError::CountMismatch { .. } => Failure::new(Code::OutputMismatch, error.to_string()),
+        BatchError::Panicked(_) => Failure::new(
+            Code::WorkerCrashed,
+            "the model crashed while it computed this request",
+        ),
+        BatchError::Failed(_) => no_instance(),
+        BatchError::Model(error) => match &**error {
+            stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
+            stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
+            stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
+        },
+        BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),
+    }
+}
+
+/// What a model that is being closed answers.
+pub(super) fn draining() -> Failure {
+    Failure::new(Code::Draining, "the model is being closed").retry_after(SOON)
+}
+
+fn no_instance() -> Failure {
+    Failure::new(Code::Failed, "no instance of the model is alive").retry_after(SOON * 5)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+use super::*;
+
+const S: Duration = Duration::from_secs(1);
+
+#[test]
+fn refusals_on_the_wire() {
+    let table = [
+        (
+            Refused::Full {
+                queued: 256,
+                retry_after: S,
+            },
+            Code::Overloaded,
+            "the model's queue is full: 256 requests wait",
+            Some(S),
+        ),
+        (
+            Refused::TooLate {
+                estimate: S * 2,
+                remaining: S,
+            },
+            Code::Overloaded,
+            "it could not be answered in time: about 2s are needed, 1s are left",
+            Some(S * 2),
+        ),
+        (
+            Refused::TooLate {
+                estimate: S,
+                remaining: Duration::ZERO,
+            },
+            Code::DeadlineExceeded,
+            "the deadline had passed before the request could be queued",
+            None,
+        ),
+        (
+            Refused::TooLarge {
+                rows: 40,
+                max_batch: 32,
+            },
+            Code::InvalidInput,
+            "the request has 40 rows, but the model takes at most 32 in one request",
+            None,
+        ),
+        (
+            Refused::Closed,
+            Code::Draining,
+            "the model is being closed",
+            Some(S),
+        ),
+        (
+            Refused::Failed("thread died at /srv/secret.rs:3".into()),
+            Code::Failed,
+            "no instance of the model is alive",
+            Some(S * 5),
+        ),
+    ];
+    for (refused, code, message, retry_after) in table {
+        let expected = Failure {
+            code,
+            message: message.to_owned(),
+            retry_after,
+        };
+        assert_eq!(refusal(&refused), expected);
+    }
+}
+
+#[test]
+fn failures_on_the_wire() {
+    let model = |error: stack::Error| BatchError::Model(Arc::new(error));
+    let table = [
+        (
+            BatchError::Expired { running: false },
+            Code::DeadlineExceeded,
+            "the deadline passed in the queue",
+        ),
+        (
+            BatchError::Expired { running: true },
+            Code::DeadlineExceeded,
+            "the deadline passed while the model ran",
+        ),
+        (
+            BatchError::RunLimit(S * 30),
+            Code::DeadlineExceeded,
+            "the model ran longer than its limit of 30s",
+        ),
+        (
+            BatchError::Closed,
+            Code::Draining,
+            "the model is being closed",
+        ),
+        (
+            BatchError::CountMismatch {
+                expected: 3,
+                got: 2,
+            },
+            Code::OutputMismatch,
+            "the model gave 2 results for 3 items",
+        ),
+        (
+            BatchError::Panicked("index out of bounds at /srv/secret.rs:3".into()),
+            Code::WorkerCrashed,
+            "the model crashed while it computed this request",
+        ),
+        (
+            BatchError::Failed("/srv/secret".into()),
+            Code::Failed,
+            "no instance of the model is alive",
+        ),
+        (
+            model(RunError::InvalidInput("ids must be below 100".to_owned()).into()),
+            Code::InvalidInput,
+            "ids must be below 100",
+        ),
+        (
+            model(RunError::Failed("ValueError: no".to_owned()).into()),
+            Code::ModelError,
+            "ValueError: no",
+        ),
+        (
+            model(stack::Error::Mismatch("2 rows for 3".to_owned())),
+            Code::OutputMismatch,
+            "2 rows for 3",
+        ),
+        (
+            BatchError::Lost,
+            Code::Internal,
+            "the server lost the request",
+        ),
+    ];
+    for (error, code, message) in table {
+        let failure = failure(&error);
+        assert_eq!((failure.code, &*failure.message), (code, message));
+    }
+}
+
+#[test]
+fn who_shares_a_batch() {
+    let spec = |batch, rows_independent| Spec {
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        batch,
+        rows_independent,
+    };
+    use BatchAxis::{Fixed, Free, None};
+    use RowByRow::{Auto, No, Yes};
+    // Batch axis, rows independent, row_by_row => the largest batch.
+    let table = [
+        (Free, true, Auto, 32),
+        (Free, true, Yes, 1),
+        (Free, true, No, 32),
+        (Free, false, Auto, 1),
+        (Free, false, No, 32),
+        (Fixed(1), true, Auto, 1),
+        (Fixed(1), true, No, 1),
+        (Fixed(8), true, Auto, 8),
+        (Fixed(64), true, Auto, 64),
+        (Fixed(8), false, Auto, 1),
+        (None, true, No, 1),
+    ];
+    for (batch, independent, row_by_row, expected) in table {
+        let settings = ModelSettings {
+            row_by_row,
+            ..ModelSettings::default()
+        };
+        let sharing = Sharing::of(&spec(batch, independent), &settings);
+        assert_eq!(
+            sharing.max_batch(),
+            expected,
+            "{batch:?} {independent} {row_by_row:?}"
+        );
+    }
+}
+
+#[test]
+fn what_batching_gains_is_said() {
+    let together = Sharing::Together { max_batch: 32 };
+    let stats = |aim, gain, measured: bool| Stats {
+        aim,
+        gain,
+        costs: measured.then_some((1, S)).into_iter().collect(),
+        ..Stats::default()
+    };
+    let table = [
+        (
+            &together,
+            stats(32, 19.84, true),
+            "batches of 32 rows give 19.8 times the throughput of one row at a time",
+        ),
+        (
+            &together,
+            stats(1, 1.0, true),
+            "batching gains nothing: rows cost as much together as one by one",
+        ),
+        (
+            &together,
+            stats(32, 1.0, false),
+            "what batching gains is not known before the model has run",
+        ),
+        (
+            &Sharing::Alone {
+                because: "row_by_row is set",
+            },
+            stats(1, 1.0, true),
+            "rows are run one by one: row_by_row is set",
+        ),
+    ];
+    for (sharing, stats, expected) in table {
+        assert_eq!(gain_sentence(sharing, &stats), expected);
+    }
+}

@@ -1,0 +1,93 @@
+//! The life of a model, as a pure state machine.
+
+/// Where a model stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    /// It is read, checked and warmed up. Next: ready, failed, or closed.
+    Loading,
+    /// It answers. Next: draining.
+    Ready,
+    /// It could not be loaded. Next: closed.
+    Failed {
+        /// Why, for the operator: it may name files.
+        message: String,
+    },
+    /// It answers what it has accepted and accepts nothing more. Next: closed.
+    Draining,
+    /// It is gone, for good.
+    Closed,
+}
+
+/// What can happen to a model.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// It was loaded.
+    Loaded,
+    /// It could not be loaded.
+    Broke(String),
+    /// The server wants it to end.
+    Close,
+    /// Everyone has been answered.
+    Emptied,
+}
+
+impl ModelState {
+    /// The state as a word for status pages and the task tree.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            ModelState::Loading => "loading",
+            ModelState::Ready => "ready",
+            ModelState::Failed { .. } => "failed",
+            ModelState::Draining => "draining",
+            ModelState::Closed => "closed",
+        }
+    }
+
+    /// The state that follows; `None` where the event changes nothing. This is the only place that knows.
+    pub(super) fn after(&self, event: Event) -> Option<ModelState> {
+        match (self, event) {
+            (ModelState::Loading, Event::Loaded) => Some(ModelState::Ready),
+            (ModelState::Loading, Event::Broke(message)) => Some(ModelState::Failed { message }),
+            // A load cannot be interrupted. Whoever finishes it finds the model closed and drops what was loaded.
+            (ModelState::Loading | ModelState::Failed { .. }, Event::Close) => {
+                Some(ModelState::Closed)
+            }
+            (ModelState::Ready, Event::Close) => Some(ModelState::Draining),
+            (ModelState::Draining, Event::Emptied) => Some(ModelState::Closed),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        let failed = ModelState::Failed {
+            message: "why".to_owned(),
+        };
+        let events = [
+            Event::Loaded,
+            Event::Broke("why".to_owned()),
+            Event::Close,
+            Event::Emptied,
+        ];
+        use ModelState::{Closed, Draining, Loading, Ready};
+        let table = [
+            (
+                Loading,
+                [Some(Ready), Some(failed.clone()), Some(Closed), None],
+            ),
+            (Ready, [None, None, Some(Draining), None]),
+            (failed, [None, None, Some(Closed), None]),
+            (Draining, [None, None, None, Some(Closed)]),
+            (Closed, [None, None, None, None]),
+        ];
+        for (state, expected) in table {
+            let after = events.clone().map(|event| state.after(event));
+            assert_eq!(after, expected, "{}", state.word());
+        }
+    }
+}

@@ -1,0 +1,341 @@
+use std::time::Instant;
+
+use jitney::tree::Tree;
+use jitney_engine::Tensor;
+
+use super::*;
+use crate::call::Call;
+use crate::config::ModelOptions;
+
+/// A catalog of these sources, all loaded.
+async fn catalog(sources: &[&str]) -> (Catalog, Metrics, Tree) {
+    let (catalog, metrics, tree) = loading(sources, &Settings::default());
+    catalog.wait_loaded().await;
+    (catalog, metrics, tree)
+}
+
+fn loading(sources: &[&str], settings: &Settings) -> (Catalog, Metrics, Tree) {
+    let sources: Vec<ModelSource> = sources
+        .iter()
+        .map(|text| ModelSource::parse(text).unwrap())
+        .collect();
+    let (metrics, tree) = (Metrics::new(), Tree::new("test"));
+    let catalog = Catalog::start(&sources, settings, &metrics, &tree.root()).unwrap();
+    (catalog, metrics, tree)
+}
+
+fn call(rows: &[[f32; 2]]) -> Call {
+    let values = rows.iter().flatten().copied().collect();
+    Call {
+        inputs: vec![Tensor::from_f32([rows.len(), 2], values).unwrap()],
+        deadline: Instant::now() + Duration::from_secs(20),
+    }
+}
+
+fn values(outcome: &crate::call::Outcome) -> Vec<f32> {
+    outcome.outputs[0].to_vec().unwrap()
+}
+
+#[tokio::test]
+async fn a_loaded_model_answers() {
+    let (catalog, metrics, tree) = catalog(&["e=echo:FP32[2],op=sum"]).await;
+    assert!(catalog.all_ready());
+    let lane = catalog.model("e", None).unwrap();
+    let outcome = lane.infer(call(&[[1.0, 2.0], [3.0, 4.0]])).await.unwrap();
+    assert_eq!(values(&outcome), [3.0, 7.0]);
+    let text = metrics.encode();
+    let ok = r#"jitney_ended_items_total{model="e",version="1",outcome="ok"} 1"#;
+    assert!(text.contains(ok), "{text}");
+    assert!(tree.snapshot().to_string().contains("model e version 1"));
+    let status = &catalog.statuses()[0];
+    assert_eq!(
+        (status.state.clone(), status.default),
+        (ModelState::Ready, true)
+    );
+    assert_eq!(status.loaded.as_ref().unwrap().engine, "echo");
+}
+
+#[tokio::test]
+async fn a_broken_model_fails_alone() {
+    let (catalog, metrics, _tree) = catalog(&[
+        "good=echo:FP32[2]",
+        "told=echo:fail_load=true",
+        "absent=no/such/file.onnx",
+        "odd=echo:wrong=1",
+    ])
+    .await;
+    assert!(!catalog.all_ready());
+    let states: Vec<(String, &str)> = catalog
+        .statuses()
+        .into_iter()
+        .map(|status| (status.name, status.state.word()))
+        .collect();
+    let expected = [
+        ("absent", "failed"),
+        ("good", "ready"),
+        ("odd", "failed"),
+        ("told", "failed"),
+    ];
+    assert_eq!(states, expected.map(|(name, word)| (name.to_owned(), word)));
+    let lane = catalog.model("good", Some("1")).unwrap();
+    assert!(lane.infer(call(&[[1.0, 2.0]])).await.is_ok());
+    let failure = catalog.model("absent", None).unwrap_err();
+    assert_eq!(
+        (failure.code, &*failure.message),
+        (Code::Failed, "model \"absent\" could not be loaded")
+    );
+    assert!(failure.retry_after.is_some());
+    let told = catalog.statuses().remove(3).state;
+    let ModelState::Failed { message } = told else {
+        panic!("{told:?}");
+    };
+    assert!(message.contains("told to fail"), "{message}");
+    let text = metrics.encode();
+    assert!(
+        text.contains(r#"jitney_model_ready{model="told",version="1"} 0"#),
+        "{text}"
+    );
+    assert!(
+        text.contains(r#"jitney_model_ready{model="good",version="1"} 1"#),
+        "{text}"
+    );
+    assert!(!text.contains("no/such"), "{text}");
+}
+
+#[tokio::test]
+async fn unknown_models_are_named_safely() {
+    let (catalog, ..) = catalog(&["e=echo"]).await;
+    let table = [
+        ("other", None, "there is no model \"other\""),
+        ("..", None, "there is no model \"..\""),
+        (
+            "a\r\nb\u{1b}[2J",
+            None,
+            r#"there is no model "a\r\nb\u{1b}[2J""#,
+        ),
+        ("e", Some("2"), "model \"e\" has no version \"2\"; it has 1"),
+        (
+            "e",
+            Some("-1"),
+            "model \"e\" has no version \"-1\"; it has 1",
+        ),
+        (
+            "e",
+            Some("01"),
+            "model \"e\" has no version \"01\"; it has 1",
+        ),
+    ];
+    for (name, version, message) in table {
+        let failure = catalog.model(name, version).unwrap_err();
+        assert_eq!(
+            (failure.code, &*failure.message),
+            (Code::UnknownModel, message)
+        );
+        assert!(catalog.metrics(name, version).is_none());
+    }
+}
+
+#[tokio::test]
+async fn the_highest_version_is_the_default() {
+    let repository = tempfile::tempdir().unwrap();
+    let model = repository.path().join("e");
+    for version in ["2", "10", "9"] {
+        std::fs::create_dir_all(model.join(version)).unwrap();
+        std::fs::write(model.join(version).join("model.onnx"), "").unwrap();
+    }
+    std::fs::write(model.join("model.toml"), "[echo]").unwrap();
+    let source = repository.path().display().to_string();
+    let (catalog, ..) = catalog(&[&source]).await;
+    assert_eq!(catalog.versions("e"), ["2", "9", "10"]);
+    assert_eq!(catalog.model("e", None).unwrap().version(), "10");
+    assert_eq!(catalog.model("e", Some("9")).unwrap().version(), "9");
+    let defaults: Vec<bool> = catalog
+        .statuses()
+        .iter()
+        .map(|status| status.default)
+        .collect();
+    assert_eq!(defaults, [false, false, true]);
+}
+
+#[tokio::test]
+async fn until_it_is_loaded_a_model_is_not_ready() {
+    let (catalog, ..) = loading(&["slow=echo:load_ms=300"], &Settings::default());
+    let failure = catalog.model("slow", None).unwrap_err();
+    assert_eq!(failure.code, Code::NotReady);
+    assert!(failure.retry_after.is_some());
+    assert!(!catalog.all_ready());
+    catalog.wait_loaded().await;
+    assert!(catalog.model("slow", None).is_ok());
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_a_load() {
+    let (catalog, ..) = loading(&["slow=echo:load_ms=60000"], &Settings::default());
+    catalog.close();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        catalog.wait_loaded().await;
+        catalog.wait_closed().await;
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        catalog.model("slow", None).unwrap_err().code,
+        Code::Draining
+    );
+    assert_eq!(catalog.statuses()[0].state, ModelState::Closed);
+}
+
+#[tokio::test]
+async fn closing_answers_what_was_accepted() {
+    let (catalog, ..) = catalog(&["e=echo:FP32[2],call_ms=50"]).await;
+    let lane = catalog.model("e", None).unwrap();
+    let mut accepted = std::pin::pin!(lane.infer(call(&[[1.0, 2.0]])));
+    // The first poll queues the call.
+    let pending = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(accepted.as_mut().poll(context).is_pending())
+    });
+    assert!(pending.await);
+    catalog.close();
+    assert_eq!(catalog.statuses()[0].state, ModelState::Draining);
+    assert_eq!(catalog.model("e", None).unwrap_err().code, Code::Draining);
+    assert_eq!(
+        lane.infer(call(&[[1.0, 2.0]])).await.unwrap_err().code,
+        Code::Draining
+    );
+    let (outcome, ()) = tokio::join!(accepted, catalog.wait_closed());
+    assert_eq!(values(&outcome.unwrap()), [1.0, 2.0]);
+    assert_eq!(catalog.statuses()[0].state, ModelState::Closed);
+}
+
+#[tokio::test]
+async fn rows_that_depend_on_each_other_are_run_alone() {
+    let (catalog, ..) = catalog(&["e=echo:FP32[2],rows_independent=false"]).await;
+    let lane = catalog.model("e", None).unwrap();
+    assert_eq!(lane.max_batch(), 1);
+    let rows = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]];
+    let outcome = lane.infer(call(&rows)).await.unwrap();
+    assert_eq!(values(&outcome), rows.concat());
+    assert_eq!(outcome.trip.rows, 1);
+}
+
+#[tokio::test]
+async fn too_many_rows_are_the_callers_mistake() {
+    for source in ["e=echo:FP32[2]", "e=echo:FP32[2],rows_independent=false"] {
+        let (catalog, metrics, _tree) = catalog(&[source]).await;
+        let lane = catalog.model("e", None).unwrap();
+        let failure = lane.infer(call(&[[0.0; 2]; 33])).await.unwrap_err();
+        let expected = "the request has 33 rows, but the model takes at most 32 in one request";
+        assert_eq!(
+            (failure.code, &*failure.message),
+            (Code::InvalidInput, expected)
+        );
+        assert!(lane.infer(call(&[[0.0; 2]; 32])).await.is_ok());
+        let refused = r#"jitney_refused_items_total{model="e",version="1",cause="too_large"} 1"#;
+        assert!(metrics.encode().contains(refused));
+    }
+}
+
+#[tokio::test]
+async fn faults_of_a_model_reach_the_wire_with_their_code() {
+    let (catalog, ..) = catalog(&["e=echo:FP32[2],faulty=true"]).await;
+    let lane = catalog.model("e", None).unwrap();
+    let table = [
+        (-1.0, Code::ModelError),
+        (-2.0, Code::WorkerCrashed),
+        (-3.0, Code::OutputMismatch),
+        (-4.0, Code::OutputMismatch),
+        (-6.0, Code::InvalidInput),
+    ];
+    for (fault, code) in table {
+        let failure = lane.infer(call(&[[fault, 0.0]])).await.unwrap_err();
+        assert_eq!(failure.code, code, "{fault}: {failure}");
+    }
+    assert!(lane.infer(call(&[[1.0, 0.0]])).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_hanging_model_is_given_up_at_its_limit() {
+    let mut settings = Settings::default();
+    settings.given.run_limit_ms = Some(50.0);
+    let (catalog, ..) = loading(&["e=echo:FP32[2],faulty=true,hang_ms=2000"], &settings);
+    catalog.wait_loaded().await;
+    let lane = catalog.model("e", None).unwrap();
+    let failure = lane.infer(call(&[[-5.0, 0.0]])).await.unwrap_err();
+    assert_eq!(failure.code, Code::DeadlineExceeded);
+    assert!(failure.message.contains("its limit of 50ms"), "{failure}");
+}
+
+#[tokio::test]
+async fn the_warm_up_teaches_what_batching_gains() {
+    let (catalog, ..) = catalog(&["e=echo:FP32[2],call_ms=2"]).await;
+    let lane = catalog.model("e", None).unwrap();
+    let batching = lane.batching();
+    assert!(
+        batching.contains("times the throughput of one row"),
+        "{batching}"
+    );
+    let stats = lane.stats();
+    assert_eq!(stats.received, 0, "a warm-up is no request");
+    assert!(stats.gain > 4.0, "{stats:?}");
+}
+
+#[tokio::test]
+async fn without_a_warm_up_nothing_is_run() {
+    let settings = Settings {
+        given: ModelOptions {
+            warmup: Some(0),
+            ..ModelOptions::default()
+        },
+        ..Settings::default()
+    };
+    let (catalog, ..) = loading(&["e=echo:FP32[2],call_ms=20000"], &settings);
+    tokio::time::timeout(Duration::from_secs(10), catalog.wait_loaded())
+        .await
+        .unwrap();
+    let lane = catalog.model("e", None).unwrap();
+    assert_eq!(
+        lane.batching(),
+        "what batching gains is not known before the model has run"
+    );
+}
+
+#[test]
+fn two_models_of_one_name_are_an_error() {
+    let sources = ["e=echo", "e=echo:FP32[2]"].map(|text| ModelSource::parse(text).unwrap());
+    let tree = Tree::new("test");
+    let error = Catalog::start(
+        &sources,
+        &Settings::default(),
+        &Metrics::new(),
+        &tree.root(),
+    );
+    assert!(matches!(error, Err(SourceError::Duplicate { .. })));
+}
+
+#[test]
+fn a_catalog_of_nothing_is_not_ready() {
+    let (catalog, ..) = loading(&[], &Settings::default());
+    assert!(!catalog.all_ready());
+}
+
+/// A real model from its folder: found, loaded, warmed up, called.
+#[tokio::test]
+async fn the_digits_example_is_served() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/digits");
+    let mut settings = Settings::default();
+    settings.given.engine = Some(crate::config::Engine::Onnx);
+    let (catalog, ..) = loading(&[folder], &settings);
+    catalog.wait_loaded().await;
+    let status = catalog.statuses().remove(0);
+    assert_eq!(status.state, ModelState::Ready);
+    assert_eq!(status.labels.len(), 10);
+    assert_eq!(status.sketch.unwrap().input.as_deref(), Some("pixels"));
+    let lane = catalog.model("digits", None).unwrap();
+    assert!(!lane.stats().costs.is_empty(), "it was not warmed up");
+    let blank = Call {
+        inputs: vec![Tensor::from_f32([3, 64], vec![0.0; 192]).unwrap()],
+        deadline: Instant::now() + Duration::from_secs(20),
+    };
+    let outcome = lane.infer(blank).await.unwrap();
+    assert_eq!(outcome.outputs[0].shape(), [3, 10]);
+}

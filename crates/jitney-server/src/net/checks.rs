@@ -1,0 +1,384 @@
+//! What the head of a request must say before anything else is done for it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
+
+use super::NetConfig;
+use super::reply::Refusal;
+use crate::failure::{Code, Failure};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName =
+    HeaderName::from_static("inference-header-content-length");
+
+/// Longest request id that is echoed.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Under which names the server may be called, and by pages of which sites.
+///
+/// A browser lets any page send requests to any address. A page that had its own name resolve to this machine could read the answers too.
+/// So a server on a loopback address answers only to the loopback names, and no server answers pages of other sites.
+#[derive(Debug)]
+pub(crate) struct Sites {
+    /// `None` when every name will do. Our port may stand behind each.
+    hosts: Option<Vec<String>>,
+    origins: Vec<String>,
+    /// With its colon.
+    port: String,
+}
+
+impl Sites {
+    /// The rules of a server that is bound to `address`.
+    pub(crate) fn new(config: &NetConfig, address: SocketAddr) -> Sites {
+        let mut hosts = config.allowed_hosts.clone();
+        if address.ip().is_loopback() {
+            hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
+        }
+        Sites {
+            hosts: (!hosts.is_empty()).then_some(hosts),
+            origins: config
+                .allowed_origins
+                .iter()
+                .map(|origin| origin.to_ascii_lowercase())
+                .collect(),
+            port: format!(":{}", address.port()),
+        }
+    }
+
+    /// Checks whom the request is for and which page sent it, if one did.
+    pub(crate) fn check(&self, head: &request::Parts) -> Result<(), Refusal> {
+        let host = host(head)?;
+        // The target of CONNECT is no name of this server, and its method is refused in any case.
+        if head.method != Method::CONNECT {
+            self.check_host(head.uri.authority().map(http::uri::Authority::as_str))?;
+        }
+        self.check_host(host)?;
+        match head.headers.get(ORIGIN) {
+            None => Ok(()),
+            Some(origin) => self.check_origin(origin, host),
+        }
+    }
+
+    fn check_host(&self, host: Option<&str>) -> Result<(), Failure> {
+        let (Some(hosts), Some(host)) = (&self.hosts, host) else {
+            return Ok(());
+        };
+        let known = hosts.iter().any(|allowed| self.is_called(allowed, host));
+        if known {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::MisdirectedRequest,
+            "this server is not served under the name in Host; call it by its own address, or allow the name in its settings",
+        ))
+    }
+
+    /// Whether `host` is `allowed`, by itself or with our port behind it.
+    fn is_called(&self, allowed: &str, host: &str) -> bool {
+        host.split_at_checked(allowed.len())
+            .is_some_and(|(name, rest)| {
+                name.eq_ignore_ascii_case(allowed) && (rest.is_empty() || rest == self.port)
+            })
+    }
+
+    fn check_origin(&self, origin: &HeaderValue, host: Option<&str>) -> Result<(), Refusal> {
+        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        let site = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        let own = site.is_some_and(|site| host.is_some_and(|host| site.eq_ignore_ascii_case(host)));
+        if own || self.origins.contains(&origin) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::Forbidden,
+            "the request comes from a page of another site, which the server's settings do not allow",
+        )
+        .into())
+    }
+}
+
+/// What the request calls the server. HTTP/2 says it in the request's target.
+fn host(head: &request::Parts) -> Result<Option<&str>, Refusal> {
+    match head.headers.get(HOST) {
+        Some(host) => host
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::closing(Failure::invalid("Host is not text"))),
+        None if head.version == Version::HTTP_2 => {
+            Ok(head.uri.authority().map(http::uri::Authority::as_str))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The forms in which a body can come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Json,
+    Ndjson,
+}
+
+/// Finds the form of the body, or says that it cannot be read.
+pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Failure> {
+    if headers.contains_key(INFERENCE_HEADER_CONTENT_LENGTH) {
+        return Err(Failure::invalid(
+            "binary tensors are not served: send the tensors as JSON, without Inference-Header-Content-Length",
+        ));
+    }
+    let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
+        return Err(unsupported(
+            "the body is compressed; send it without Content-Encoding",
+        ));
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    match (types.next(), types.next()) {
+        (Some(only), None) => only.to_str().ok().and_then(parse_media).ok_or_else(|| {
+            unsupported("the body's type is not JSON; send it with Content-Type: application/json")
+        }),
+        (None, _) => Err(unsupported(
+            "the body's type is missing; send Content-Type: application/json",
+        )),
+        (Some(_), Some(_)) => Err(unsupported(
+            "Content-Type is given twice; send it once, as application/json",
+        )),
+    }
+}
+
+fn parse_media(text: &str) -> Option<Media> {
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next()?.to_ascii_lowercase();
+    let utf8 = |parameter: &str| {
+        parameter.split_once('=').is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("charset")
+                && value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        })
+    };
+    if !parts.all(utf8) {
+        return None;
+    }
+    match essence.as_str() {
+        "application/json" => Some(Media::Json),
+        "application/x-ndjson" => Some(Media::Ndjson),
+        other => {
+            (other.starts_with("application/") && other.ends_with("+json")).then_some(Media::Json)
+        }
+    }
+}
+
+/// The refusal of NDJSON where there is one item only.
+pub(crate) fn only_json() -> Failure {
+    unsupported(
+        "NDJSON is read by /predict/NAME/batch only; send one JSON text with Content-Type: application/json",
+    )
+}
+
+fn unsupported(message: &str) -> Failure {
+    Failure::new(Code::UnsupportedMediaType, message)
+}
+
+/// How long the client will wait, as `X-Request-Timeout-Ms` says.
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    let mut values = headers.get_all(X_REQUEST_TIMEOUT_MS).iter();
+    let (value, second) = (values.next(), values.next());
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|digits| digits.parse().ok()), second) {
+        (Some(millis @ 1..), None) => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(Failure::invalid(
+            "X-Request-Timeout-Ms must be one whole number of milliseconds, at least 1",
+        )),
+    }
+}
+
+/// The client's id for the request, when it is one that can be sent back and written in a log.
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(X_REQUEST_ID)?;
+    let harmless = id.len() <= REQUEST_ID_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    (harmless && !id.is_empty()).then(|| id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn sites(address: &str, hosts: &[&str]) -> Sites {
+        let config = NetConfig {
+            allowed_hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+            allowed_origins: vec!["https://friend.example".to_owned()],
+            ..NetConfig::default()
+        };
+        Sites::new(&config, address.parse().unwrap())
+    }
+
+    fn head(fields: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().uri("/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn hosts() {
+        let rows = [
+            ("127.0.0.1:80", &[][..], "localhost", true),
+            ("127.0.0.1:8080", &[], "localhost:8080", true),
+            ("127.0.0.1:8080", &[], "LocalHost:8080", true),
+            ("127.0.0.1:8080", &[], "127.0.0.1:8080", true),
+            ("[::1]:8080", &[], "[::1]:8080", true),
+            ("127.0.0.1:8080", &[], "localhost", true),
+            ("127.0.0.1:8080", &[], "localhost:80", false),
+            ("127.0.0.1:8080", &[], "localhost:08080", false),
+            ("127.0.0.1:8080", &[], "localhost.evil.example:8080", false),
+            ("127.0.0.1:8080", &[], "evil.example:8080", false),
+            ("127.0.0.1:8080", &[], "", false),
+            (
+                "127.0.0.1:8080",
+                &["Model.example"],
+                "model.example:8080",
+                true,
+            ),
+            (
+                "127.0.0.1:8080",
+                &["model.example:9000"],
+                "model.example:9000",
+                true,
+            ),
+            ("0.0.0.0:8080", &[], "anything.example", true),
+            (
+                "0.0.0.0:8080",
+                &["model.example"],
+                "anything.example",
+                false,
+            ),
+            ("0.0.0.0:8080", &["model.example"], "model.example", true),
+        ];
+        for (address, allowed, host, expected) in rows {
+            let check = sites(address, allowed).check(&head(&[("host", host)]));
+            assert_eq!(check.is_ok(), expected, "{address} {allowed:?} {host:?}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        let rows = [
+            ("http://localhost:8080", true),
+            ("https://friend.example", true),
+            ("http://evil.example", false),
+            ("http://localhost:8081", false),
+            ("null", false),
+            ("", false),
+        ];
+        for (origin, expected) in rows {
+            let head = head(&[("host", "localhost:8080"), ("origin", origin)]);
+            let check = sites("127.0.0.1:8080", &[]).check(&head);
+            assert_eq!(check.is_ok(), expected, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn media_types() {
+        let rows = [
+            (&["application/json"][..], Some(Media::Json)),
+            (&["application/json; charset=utf-8"], Some(Media::Json)),
+            (&["Application/JSON;Charset=\"UTF-8\""], Some(Media::Json)),
+            (&["application/vnd.x+json"], Some(Media::Json)),
+            (&["application/x-ndjson"], Some(Media::Ndjson)),
+            (&["application/json; charset=latin1"], None),
+            (&["application/json; x"], None),
+            (&["text/plain"], None),
+            (&["text/json"], None),
+            (&["application/x-www-form-urlencoded"], None),
+            (&["application/json", "application/json"], None),
+            (&[], None),
+        ];
+        for (types, expected) in rows {
+            let fields: Vec<_> = types.iter().map(|value| ("content-type", *value)).collect();
+            assert_eq!(media(&head(&fields).headers).ok(), expected, "{types:?}");
+        }
+    }
+
+    #[test]
+    fn encodings_and_binary_tensors_are_refused() {
+        let rows = [
+            (("content-encoding", "identity"), None),
+            (
+                ("content-encoding", "gzip"),
+                Some(Code::UnsupportedMediaType),
+            ),
+            (
+                ("content-encoding", "identity, gzip"),
+                Some(Code::UnsupportedMediaType),
+            ),
+            (
+                ("inference-header-content-length", "10"),
+                Some(Code::InvalidInput),
+            ),
+        ];
+        for (field, expected) in rows {
+            let head = head(&[("content-type", "application/json"), field]);
+            assert_eq!(
+                media(&head.headers).err().map(|failure| failure.code),
+                expected,
+                "{field:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let rows = [
+            (&["250"][..], Ok(Some(250))),
+            (&[], Ok(None)),
+            (&["0"], Err(())),
+            (&["+5"], Err(())),
+            (&["-5"], Err(())),
+            (&["1.5"], Err(())),
+            (&["soon"], Err(())),
+            (&[""], Err(())),
+            (&["99999999999999999999"], Err(())),
+            (&["5", "5"], Err(())),
+        ];
+        for (values, expected) in rows {
+            let fields: Vec<_> = values
+                .iter()
+                .map(|value| ("x-request-timeout-ms", *value))
+                .collect();
+            let got = timeout(&head(&fields).headers).map_err(|_| ());
+            assert_eq!(
+                got,
+                expected.map(|millis| millis.map(Duration::from_millis)),
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn request_ids_are_echoed_only_when_harmless() {
+        let long = "a".repeat(REQUEST_ID_MAX + 1);
+        let rows = [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            ("a\tb", false),
+            (long.as_str(), false),
+        ];
+        for (id, echoed) in rows {
+            let head = head(&[("x-request-id", id)]);
+            assert_eq!(request_id(&head.headers).is_some(), echoed, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! One connection: hyper on a checked socket, until the client, idleness or the drain ends it.
+
+use std::convert::Infallible;
+use std::net::TcpStream;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
+use jitney::Group;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::framing::{Fault, HeadLimits};
+use super::screen::{Patience, Screen};
+use super::{Net, NetConfig, exchange};
+use crate::admit::Phase;
+
+/// The thread, or threads, on which something runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// One thread for health, metrics and the like, which must answer whatever the models do.
+    Control,
+    /// As many threads as there are cores, for inference.
+    Data,
+}
+
+/// The other end of a connection, as its requests see it.
+pub(crate) struct Peer {
+    pub(crate) net: Arc<Net>,
+    pub(crate) plane: Plane,
+    /// What was found wrong in the byte stream.
+    pub(crate) fault: Arc<OnceLock<Fault>>,
+    active: AtomicUsize,
+    begun: AtomicUsize,
+    speaks_http2: AtomicBool,
+}
+
+/// A request of a connection that has not ended.
+pub(crate) struct Active<'a>(&'a Peer);
+
+impl Peer {
+    fn new(net: Arc<Net>, plane: Plane) -> Peer {
+        Peer {
+            net,
+            plane,
+            fault: Arc::default(),
+            active: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            speaks_http2: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub(crate) fn begin_request(&self) -> Active<'_> {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Active(self)
+    }
+
+    /// Whether there is no request now, and none has begun since the count was `before`.
+    fn idle_since(&self, before: usize) -> bool {
+        self.active.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == before
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket that was accepted and may be served.
+pub(crate) struct Arrived {
+    pub(crate) socket: TcpStream,
+    /// When the head of its first request must be complete.
+    pub(crate) first_head_by: Instant,
+    pub(crate) seat: OwnedSemaphorePermit,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
+    let Arrived {
+        socket,
+        first_head_by,
+        seat,
+    } = arrived;
+    let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
+        return;
+    };
+    let peer = Arc::new(Peer::new(Arc::clone(&net), plane));
+    let patience = Patience {
+        first_head_by,
+        head: net.config.header_timeout,
+        write: net.config.idle_timeout,
+    };
+    let socket = Screen::new(
+        socket,
+        head_limits(&net.config),
+        patience,
+        Arc::clone(&peer.fault),
+    );
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.version() == Version::HTTP_2 {
+            peer.speaks_http2.store(true, Ordering::Relaxed);
+        }
+        exchange::on_data_plane(Arc::clone(&peer), request)
+    });
+    let connection = net.http.serve_connection(TokioIo::new(socket), service);
+    until_over(&peer, pin!(connection)).await;
+    drop(seat);
+}
+
+async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {
+    let mut look = pin!(tokio::time::sleep(peer.net.config.idle_timeout));
+    let mut begun = 0;
+    let mut end = pin!(told_to_end(peer));
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
+            _ = connection.as_mut() => return,
+            () = look.as_mut() => {
+                match peer.idle_since(begun) {
+                    // It was asked to end and does not, since its client does not read: it is dropped.
+                    true if ending => return,
+                    true => {
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    false => (),
+                }
+                begun = peer.begun.load(Ordering::Relaxed);
+                look.as_mut().reset(Instant::now() + peer.net.config.idle_timeout);
+            }
+            () = end.as_mut(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ready when the drain has come to this connection.
+///
+/// HTTP/2 has a word for it, so its clients are told at once and can take new requests elsewhere. An HTTP/1.1 connection without a request
+/// could only be closed, and a request that is on its way at this moment would be lost: it stays until nothing is in flight, and what
+/// arrives until then is refused with an answer.
+async fn told_to_end(peer: &Peer) {
+    let mut phase = peer.net.admission.watch();
+    // The sender lives as long as `net`, so these do not fail.
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+    if !peer.speaks_http2.load(Ordering::Relaxed) {
+        let _ = phase.wait_for(|phase| *phase >= Phase::Closing).await;
+    }
+}
+
+fn head_limits(config: &NetConfig) -> HeadLimits {
+    HeadLimits {
+        bytes: config.max_header_bytes,
+        fields: config.max_headers,
+    }
+}
+
+/// The settings of hyper, which are the same for every connection.
+pub(crate) fn http(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
+    const PING: Duration = Duration::from_secs(20);
+    /// What hyper takes by itself, and more quickly than a number that is set.
+    const HYPER_MAX_HEADERS: usize = 100;
+    let mut http = auto::Builder::new(Executor(group.named("stream")));
+    // The screen has checked every head before hyper sees it, so these limits only have to let through what passed.
+    http.http1()
+        .max_buf_size(config.max_header_bytes.max(256 * 1024));
+    if config.max_headers > HYPER_MAX_HEADERS {
+        http.http1().max_headers(config.max_headers);
+    }
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_streams)
+        .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(Some(20))
+        .max_local_error_reset_streams(Some(256))
+        .initial_stream_window_size(Some(256 * 1024))
+        .initial_connection_window_size(Some(1024 * 1024))
+        .max_send_buf_size(256 * 1024)
+        .keep_alive_interval(Some(PING))
+        .keep_alive_timeout(PING);
+    http
+}
+
+/// Runs the streams of HTTP/2 connections as tasks of the server's group.
+#[derive(Clone)]
+pub(crate) struct Executor(Group<Infallible>);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        drop(self.0.spawn(async {
+            stream.await;
+            Ok(())
+        }));
+    }
+}

@@ -1,0 +1,190 @@
+//! The routes that tell of the server: health, metadata, metrics, and what a person looks at. None of them waits.
+
+use http::header::HeaderName;
+use http::{HeaderValue, Response};
+use jitney_engine::{Spec, TensorSpec};
+
+use super::Net;
+use super::reply::{self, JSON, Reply, TEXT};
+use super::router::{ModelRef, View};
+use crate::admin::page;
+use crate::admin::status::{self, Server, ServerState, Status};
+use crate::failure::{Code, Failure};
+use crate::models::{ModelState, ModelStatus};
+use crate::observe::metrics::{self, ModelMetrics, Phase, Quantiles};
+use crate::protocol::metadata::{self, ModelMetadata};
+
+const NAME: &str = "jitney";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Answers what the server is asked about itself.
+pub(crate) fn answer(net: &Net, view: View<'_>) -> Result<Reply, Failure> {
+    match view {
+        View::Page => Ok(page()),
+        View::Status => Ok(status(net)),
+        View::Metrics => Ok(numbers(net)),
+        View::DebugTree => tree(net),
+        View::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
+        View::Live => Ok(json(|out| metadata::live(out, true))),
+        View::Ready => ready(net),
+        View::Models => Ok(models(net)),
+        View::Model(model) => model_metadata(net, model),
+        View::ModelReady(model) => model_ready(net, model),
+    }
+}
+
+fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
+    let mut out = Vec::new();
+    write(&mut out);
+    reply::ok(JSON, out)
+}
+
+fn page() -> Reply {
+    let mut reply = Response::new(page::HTML.as_bytes().into());
+    for (name, value) in page::HEADERS {
+        reply.headers_mut().insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    reply
+}
+
+fn status(net: &Net) -> Reply {
+    let state = match (net.admission.draining(), net.catalog.all_ready()) {
+        (true, _) => ServerState::Draining,
+        (false, true) => ServerState::Ready,
+        (false, false) => ServerState::Starting,
+    };
+    let server = Server {
+        name: NAME,
+        version: VERSION,
+        uptime_s: net.started.elapsed().as_secs_f64(),
+        state,
+    };
+    let models = net.catalog.statuses();
+    let models = models
+        .into_iter()
+        .map(|model| model_status(net, model))
+        .collect();
+    reply::ok(JSON, status::body(&Status { server, models }))
+}
+
+fn model_status(net: &Net, model: ModelStatus) -> status::Model {
+    let lane = net.catalog.model(&model.name, Some(&model.version)).ok();
+    let tensors = |specs: fn(&Spec) -> &[TensorSpec]| {
+        let specs = lane.as_ref().map_or(&[][..], |lane| specs(lane.spec()));
+        specs.iter().map(status::Tensor::from).collect()
+    };
+    let (inputs, outputs) = (tensors(|spec| &spec.inputs), tensors(|spec| &spec.outputs));
+    let (state, message) = match model.state {
+        ModelState::Loading => (status::ModelState::Loading, None),
+        ModelState::Ready => (status::ModelState::Ready, None),
+        ModelState::Failed { message } => (status::ModelState::Failed, Some(message)),
+        ModelState::Draining | ModelState::Closed => (status::ModelState::Closed, None),
+    };
+    let latency_ms = model
+        .loaded
+        .is_some()
+        .then(|| latency(&net.metrics.model(&model.name, &model.version)));
+    status::Model {
+        name: model.name,
+        version: model.version,
+        description: model.description,
+        state,
+        // It may name files, which is nobody's business on a network.
+        message: message.filter(|_| net.is_private()),
+        engine: model
+            .loaded
+            .as_ref()
+            .map(|loaded| loaded.engine.to_owned())
+            .unwrap_or_default(),
+        inputs,
+        outputs,
+        stats: model.loaded.map(|loaded| loaded.stats.into()),
+        latency_ms,
+        sketch: model.sketch.map(|sketch| status::Sketch {
+            input: sketch.input,
+            width: sketch.width,
+            height: sketch.height,
+            max: sketch.max,
+        }),
+        labels: model.labels,
+    }
+}
+
+fn latency(model: &ModelMetrics) -> status::Latency {
+    let in_ms = |quantiles: Quantiles| status::Quantiles {
+        p50: quantiles.p50.map(|seconds| seconds * 1e3),
+        p99: quantiles.p99.map(|seconds| seconds * 1e3),
+    };
+    status::Latency {
+        queue: in_ms(model.phase_quantiles(Phase::Queue)),
+        hold: in_ms(model.phase_quantiles(Phase::Hold)),
+        run: in_ms(model.phase_quantiles(Phase::Run)),
+        total: in_ms(model.total_quantiles()),
+    }
+}
+
+fn numbers(net: &Net) -> Reply {
+    let held = i64::try_from(net.admission.bytes_held()).unwrap_or(i64::MAX);
+    net.metrics.server().inflight_bytes.set(held);
+    reply::ok(
+        HeaderValue::from_static(metrics::CONTENT_TYPE),
+        net.metrics.encode(),
+    )
+}
+
+/// The tree names source files and peers, which is nobody's business on a network.
+fn tree(net: &Net) -> Result<Reply, Failure> {
+    if !net.is_private() {
+        return Err(Failure::new(
+            Code::Forbidden,
+            "the task tree is shown only by a server that listens on a loopback address",
+        ));
+    }
+    Ok(reply::ok(TEXT, net.tree.snapshot().to_string()))
+}
+
+fn ready(net: &Net) -> Result<Reply, Failure> {
+    if net.admission.draining() {
+        return Err(Failure::new(Code::Draining, "the server is shutting down"));
+    }
+    if !net.catalog.all_ready() {
+        return Err(Failure::new(
+            Code::NotReady,
+            "not every model is ready; GET /v2/models/NAME/ready tells about one",
+        ));
+    }
+    Ok(json(|out| metadata::ready(out, true)))
+}
+
+fn models(net: &Net) -> Reply {
+    let statuses = net.catalog.statuses();
+    let mut names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    json(|out| metadata::list(out, &names))
+}
+
+fn model_metadata(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    let versions = net.catalog.versions(model.name);
+    let versions: Vec<_> = versions.iter().map(String::as_str).collect();
+    Ok(json(|out| {
+        metadata::model(
+            out,
+            &ModelMetadata {
+                name: lane.name(),
+                versions: &versions,
+                platform: lane.platform(),
+                spec: lane.spec(),
+            },
+        );
+    }))
+}
+
+fn model_ready(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    Ok(json(|out| metadata::model_ready(out, lane.name(), true)))
+}

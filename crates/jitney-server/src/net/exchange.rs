@@ -1,0 +1,250 @@
+//! One request and its one answer, whatever happens in between.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use http::{Method, Request, Version, request};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::checks::{self, X_REQUEST_ID};
+use super::connection::{Peer, Plane};
+use super::framing::Fault;
+use super::record::Record;
+use super::reply::{self, Refusal, Reply};
+use super::router::{self, Form, NoRoute, Route, View};
+use super::screen::REFUSED;
+use super::{control, infer};
+use crate::failure::{Code, Failure};
+use crate::observe::{log, metrics};
+
+/// A request on its way through the handlers.
+pub(crate) struct Exchange<'a> {
+    pub(crate) peer: &'a Peer,
+    pub(crate) head: &'a request::Parts,
+    pub(crate) started: Instant,
+    pub(crate) record: &'a mut Record,
+}
+
+/// Answers a request. Never fails: what goes wrong is an answer too.
+///
+/// Cancel safety: dropping it cancels the request wherever it is and records it as cancelled. hyper does so when the client leaves.
+pub(crate) async fn serve(
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Reply, Infallible> {
+    let started = Instant::now();
+    let _active = peer.begin_request();
+    let (head, body) = request.into_parts();
+    let route = router::route(&head.method, head.uri.path());
+    let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
+    let exchange = Exchange {
+        peer: &peer,
+        head: &head,
+        started,
+        record: &mut record,
+    };
+    let answered = guarded(answer(exchange, route, body)).await;
+    record.finish(
+        answered
+            .as_ref()
+            .map(|_| ())
+            .map_err(|refusal| refusal.failure.code),
+    );
+    Ok(finish(&peer, &head, answered))
+}
+
+async fn answer(
+    exchange: Exchange<'_>,
+    route: Result<Route<'_>, NoRoute>,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let (peer, head) = (exchange.peer, exchange.head);
+    if head.method.as_str() == REFUSED
+        && let Some(fault) = peer.fault.get()
+    {
+        return Err(fault_refusal(*fault, peer));
+    }
+    peer.net.sites.check(head)?;
+    let answered = match route.map_err(no_route)? {
+        Route::Control(view) => return control::answer(&peer.net, view).map_err(Refusal::from),
+        Route::Infer(form, model) => infer::answer(exchange, form, model, body).await,
+    };
+    answered.map_err(|refusal| match peer.fault.get() {
+        // The body broke off because of what was found in it, not because the client left.
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(*fault, peer),
+        _ => refusal,
+    })
+}
+
+/// What is the same for every answer.
+fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) -> Reply {
+    let close = match &answered {
+        Ok(_) => false,
+        Err(refusal) => {
+            log_failure(head, &refusal.failure);
+            refusal.close
+        }
+    };
+    let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
+    let headers = reply.headers_mut();
+    if let Some(id) = checks::request_id(&head.headers) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    if head.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
+        reply::close(headers);
+    }
+    if head.method == Method::HEAD {
+        reply::without_body(reply)
+    } else {
+        reply
+    }
+}
+
+/// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:
+/// there are many of them when the server is overloaded.
+fn log_failure(head: &request::Parts, failure: &Failure) {
+    if failure.code == Code::Internal {
+        tracing::error!(
+            code = failure.code.word(),
+            method = %head.method,
+            path = %log::escaped(head.uri.path()),
+            request_id = request_id(head),
+            "{}", log::one_line(&failure.message)
+        );
+    } else {
+        tracing::debug!(
+            code = failure.code.word(),
+            method = %head.method,
+            path = %log::escaped(head.uri.path()),
+            request_id = request_id(head),
+            "{}", log::one_line(&failure.message)
+        );
+    }
+}
+
+fn request_id(head: &request::Parts) -> Option<String> {
+    let id = checks::request_id(&head.headers)?;
+    id.to_str().map(str::to_owned).ok()
+}
+
+/// A panic of a handler costs its request an answer, and nobody else anything.
+async fn guarded(answer: impl Future<Output = Result<Reply, Refusal>>) -> Result<Reply, Refusal> {
+    let answered = AssertUnwindSafe(answer).catch_unwind().await;
+    answered.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Refusal {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    tracing::error!(panic = %log::one_line(message), "a handler panicked");
+    Failure::new(Code::Internal, "the server failed to handle the request").into()
+}
+
+fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
+    let config = &peer.net.config;
+    Refusal::closing(match fault {
+        Fault::Malformed(text) => {
+            Failure::invalid(format!("the request is not valid HTTP/1.1: {text}"))
+        }
+        Fault::HeadTooLarge => Failure::new(
+            Code::HeadersTooLarge,
+            format!(
+                "the request's head is larger than {} bytes or has more than {} header lines",
+                config.max_header_bytes, config.max_headers
+            ),
+        ),
+        Fault::HeadTooSlow => Failure::new(
+            Code::RequestTimeout,
+            format!(
+                "the request's head did not come within {:?}",
+                config.header_timeout
+            ),
+        ),
+    })
+}
+
+fn no_route(no_route: NoRoute) -> Refusal {
+    match no_route {
+        NoRoute::NotFound => Failure::new(
+            Code::NotFound,
+            "there is nothing under this path; models are served under /predict/NAME and /v2/models/NAME/infer",
+        )
+        .into(),
+        NoRoute::Method { allow } => Refusal {
+            allow: Some(allow),
+            ..Failure::new(Code::MethodNotAllowed, format!("this path allows {allow} only")).into()
+        },
+    }
+}
+
+const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
+    match route {
+        Some(Route::Infer(Form::Predict, _)) => metrics::Route::Predict,
+        Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
+        Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
+        Some(Route::Control(View::Server | View::Models | View::Model(_))) => {
+            metrics::Route::Metadata
+        }
+        Some(Route::Control(View::Live | View::Ready | View::ModelReady(_))) => {
+            metrics::Route::Health
+        }
+        Some(Route::Control(View::Page | View::Status | View::Metrics | View::DebugTree)) => {
+            metrics::Route::Admin
+        }
+        None => metrics::Route::Other,
+    }
+}
+
+/// Answers on the data plane, whichever thread the connection lives on.
+///
+/// A connection that began with a health check lives on the control thread; that thread must never parse a large body or encode a large
+/// answer. Dropping the returned future cancels the request there too: the task sees that nobody waits for it.
+pub(crate) async fn on_data_plane(
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Reply, Infallible> {
+    let needs_move = peer.plane == Plane::Control
+        && matches!(
+            router::route(request.method(), request.uri().path()),
+            Ok(Route::Infer(..))
+        );
+    if !needs_move {
+        return serve(peer, request).await;
+    }
+    let (mut sender, receiver) = oneshot::channel();
+    let moved = Arc::clone(&peer);
+    peer.net.spawn(Plane::Data, "request", async move {
+        tokio::select! {
+            answered = serve(moved, request) => drop(sender.send(answered)),
+            () = sender.closed() => (),
+        }
+    });
+    receiver
+        .await
+        .unwrap_or_else(|_| Ok(reply::refusal(&lost(), &peer.net.jitter)))
+}
+
+/// The task was dropped, which happens only when the server was told to stop at once.
+fn lost() -> Refusal {
+    Refusal::closing(Failure::new(Code::Draining, "the server is shutting down"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let refusal = guarded(async { panic!("inside") }).await.unwrap_err();
+        assert_eq!(refusal.failure.code, Code::Internal);
+        assert!(!refusal.failure.message.contains("inside"));
+    }
+}

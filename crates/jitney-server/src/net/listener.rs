@@ -1,0 +1,165 @@
+//! Accepting connections, and choosing the thread that serves each.
+//!
+//! Health and metrics must answer while every data-plane thread parses a large body. A connection belongs to one runtime, so the choice is made
+//! once, from its first bytes, which are looked at without being taken. Load balancers and scrapers open connections for control requests alone
+//! and clients for inference alone, so the first request tells the rest. Where it does not, the answer is still right: a control request on
+//! the data plane is answered there, and an inference request on the control thread is run on the data plane.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connection::{self, Arrived, Plane};
+use super::{Net, NetConfig, reply, router};
+use crate::admit::Phase;
+
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: i32 = 1024;
+/// Most connections of the control thread. They have seats of their own, so that clients of models cannot take them.
+const CONTROL_SEATS: usize = 256;
+/// How long a client that is turned away is given to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long accepting pauses when the process has no descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many connections there may be, each kind for itself.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    /// For those that were accepted and have not shown what they want: as many as for data. Beyond it they wait in the kernel.
+    arrivals: Arc<Semaphore>,
+    control: Arc<Semaphore>,
+    data: Arc<Semaphore>,
+    data_max: u32,
+}
+
+impl Seats {
+    pub(crate) fn new(config: &NetConfig) -> Seats {
+        let data_max = config.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        let data_max = u32::try_from(data_max).unwrap_or(u32::MAX);
+        Seats {
+            arrivals: Arc::new(Semaphore::new(data_max as usize)),
+            control: Arc::new(Semaphore::new(CONTROL_SEATS)),
+            data: Arc::new(Semaphore::new(data_max as usize)),
+            data_max,
+        }
+    }
+
+    /// Waits until no connection is left. To be used when none can come any more.
+    pub(crate) async fn wait_empty(&self) {
+        // Neither semaphore is ever closed, so these do not fail.
+        let _ = self.control.acquire_many(CONTROL_SEATS as u32).await;
+        let _ = self.data.acquire_many(self.data_max).await;
+    }
+
+    fn of(&self, plane: Plane) -> &Arc<Semaphore> {
+        match plane {
+            Plane::Control => &self.control,
+            Plane::Data => &self.data,
+        }
+    }
+}
+
+/// Binds a listening socket that does not block.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A server that was restarted must not wait for the old one's closed connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the drain has finished its requests. The port is closed when this returns.
+///
+/// While the drain waits for requests, connections are still accepted: they get an answer, which says that the server is shutting down.
+pub(crate) async fn accept(net: Arc<Net>, listener: TcpListener) {
+    let mut phase = net.admission.watch();
+    tokio::select! {
+        () = accept_all(&net, &listener) => (),
+        _ = phase.wait_for(|phase| *phase >= Phase::Closing) => (),
+    }
+}
+
+async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
+    // The semaphore is never closed, so this ends only by being dropped.
+    while let Ok(arrival) = Arc::clone(&net.seats.arrivals).acquire_owned().await {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                net.metrics.server().connections_accepted.add(1);
+                net.spawn(
+                    Plane::Control,
+                    "arrival",
+                    arrive(Arc::clone(net), socket, arrival),
+                );
+            }
+            Err(error) if concerns_one_connection(&error) => (),
+            Err(error) => {
+                tracing::warn!(%error, "connections cannot be accepted");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
+    let first_head_by = Instant::now() + net.config.header_timeout;
+    let mut first = [0; 512];
+    let Ok(Ok(count @ 1..)) = timeout_at(first_head_by, socket.peek(&mut first)).await else {
+        return;
+    };
+    let control = router::begins_with_control(&first[..count]);
+    let plane = if control { Plane::Control } else { Plane::Data };
+    let Ok(seat) = Arc::clone(net.seats.of(plane)).try_acquire_owned() else {
+        net.metrics.server().connections_refused.add(1);
+        // Boxed, since its buffer would be part of every arrival.
+        return Box::pin(turn_away(&net, socket)).await;
+    };
+    // Small answers must not wait for the acknowledgement of the ones before.
+    let _ = socket.set_nodelay(true);
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    let arrived = Arrived {
+        socket,
+        first_head_by,
+        seat,
+    };
+    net.spawn(
+        plane,
+        "connection",
+        connection::drive(Arc::clone(&net), plane, arrived),
+    );
+    drop(arrival);
+}
+
+/// Says why, and gives the client a moment to read it: a socket that is closed with unread bytes destroys what was written to it.
+async fn turn_away(net: &Net, mut socket: TcpStream) {
+    let farewell = async {
+        socket.write_all(&reply::turned_away(&net.jitter)).await?;
+        socket.shutdown().await?;
+        let mut scratch = [0; 4096];
+        while socket.read(&mut scratch).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(FAREWELL, farewell).await;
+}

@@ -1,0 +1,413 @@
+//! The socket as hyper sees it: every message head checked, slow heads and stalled readers timed out, and a close that does not destroy
+//! the last answer.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::framing::{Fault, Framing, HeadLimits};
+
+/// The method of the request that hyper is given in place of a refused one. Its service answers with the fault, in order behind the answers
+/// of the requests before it.
+pub(crate) const REFUSED: &str = "X-REFUSED";
+const REFUSED_REQUEST: &[u8] =
+    b"X-REFUSED / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+
+/// How long a closing connection still reads what the client sends, so that the kernel does not reset the connection and with it the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// The time limits of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// When the first head must be complete.
+    pub(crate) first_head_by: Instant,
+    /// From the first byte of any later head to its last.
+    pub(crate) head: Duration,
+    /// Without any byte written while there are bytes to write.
+    pub(crate) write: Duration,
+}
+
+/// A checked socket.
+pub(crate) struct Screen<S> {
+    io: S,
+    framing: Framing,
+    patience: Patience,
+    /// Bytes that were read and not yet handed to hyper. Empty but for heads that came in pieces.
+    held: BytesMut,
+    /// How many of them may go to hyper.
+    released: usize,
+    /// What was found wrong; shared with the connection's service.
+    fault: Arc<OnceLock<Fault>>,
+    /// Whether the body that hyper reads is to end with an error, behind what may still go to it.
+    body_error: bool,
+    head_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
+}
+
+enum Linger {
+    /// The write side is open. => Reading, Over
+    No,
+    /// The write side is closed; reading and dropping until the client closes, time is up, or it was enough. => Over
+    Reading {
+        timer: Pin<Box<Sleep>>,
+        left: usize,
+    },
+    Over,
+}
+
+impl<S> Screen<S> {
+    pub(crate) fn new(
+        io: S,
+        limits: HeadLimits,
+        patience: Patience,
+        fault: Arc<OnceLock<Fault>>,
+    ) -> Screen<S> {
+        Screen {
+            io,
+            framing: Framing::new(limits),
+            patience,
+            held: BytesMut::new(),
+            released: 0,
+            fault,
+            body_error: false,
+            head_timer: None,
+            write_timer: None,
+            linger: Linger::No,
+        }
+    }
+
+    /// Hands over released bytes; false when there are none.
+    fn hand_over(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        if self.released == 0 {
+            return false;
+        }
+        let count = self.released.min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.advance(count);
+        self.released -= count;
+        true
+    }
+
+    /// Checks what `buf` got beyond `before` and takes back what may not go on yet.
+    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let step = if self.held.is_empty() {
+            let step = self.framing.advance(&buf.filled()[before..]);
+            let pass = before + step.release;
+            self.held.extend_from_slice(&buf.filled()[pass..]);
+            buf.set_filled(pass);
+            step
+        } else {
+            self.held.extend_from_slice(&buf.filled()[before..]);
+            buf.set_filled(before);
+            let step = self.framing.advance(&self.held);
+            self.released = step.release;
+            step
+        };
+        if step.release > 0 {
+            self.head_timer = None;
+        }
+        if let Some(fault) = step.fault {
+            self.refuse(fault);
+        }
+    }
+
+    /// In place of a bad head hyper gets a request that stands for it; a bad body is an error of the body.
+    fn refuse(&mut self, fault: Fault) {
+        let _ = self.fault.set(fault);
+        self.head_timer = None;
+        self.held.truncate(self.released);
+        if self.framing.in_body() {
+            self.body_error = true;
+        } else {
+            self.held.extend_from_slice(REFUSED_REQUEST);
+            self.released = self.held.len();
+        }
+        self.framing.stop();
+    }
+
+    /// Ready when the head that began to arrive took too long.
+    fn poll_head_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.held.is_empty() {
+            return Poll::Pending;
+        }
+        let by = match self.framing.in_first_head() {
+            true => self.patience.first_head_by,
+            false => Instant::now() + self.patience.head,
+        };
+        let timer = self
+            .head_timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
+        timer.as_mut().poll(cx)
+    }
+
+    /// Turns "not yet" into an error when the client has not read for too long.
+    fn watch_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.write_timer = None;
+            return result;
+        }
+        let patience = self.patience.write;
+        let timer = self
+            .write_timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Screen<S> {
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Linger::Reading { timer, left } = &mut self.linger else {
+            return Poll::Ready(());
+        };
+        let mut scratch = [0; 4096];
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() && *left > buf.filled().len() => {
+                    *left -= buf.filled().len();
+                }
+                _ => break,
+            }
+        }
+        self.linger = Linger::Over;
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.hand_over(buf) {
+                return Poll::Ready(Ok(()));
+            }
+            if std::mem::take(&mut this.body_error) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::InvalidData)));
+            }
+            // Behind a fault nothing is read: the answer is on its way, and then the connection closes.
+            if this.fault.get().is_some() {
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+                ready!(this.poll_head_timer(cx));
+                this.refuse(Fault::HeadTooSlow);
+                continue;
+            }
+            let end_of_stream = buf.filled().len() == before;
+            if end_of_stream {
+                return Poll::Ready(Ok(()));
+            }
+            this.check(buf, before);
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.watch_write(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.watch_write(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if matches!(this.linger, Linger::No) {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let message_is_over = !this.framing.in_body() && this.held.is_empty();
+            this.linger = if message_is_over {
+                Linger::Over
+            } else {
+                Linger::Reading {
+                    timer: Box::pin(tokio::time::sleep_until(Instant::now() + LINGER)),
+                    left: LINGER_BYTES,
+                }
+            };
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// A client's end, the checked end, and what is found wrong with it.
+    fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<OnceLock<Fault>>) {
+        let (client, server) = duplex(buffer);
+        let limits = HeadLimits {
+            bytes: 1024,
+            fields: 8,
+        };
+        let patience = Patience {
+            first_head_by: Instant::now() + SECOND,
+            head: 10 * SECOND,
+            write: SECOND,
+        };
+        let fault = Arc::default();
+        let screen = Screen::new(server, limits, patience, Arc::clone(&fault));
+        (client, screen, fault)
+    }
+
+    async fn read(screen: &mut Screen<DuplexStream>, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        screen.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_goes_on_only_when_it_is_whole() {
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(&GET[..10]).await.unwrap();
+        let mut first = [0; 1];
+        assert!(
+            tokio::time::timeout(SECOND / 2, screen.read(&mut first))
+                .await
+                .is_err()
+        );
+        client.write_all(&GET[10..]).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_is_waited_for_from_the_start_and_others_from_their_first_byte() {
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (10 * SECOND, Some(&Fault::HeadTooSlow))
+        );
+
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(&GET[..5]).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert_eq!(
+            (begun.elapsed(), fault.get()),
+            (SECOND, Some(&Fault::HeadTooSlow))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_head_is_replaced_and_nothing_behind_it_is_read() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let bytes = [GET, b"GET / HTTP/1.1\nHost: a\n\n", GET].concat();
+        client.write_all(&bytes).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        assert_eq!(
+            read(&mut screen, REFUSED_REQUEST.len()).await,
+            REFUSED_REQUEST
+        );
+        assert!(matches!(fault.get(), Some(Fault::Malformed(_))));
+        let mut more = [0; 1];
+        assert!(
+            tokio::time::timeout(60 * SECOND, screen.read(&mut more))
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_body_ends_with_an_error_behind_what_was_right() {
+        let (mut client, mut screen, fault) = screened(1024);
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc";
+        client
+            .write_all(&[head, b"XX".as_slice()].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut screen, head.len()).await, head);
+        let mut more = [0; 1];
+        let error = screen.read(&mut more).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(fault.get().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let (_client, mut screen, _) = screened(4);
+        let begun = Instant::now();
+        let error = screen.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, SECOND)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_in_the_middle_of_a_body_lingers_but_not_for_ever() {
+        let (mut client, mut screen, _) = screened(1024);
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+            .await
+            .unwrap();
+        assert_ne!(screen.read(&mut [0; 64]).await.unwrap(), 0);
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), LINGER);
+
+        let (mut client, mut screen, _) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_ne!(screen.read(&mut [0; 64]).await.unwrap(), 0);
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}

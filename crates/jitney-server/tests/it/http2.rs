@@ -1,0 +1,108 @@
+//! HTTP/2 on the same port, without an upgrade.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::support::{Fixture, start};
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Runs `client` with a connection; its answer, and whether the connection then ended without an error.
+async fn with_connection<T>(server: &Fixture, client: impl AsyncFnOnce(Sender) -> T) -> (T, bool) {
+    let socket = TcpStream::connect(server.address()).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+        .await
+        .unwrap();
+    let (ended, value) = tokio::join!(connection, client(sender));
+    (value, ended.is_ok())
+}
+
+fn post(server: &Fixture, body: &'static str) -> Request<Full<Bytes>> {
+    let uri = format!("http://{}/predict/m", server.address());
+    let request = Request::post(uri).header("content-type", "application/json");
+    request.body(Full::from(body)).unwrap()
+}
+
+async fn send(sender: &mut Sender, request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status();
+    (
+        status,
+        response.into_body().collect().await.unwrap().to_bytes(),
+    )
+}
+
+#[test]
+fn many_requests_share_a_connection() {
+    let server = start(&["m=echo:FP32[1]"]);
+    let exchange = with_connection(&server, async |mut sender| {
+        let first = sender.send_request(post(&server, "{\"input\":[1]}"));
+        let second = sender.send_request(post(&server, "nonsense"));
+        let (first, second) = tokio::join!(first, second);
+        (first.unwrap().status(), second.unwrap().status())
+    });
+    let ((first, second), clean) = server.block_on(exchange);
+    assert_eq!((first.as_u16(), second.as_u16(), clean), (200, 400, true));
+}
+
+#[test]
+fn routes_and_names_are_checked_as_in_http1() {
+    let server = start(&["m=echo:FP32[1]"]);
+    let address = server.address();
+    let rows = [
+        (format!("http://{address}/v2/health/live"), 200),
+        (format!("http://{address}/nowhere"), 404),
+        (format!("http://{address}/predict/m"), 405),
+        (format!("http://evil.example:{}/v2", address.port()), 421),
+    ];
+    for (uri, status) in rows {
+        let request = Request::get(&uri).body(Full::default()).unwrap();
+        let exchange =
+            with_connection(&server, async |mut sender| send(&mut sender, request).await);
+        let ((got, _), _) = server.block_on(exchange);
+        assert_eq!(got.as_u16(), status, "{uri}");
+    }
+}
+
+#[test]
+fn a_reset_stream_cancels_its_request() {
+    let server = start(&["m=echo:FP32[1],call_ms=300"]);
+    let exchange = with_connection(&server, async |mut sender| {
+        let mut running = Box::pin(sender.send_request(post(&server, "{\"input\":[1]}")));
+        while server.stats().running == 0 {
+            tokio::select! { _ = running.as_mut() => (), () = tokio::task::yield_now() => () }
+        }
+        let mut queued = Box::pin(sender.send_request(post(&server, "{\"input\":[2]}")));
+        while server.stats().queued == 0 {
+            tokio::select! { _ = queued.as_mut() => (), () = tokio::task::yield_now() => () }
+        }
+        drop(queued);
+        running.await.unwrap().status()
+    });
+    let (status, _) = server.block_on(exchange);
+    assert_eq!(status, StatusCode::OK);
+    let stats = server.stats();
+    assert_eq!((stats.ok, stats.cancelled), (1, 1));
+}
+
+#[test]
+fn a_drain_answers_the_streams_and_says_goodbye() {
+    let server = start(&["m=echo:FP32[1],call_ms=100"]);
+    let exchange = with_connection(&server, async |mut sender| {
+        let mut running = Box::pin(sender.send_request(post(&server, "{\"input\":[1]}")));
+        while server.stats().running == 0 {
+            tokio::select! { _ = running.as_mut() => (), () = tokio::task::yield_now() => () }
+        }
+        server.running.drain();
+        let status = running.await.unwrap().status();
+        // The sender is kept, so only the server's goodbye can end the connection.
+        (status, sender)
+    });
+    let ((status, _sender), clean) = server.block_on(exchange);
+    assert_eq!((status, clean), (StatusCode::OK, true));
+    assert!(server.block_on(server.running.wait()).unwrap().is_clean());
+}

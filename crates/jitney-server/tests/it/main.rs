@@ -1,0 +1,16 @@
+//! The server from outside: real sockets, `echo` models.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of tests fail tests"
+)]
+
+mod drain;
+mod http2;
+mod load;
+mod planes;
+mod predict;
+mod refusals;
+mod support;
+mod wire;

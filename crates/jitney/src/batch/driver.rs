@@ -1,0 +1,510 @@
+//! The threads around a [`Lane`]: one for each instance of the model, and a keeper that owns them.
+//!
+//! Of the instances that are free, one is the *leader*: it alone looks at the queue, holds the door and forms the batch. When it leaves
+//! with one, the next free instance leads. So an instance is always reserved before a batch is formed, and a request that arrives wakes
+//! at most one thread. The keeper answers what falls due by itself (deadlines, run limits), replaces instances that were given up, and
+//! ends last.
+//!
+//! One lock guards everything. Nobody is woken and no user code runs while it is held, but for [`Model::rows`] and
+//! [`Model::compatible`].
+
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::isolate::{Guarded, make_guarded};
+use super::lane::{Lane, Next, Outcomes, Seat};
+use super::ticket::{Due, Reply, Ticket};
+use super::{Batching, Model, Refused, Stats};
+use crate::clock::{Clock, Sleeper};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
+
+/// Pauses between attempts to make an instance that could not be made: the first, doubled up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Makes instances of a model. Called on the thread the instance will live on.
+pub(crate) type Make<M> = Arc<dyn Fn() -> Result<M, Arc<str>> + Send + Sync>;
+
+/// What the threads of one batcher share.
+pub(crate) struct Shared<M: Model> {
+    name: Box<str>,
+    clock: Clock,
+    isolate: bool,
+    state: Mutex<State<M>>,
+    /// The leader waits here for requests, or holds the door.
+    leading: Condvar,
+    /// Other free instances wait here to lead.
+    following: Condvar,
+    /// Threads whose instance could not be made wait here to try again.
+    pausing: Condvar,
+    keeping: Condvar,
+    /// Whoever starts the batcher waits here for the first instances.
+    starting: Condvar,
+}
+
+struct State<M: Model> {
+    lane: Lane<M>,
+    leader: Leader,
+    followers: usize,
+    keeper: Keeper,
+    /// Slots that want a thread with an instance.
+    vacant: Vec<usize>,
+    /// Instance threads that have not ended, without those that were given up.
+    threads: usize,
+    /// Threads that were given up and still hang inside the model, and how many may.
+    hung: usize,
+    hung_max: usize,
+    /// First instances that are still being made, and why one could not be.
+    starting: usize,
+    refusal: Option<Arc<str>>,
+}
+
+/// The free instance that looks at the queue.
+#[derive(Clone, Copy)]
+enum Leader {
+    /// No instance is free, or none has come forward yet.
+    None,
+    /// It is awake and will look again.
+    Awake,
+    /// It waits for a first request.
+    Waiting,
+    /// It holds the door until then, or until that many rows are ready.
+    Holding { until: Instant, rows: usize },
+}
+
+enum Keeper {
+    Awake,
+    /// Sleeps until then; anything due earlier must wake it.
+    Asleep(Option<Instant>),
+}
+
+impl<M: Model> Shared<M> {
+    pub(crate) fn new(name: &str, batching: Batching, clock: Clock) -> Arc<Shared<M>> {
+        let shared = Arc::new(Shared {
+            name: name.into(),
+            clock,
+            isolate: batching.isolate,
+            state: Mutex::new(State::new(batching)),
+            leading: Condvar::new(),
+            following: Condvar::new(),
+            pausing: Condvar::new(),
+            keeping: Condvar::new(),
+            starting: Condvar::new(),
+        });
+        let sleeper: Arc<dyn Sleeper> = shared.clone();
+        shared.clock.register(Arc::downgrade(&sleeper));
+        shared
+    }
+
+    // === from the callers' side ===
+
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        item: M::In,
+        deadline: Option<Instant>,
+    ) -> Result<Ticket<M>, Refused> {
+        let (reply, receiver) = Reply::new();
+        let now = self.clock.now();
+        let mut state = lock(&self.state);
+        let seq = state.lane.submit(now, item, deadline, reply)?;
+        let wake = state.whom_to_wake(deadline);
+        drop(state);
+        self.wake(wake);
+        Ok(Ticket::new(receiver, self.clone(), seq))
+    }
+
+    pub(crate) fn cancel(&self, seq: u64) {
+        let cancelled = lock(&self.state).lane.cancel(seq);
+        drop(cancelled);
+    }
+
+    pub(crate) fn close(&self) {
+        lock(&self.state).lane.close();
+        self.wake_all();
+    }
+
+    pub(crate) fn abort(&self) {
+        let mut due = Vec::new();
+        lock(&self.state).lane.abort(&mut due);
+        send(&mut due);
+        self.wake_all();
+    }
+
+    pub(crate) fn observe_cost(&self, rows: usize, took: Duration) {
+        lock(&self.state).lane.observe_cost(rows, took);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let now = self.clock.now();
+        lock(&self.state).lane.stats(now)
+    }
+
+    fn wake(&self, wake: Wake) {
+        if wake.leader {
+            self.leading.notify_one();
+        }
+        if wake.follower {
+            self.following.notify_one();
+        }
+        if wake.keeper {
+            self.keeping.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        // The state is taken once, so that nobody can be between looking at it and falling asleep.
+        drop(lock(&self.state));
+        self.leading.notify_all();
+        self.following.notify_all();
+        self.pausing.notify_all();
+        self.keeping.notify_all();
+    }
+
+    // === an instance's thread ===
+
+    /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
+    fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
+        let mut state = self.lead(lock(&self.state));
+        let mut held = false;
+        let mut due = Vec::new();
+        let items = loop {
+            let now = self.clock.now();
+            let next = state.lane.next(now, seat, held, &mut due);
+            if !due.is_empty() && !matches!(next, Next::Run(_)) {
+                drop(state);
+                send(&mut due);
+                state = lock(&self.state);
+                continue;
+            }
+            let until = match next {
+                Next::Run(items) => break Some(items),
+                Next::Stop => break None,
+                Next::Wait => {
+                    state.leader = Leader::Waiting;
+                    None
+                }
+                Next::Hold { until, rows } => {
+                    held = true;
+                    state.leader = Leader::Holding { until, rows };
+                    Some(until)
+                }
+            };
+            state = self.clock.wait(&self.leading, state, until);
+            state.leader = Leader::Awake;
+        };
+        state.leader = Leader::None;
+        let keeper = state.wake_keeper();
+        let follower = state.followers > 0 && (items.is_none() || state.lane.waiting());
+        drop(state);
+        self.wake(Wake {
+            leader: false,
+            follower,
+            keeper,
+        });
+        send(&mut due);
+        items
+    }
+
+    /// Waits until this thread leads.
+    fn lead<'a>(&self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
+        while !matches!(state.leader, Leader::None) {
+            state.followers += 1;
+            state = self.clock.wait(&self.following, state, None);
+            state.followers -= 1;
+        }
+        state.leader = Leader::Awake;
+        state
+    }
+
+    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) {
+        let mut due = Vec::new();
+        let now = self.clock.now();
+        lock(&self.state)
+            .lane
+            .complete(now, seat, results, took, &mut due);
+        send(&mut due);
+    }
+
+    /// Which items of the seat's batch are still awaited; `None` when the batch was given up.
+    pub(crate) fn awaited(&self, seat: Seat) -> Option<Vec<bool>> {
+        lock(&self.state).lane.awaited(seat)
+    }
+
+    pub(crate) fn count_replaced(&self) {
+        lock(&self.state).lane.count_replaced();
+    }
+
+    /// Runs batches with an instance until there is nothing left to do or the instance is lost for this reason.
+    fn run_batches(&self, seat: Seat, model: M, make: &Make<M>) -> Result<(), Arc<str>> {
+        let mut model = Guarded::new(model, make, self, seat);
+        while let Some(items) = self.next_batch(seat) {
+            let (results, took) = model.run(&items, self.isolate, &self.clock);
+            self.complete(seat, results, took);
+            model.alive()?;
+        }
+        Ok(())
+    }
+
+    /// The life of an instance's thread: makes the instance and runs its batches; when it is lost and cannot be made again, tries later.
+    fn live(&self, seat: Seat, make: &Make<M>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let made = make_guarded(make);
+            if made.is_ok() {
+                lock(&self.state).lane.sit(self.clock.now(), seat);
+            }
+            self.started(made.as_ref().err().cloned());
+            let reason = match made {
+                Ok(model) => {
+                    pause = FIRST_PAUSE;
+                    match self.run_batches(seat, model, make) {
+                        Ok(()) => return,
+                        Err(reason) => reason,
+                    }
+                }
+                Err(reason) => reason,
+            };
+            if !self.pause(seat, reason, pause) {
+                return;
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Gives the seat up for a while. False when there is no coming back.
+    fn pause(&self, seat: Seat, reason: Arc<str>, pause: Duration) -> bool {
+        let mut due = Vec::new();
+        let mut state = lock(&self.state);
+        state.lane.vacate(seat, reason, &mut due);
+        if !due.is_empty() {
+            drop(state);
+            send(&mut due);
+            state = lock(&self.state);
+        }
+        let until = self.clock.now() + pause;
+        while state.lane.sits(seat) && !state.lane.closing() && self.clock.now() < until {
+            state = self.clock.wait(&self.pausing, state, Some(until));
+        }
+        state.lane.sits(seat) && !state.lane.closing()
+    }
+
+    /// The first attempt to make an instance has ended.
+    fn started(&self, refusal: Option<Arc<str>>) {
+        let mut state = lock(&self.state);
+        if state.starting > 0 {
+            state.starting -= 1;
+            state.refusal = state.refusal.take().or(refusal);
+            drop(state);
+            self.starting.notify_all();
+        }
+    }
+
+    fn ended(&self, seat: Seat) {
+        let mut state = lock(&self.state);
+        if state.lane.sits(seat) {
+            state.threads -= 1;
+        } else {
+            state.hung -= 1;
+        }
+        drop(state);
+        self.keeping.notify_one();
+    }
+
+    // === the keeper's thread ===
+
+    /// Starts the keeper, which starts the instances, and waits until each has been made.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        make: Make<M>,
+    ) -> Result<watch::Receiver<bool>, Arc<str>> {
+        let (ended, closed) = watch::channel(false);
+        let shared = self.clone();
+        let keep = move || {
+            shared.keep(&make);
+            ended.send_replace(true);
+        };
+        let keeper = thread::Builder::new().name(format!("{} keeper", self.name));
+        keeper.spawn(keep).map_err(|error| no_thread(&error))?;
+        let mut state = lock(&self.state);
+        while state.starting > 0 {
+            state = self.clock.wait(&self.starting, state, None);
+        }
+        let refusal = state.refusal.take();
+        drop(state);
+        match refusal {
+            Some(reason) => {
+                self.abort();
+                Err(reason)
+            }
+            None => Ok(closed),
+        }
+    }
+
+    fn keep(self: Arc<Self>, make: &Make<M>) {
+        let mut threads = Vec::new();
+        let mut due = Vec::new();
+        let mut state = lock(&self.state);
+        loop {
+            let now = self.clock.now();
+            state.lane.expire(now, &mut due);
+            state.give_up_hung(now, &mut due);
+            if !due.is_empty() {
+                drop(state);
+                send(&mut due);
+                state = lock(&self.state);
+                continue;
+            }
+            if let Some(seat) = state.vacant_seat() {
+                drop(state);
+                self.populate(seat, make, &mut threads);
+                state = lock(&self.state);
+                continue;
+            }
+            if state.lane.closing() && state.threads == 0 {
+                break;
+            }
+            let until = state.lane.next_due();
+            state.keeper = Keeper::Asleep(until);
+            state = self.clock.wait(&self.keeping, state, until);
+            state.keeper = Keeper::Awake;
+        }
+        // A thread that was given up may hang for ever; the others are about to end.
+        threads.retain(|(seat, _)| state.lane.sits(*seat));
+        drop(state);
+        for (_, thread) in threads {
+            thread.join().ok();
+        }
+    }
+
+    /// Puts a thread with a new instance on a vacant seat.
+    fn populate(
+        self: &Arc<Self>,
+        seat: Seat,
+        make: &Make<M>,
+        threads: &mut Vec<(Seat, thread::JoinHandle<()>)>,
+    ) {
+        threads.retain(|(old, _)| old.slot != seat.slot);
+        let (shared, make) = (self.clone(), make.clone());
+        let live = move || {
+            // A panic here is not the model's, whose panics are caught where it runs; the seat must be left in any case.
+            catch_unwind(AssertUnwindSafe(|| shared.live(seat, &make))).ok();
+            shared.started(Some("its thread panicked".into()));
+            shared.ended(seat);
+        };
+        let name = format!("{} {}", self.name, seat.slot);
+        match thread::Builder::new().name(name).spawn(live) {
+            Ok(thread) => threads.push((seat, thread)),
+            Err(error) => {
+                let mut due = Vec::new();
+                let reason = no_thread(&error);
+                let mut state = lock(&self.state);
+                state.threads -= 1;
+                state.lane.vacate(seat, reason.clone(), &mut due);
+                drop(state);
+                self.started(Some(reason));
+                send(&mut due);
+            }
+        }
+    }
+}
+
+impl<M: Model> State<M> {
+    fn new(batching: Batching) -> State<M> {
+        let instances = batching.instances.get();
+        State {
+            lane: Lane::new(batching),
+            leader: Leader::None,
+            followers: 0,
+            keeper: Keeper::Awake,
+            vacant: (0..instances).collect(),
+            threads: 0,
+            hung: 0,
+            hung_max: instances,
+            starting: instances,
+            refusal: None,
+        }
+    }
+
+    /// Whom a new request concerns.
+    fn whom_to_wake(&mut self, deadline: Option<Instant>) -> Wake {
+        let leader = match self.leader {
+            Leader::Waiting => true,
+            Leader::Holding { until, rows } => self.lane.disturbs(until, rows, deadline),
+            Leader::None | Leader::Awake => false,
+        };
+        if leader {
+            self.leader = Leader::Awake;
+        }
+        let follower = matches!(self.leader, Leader::None) && self.followers > 0;
+        Wake {
+            leader,
+            follower,
+            keeper: self.wake_keeper(),
+        }
+    }
+
+    /// Whether something falls due before the keeper looks again.
+    fn wake_keeper(&mut self) -> bool {
+        let late = match self.keeper {
+            Keeper::Asleep(until) => self.lane.due_before(until),
+            Keeper::Awake => false,
+        };
+        if late {
+            self.keeper = Keeper::Awake;
+        }
+        late
+    }
+
+    fn give_up_hung(&mut self, now: Instant, due: &mut Vec<Due<M>>) {
+        for slot in self.lane.give_up(now, due) {
+            self.threads -= 1;
+            self.hung += 1;
+            self.vacant.push(slot);
+        }
+    }
+
+    /// A seat to put a new instance on. Not while more threads hang than there are seats: a model that always hangs must not use up
+    /// the machine's threads.
+    fn vacant_seat(&mut self) -> Option<Seat> {
+        if self.hung > self.hung_max || (self.lane.closing() && !self.lane.waiting()) {
+            return None;
+        }
+        let slot = self.vacant.pop()?;
+        self.threads += 1;
+        Some(self.lane.seat(slot))
+    }
+}
+
+impl<M: Model> Sleeper for Shared<M> {
+    fn time_moved(&self) {
+        self.wake_all();
+    }
+}
+
+impl<M: Model> std::fmt::Debug for Shared<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batcher")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Threads to wake once the lock is released.
+#[derive(Clone, Copy)]
+struct Wake {
+    leader: bool,
+    follower: bool,
+    keeper: bool,
+}
+
+fn send<M: Model>(due: &mut Vec<Due<M>>) {
+    due.drain(..).for_each(Due::send);
+}
+
+fn no_thread(error: &impl Display) -> Arc<str> {
+    format!("no thread could be started: {error}").into()
+}

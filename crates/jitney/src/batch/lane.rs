@@ -1,0 +1,666 @@
+//! The batcher as a state machine: who waits, who runs, what was learned and what was counted.
+//!
+//! A lane has no clock, no lock and no thread. It is told the time and what happened, and answers what to do; replies that fall due are
+//! handed back to the caller as [`Due`], to be sent after the lock around the lane is released, so that nobody is woken into it.
+
+use std::mem;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::arrivals::Arrivals;
+use super::cost::Cost;
+use super::policy::{self, Decision, Scene};
+use super::queue::{Entry, Head, Queue};
+use super::ticket::{Due, Outcome, Reply};
+use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Trip};
+
+/// What is left of a deadline must be this much longer than the estimate for a request to be let in: estimates are averages.
+const MARGIN: f64 = 1.1;
+const MARGIN_FIXED: Duration = Duration::from_micros(500);
+
+/// The state behind one batcher.
+pub(crate) struct Lane<M: Model> {
+    batching: Batching,
+    queue: Queue<M::In, Reply<M>>,
+    cost: Cost,
+    arrivals: Arrivals,
+    slots: Vec<Slot<M>>,
+    next_seq: u64,
+    closing: bool,
+    /// Nothing of [`Lane::next_due`] falls due before this.
+    due: Option<Instant>,
+    counts: Counts,
+}
+
+/// One place for an instance.
+struct Slot<M: Model> {
+    /// Grows when the instance in it is given up, so that the given-up one knows when it comes back.
+    generation: u64,
+    state: SlotState<M>,
+}
+
+enum SlotState<M: Model> {
+    /// The instance is being made, or could not be made, for this reason.
+    Absent(Option<Arc<str>>),
+    /// Ready for a batch, since then.
+    Free(Instant),
+    Running(Running<M>),
+}
+
+/// A batch inside a model.
+struct Running<M: Model> {
+    riders: Vec<Rider<M>>,
+    rows: usize,
+    started: Instant,
+    free_since: Instant,
+    reason: Reason,
+}
+
+/// Who waits for a running batch, in the order of its items.
+struct Rider<M: Model> {
+    seq: u64,
+    at: Instant,
+    deadline: Option<Instant>,
+    /// `None` once answered or gone.
+    reply: Option<Reply<M>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    received: u64,
+    ok: u64,
+    failed: u64,
+    refused: u64,
+    expired: u64,
+    cancelled: u64,
+    batches: [u64; Reason::ALL.len()],
+    batch_rows: Vec<u64>,
+    replaced: u64,
+}
+
+/// The right to run batches in one slot, until it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) slot: usize,
+    generation: u64,
+}
+
+/// What a free instance should do.
+pub(crate) enum Next<I> {
+    /// Run this batch.
+    Run(Vec<I>),
+    /// Hold the door until then or until that many rows are ready.
+    Hold { until: Instant, rows: usize },
+    /// Wait for requests.
+    Wait,
+    /// There is nothing left to do, ever.
+    Stop,
+}
+
+/// What a model made of a batch.
+pub(crate) type Outcomes<M> = Vec<Outcome<M>>;
+
+impl<M: Model> Lane<M> {
+    pub(crate) fn new(batching: Batching) -> Lane<M> {
+        let absent = |_| Slot {
+            generation: 0,
+            state: SlotState::Absent(None),
+        };
+        Lane {
+            queue: Queue::new(),
+            cost: Cost::new(batching.max_batch),
+            arrivals: Arrivals::new(batching.max_wait),
+            slots: (0..batching.instances.get()).map(absent).collect(),
+            next_seq: 0,
+            closing: false,
+            due: None,
+            counts: Counts {
+                batch_rows: vec![0; batching.max_batch.get()],
+                ..Counts::default()
+            },
+            batching,
+        }
+    }
+
+    // === requests ===
+
+    /// Lets a request in, or says why not. On success the request's number.
+    pub(crate) fn submit(
+        &mut self,
+        now: Instant,
+        item: M::In,
+        deadline: Option<Instant>,
+        reply: Reply<M>,
+    ) -> Result<u64, Refused> {
+        let rows = M::rows(&item).max(1);
+        self.counts.received += 1;
+        self.arrivals.offered(now, rows);
+        if let Err(refused) = self.admit(now, rows, deadline) {
+            self.counts.refused += 1;
+            return Err(refused);
+        }
+        self.arrivals.arrived(now, rows);
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.queue.push(
+            Entry {
+                seq,
+                item,
+                rows,
+                at: now,
+                deadline,
+                reply,
+            },
+            M::compatible,
+        );
+        self.falls_due(deadline);
+        Ok(seq)
+    }
+
+    fn admit(&self, now: Instant, rows: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+        let max_batch = self.batching.max_batch.get();
+        if rows > max_batch {
+            return Err(Refused::TooLarge { rows, max_batch });
+        }
+        if self.closing {
+            return Err(Refused::Closed);
+        }
+        if let Some(reason) = self.dead() {
+            return Err(Refused::Failed(reason));
+        }
+        let queued = self.queue.len();
+        if queued >= self.batching.queue.get() {
+            let retry_after = self.until_drained(now).unwrap_or_default();
+            return Err(Refused::Full {
+                queued,
+                retry_after,
+            });
+        }
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
+        let remaining = deadline.saturating_duration_since(now);
+        match self.estimate(now, rows) {
+            Some(estimate) if remaining < estimate.mul_f64(MARGIN) + MARGIN_FIXED => {
+                Err(Refused::TooLate {
+                    estimate,
+                    remaining,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long a request of `rows` that comes now will take until its answer: the work ahead of it, spread over the instances, and its
+    /// own batch with those expected to join it.
+    fn estimate(&self, now: Instant, rows: usize) -> Option<Duration> {
+        let aim = self.cost.aim();
+        let (batches_ahead, place) = place_in_line(self.queue.rows(), rows, aim);
+        let start = self.free_in(now, batches_ahead)?;
+        let joining = (self.arrivals.rate() * start.as_secs_f64()) as usize;
+        let size = (place + joining).clamp(rows, aim.max(rows));
+        Some(start + self.cost.expect(size)?)
+    }
+
+    /// How long until the queue as it stands has left.
+    fn until_drained(&self, now: Instant) -> Option<Duration> {
+        let (batches_ahead, _) = place_in_line(self.queue.rows(), 1, self.cost.aim());
+        self.free_in(now, batches_ahead)
+    }
+
+    /// How long until an instance is free for the batch after `batches` others.
+    fn free_in(&self, now: Instant, batches: usize) -> Option<Duration> {
+        let each = self.cost.expect(self.cost.aim())?;
+        let mut free: Vec<Duration> = self
+            .slots
+            .iter()
+            .filter_map(|slot| self.slot_free_in(now, slot))
+            .collect();
+        free.sort_unstable();
+        let first = free.get(batches.checked_rem(free.len())?)?;
+        Some(*first + each * u32::try_from(batches / free.len()).unwrap_or(u32::MAX))
+    }
+
+    fn slot_free_in(&self, now: Instant, slot: &Slot<M>) -> Option<Duration> {
+        match &slot.state {
+            SlotState::Absent(_) => None,
+            SlotState::Free(_) => Some(Duration::ZERO),
+            SlotState::Running(running) => {
+                let expected = self.cost.expect(running.rows).unwrap_or_default();
+                Some((running.started + expected).saturating_duration_since(now))
+            }
+        }
+    }
+
+    /// The caller of a request has left. A queued request is taken out, to be dropped outside of the lock; a running one is only marked.
+    pub(crate) fn cancel(&mut self, seq: u64) -> Option<Entry<M::In, Reply<M>>> {
+        let queued = self.queue.remove(seq);
+        let gone = queued.is_some()
+            || self
+                .rider(seq)
+                .is_some_and(|rider| rider.reply.take().is_some());
+        self.counts.cancelled += u64::from(gone);
+        queued
+    }
+
+    fn rider(&mut self, seq: u64) -> Option<&mut Rider<M>> {
+        self.running()
+            .flat_map(|running| &mut running.riders)
+            .find(|rider| rider.seq == seq)
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut Running<M>> {
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| match &mut slot.state {
+                SlotState::Running(running) => Some(running),
+                _ => None,
+            })
+    }
+
+    /// Whether a request that just came changes the decision to hold the door until then or until `rows` are ready.
+    pub(crate) fn disturbs(&self, until: Instant, rows: usize, deadline: Option<Instant>) -> bool {
+        let run = self.cost.expect(rows).unwrap_or_default();
+        let in_a_hurry =
+            deadline.is_some_and(|deadline| deadline < until + run.mul_f64(MARGIN) + MARGIN_FIXED);
+        in_a_hurry || self.queue.rows() >= rows || self.queue.kinds() > 1
+    }
+
+    /// Whether requests wait.
+    pub(crate) fn waiting(&self) -> bool {
+        self.queue.len() > 0
+    }
+
+    // === instances ===
+
+    /// The right to fill `slot` as it stands.
+    pub(crate) fn seat(&self, slot: usize) -> Seat {
+        Seat {
+            slot,
+            generation: self.slots[slot].generation,
+        }
+    }
+
+    /// An instance sits down, ready for batches.
+    pub(crate) fn sit(&mut self, now: Instant, seat: Seat) {
+        if self.sits(seat) {
+            self.slots[seat.slot].state = SlotState::Free(now);
+        }
+    }
+
+    /// The instance of `seat` is lost and another is not to be had, for now. When it was the last one, everyone who waits is told.
+    pub(crate) fn vacate(&mut self, seat: Seat, reason: Arc<str>, due: &mut Vec<Due<M>>) {
+        if !self.sits(seat) {
+            return;
+        }
+        self.slots[seat.slot].state = SlotState::Absent(Some(reason));
+        if let Some(reason) = self.dead() {
+            let all = self.queue.take_all();
+            self.counts.failed += all.len() as u64;
+            due.extend(
+                all.into_iter()
+                    .map(|entry| entry.reply.due(Err(BatchError::Failed(reason.clone())))),
+            );
+        }
+    }
+
+    /// Whether `seat` still holds, or its instance was given up.
+    pub(crate) fn sits(&self, seat: Seat) -> bool {
+        self.slots[seat.slot].generation == seat.generation
+    }
+
+    /// Why no instance is alive, when none is and none is being made.
+    fn dead(&self) -> Option<Arc<str>> {
+        let mut reason = None;
+        for slot in &self.slots {
+            match &slot.state {
+                SlotState::Absent(Some(why)) => reason = Some(why.clone()),
+                _ => return None,
+            }
+        }
+        reason
+    }
+
+    /// What the free instance of `seat` should do now. `held` says whether it has been holding the door.
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        seat: Seat,
+        held: bool,
+        due: &mut Vec<Due<M>>,
+    ) -> Next<M::In> {
+        if !self.sits(seat) {
+            return Next::Stop;
+        }
+        self.expire(now, due);
+        let aim = self.cost.aim_of_next(self.counts.batches.iter().sum());
+        let Some(head) = self.queue.head(aim) else {
+            return if self.closing { Next::Stop } else { Next::Wait };
+        };
+        let scene = self.scene(now, seat, &head, aim, held);
+        let cost = |rows| self.cost.seconds(rows);
+        match policy::decide(&scene, cost, self.arrivals.expected(now)) {
+            Decision::Hold { until, rows } => Next::Hold { until, rows },
+            Decision::Go(reason) => {
+                let (entries, reason) = self.within_deadlines(now, &head, reason);
+                Next::Run(self.depart(now, seat, entries, reason))
+            }
+        }
+    }
+
+    fn scene(&self, now: Instant, seat: Seat, head: &Head, aim: usize, held: bool) -> Scene {
+        let run = self
+            .cost
+            .expect(head.rows)
+            .unwrap_or_default()
+            .mul_f64(MARGIN)
+            + MARGIN_FIXED;
+        Scene {
+            now,
+            ready: head.rows,
+            aim,
+            full: head.full,
+            open_since: head.oldest.max(self.free_since(now, seat)),
+            max_wait: self.batching.max_wait,
+            leave_by: head
+                .earliest_deadline
+                .map(|deadline| deadline.checked_sub(run).unwrap_or(now)),
+            others_wait: head.others,
+            draining: self.closing,
+            held,
+        }
+    }
+
+    fn free_since(&self, now: Instant, seat: Seat) -> Instant {
+        match self.slots[seat.slot].state {
+            SlotState::Free(since) => since,
+            _ => now,
+        }
+    }
+
+    /// A batch grows no further than its tightest deadline allows, if a smaller one can still meet it.
+    fn within_deadlines(&self, now: Instant, head: &Head, reason: Reason) -> (usize, Reason) {
+        let whole = (head.entries, reason);
+        let Some(deadline) = head.earliest_deadline else {
+            return whole;
+        };
+        let met = |rows| {
+            self.cost
+                .expect(rows)
+                .is_none_or(|run| now + run < deadline)
+        };
+        if met(head.rows) {
+            return whole;
+        }
+        let mut rows = head.rows;
+        while rows > 1 && !met(rows) {
+            rows /= 2;
+        }
+        match self.queue.head(rows) {
+            Some(smaller) if met(smaller.rows) => (smaller.entries, Reason::Deadline),
+            _ => whole,
+        }
+    }
+
+    fn depart(&mut self, now: Instant, seat: Seat, entries: usize, reason: Reason) -> Vec<M::In> {
+        let entries = self.queue.take(entries);
+        let rows = entries.iter().map(|entry| entry.rows).sum();
+        let mut items = Vec::with_capacity(entries.len());
+        let mut riders = Vec::with_capacity(entries.len());
+        for Entry {
+            seq,
+            item,
+            at,
+            deadline,
+            reply,
+            ..
+        } in entries
+        {
+            items.push(item);
+            riders.push(Rider {
+                seq,
+                at,
+                deadline,
+                reply: Some(reply),
+            });
+        }
+        self.counts.batches[reason as usize] += 1;
+        if let Some(count) = self.counts.batch_rows.get_mut(rows - 1) {
+            *count += 1;
+        }
+        let free_since = self.free_since(now, seat);
+        self.slots[seat.slot].state = SlotState::Running(Running {
+            riders,
+            rows,
+            started: now,
+            free_since,
+            reason,
+        });
+        self.falls_due(now.checked_add(self.batching.run_limit));
+        items
+    }
+
+    /// Which items of the batch of `seat` still have somebody waiting. `None` when the batch was given up.
+    pub(crate) fn awaited(&mut self, seat: Seat) -> Option<Vec<bool>> {
+        if !self.sits(seat) {
+            return None;
+        }
+        match &self.slots[seat.slot].state {
+            SlotState::Running(running) => Some(
+                running
+                    .riders
+                    .iter()
+                    .map(|rider| rider.reply.is_some())
+                    .collect(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// The batch of `seat` came back: the riders get their answers, and the instance is free again. `took` is the time inside the model
+    /// when it ran cleanly, from which the cost is learned. The results of a batch that was given up are dropped.
+    pub(crate) fn complete(
+        &mut self,
+        now: Instant,
+        seat: Seat,
+        results: Outcomes<M>,
+        took: Option<Duration>,
+        due: &mut Vec<Due<M>>,
+    ) {
+        if !self.sits(seat) {
+            return;
+        }
+        let free = SlotState::Free(now);
+        let SlotState::Running(running) = mem::replace(&mut self.slots[seat.slot].state, free)
+        else {
+            return;
+        };
+        if let Some(took) = took {
+            self.cost.observe(running.rows, took);
+        }
+        self.arrivals.answered(now, running.rows);
+        let run = now.saturating_duration_since(running.started);
+        for (rider, result) in running.riders.into_iter().zip(results) {
+            let Some(reply) = rider.reply else { continue };
+            let free = running.free_since.max(rider.at);
+            let trip = Trip {
+                queued: free.saturating_duration_since(rider.at),
+                held: running.started.saturating_duration_since(free),
+                run,
+                rows: running.rows,
+                reason: running.reason,
+            };
+            match result {
+                Ok(_) => self.counts.ok += 1,
+                Err(_) => self.counts.failed += 1,
+            }
+            due.push(reply.due(result.map(|value| Answer { value, trip })));
+        }
+    }
+
+    // === what falls due by itself ===
+
+    /// Answers everyone whose deadline has passed, in the queue or in a running batch.
+    pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<Due<M>>) {
+        if self.due.is_none_or(|at| now < at) {
+            return;
+        }
+        let queued = self.queue.take_expired(now);
+        let before = due.len();
+        due.extend(
+            queued
+                .into_iter()
+                .map(|entry| entry.reply.due(Err(BatchError::Expired { running: false }))),
+        );
+        for rider in self.running().flat_map(|running| &mut running.riders) {
+            if rider.deadline.is_some_and(|deadline| deadline <= now)
+                && let Some(reply) = rider.reply.take()
+            {
+                due.push(reply.due(Err(BatchError::Expired { running: true })));
+            }
+        }
+        self.counts.expired += (due.len() - before) as u64;
+    }
+
+    /// Gives up the instances whose batch has run longer than the limit, answers their riders, and says which slots want a new instance.
+    pub(crate) fn give_up(&mut self, now: Instant, due: &mut Vec<Due<M>>) -> Vec<usize> {
+        let limit = self.batching.run_limit;
+        let mut vacant = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let SlotState::Running(running) = &mut slot.state else {
+                continue;
+            };
+            if now.saturating_duration_since(running.started) < limit {
+                continue;
+            }
+            for reply in running
+                .riders
+                .iter_mut()
+                .filter_map(|rider| rider.reply.take())
+            {
+                self.counts.failed += 1;
+                due.push(reply.due(Err(BatchError::RunLimit(limit))));
+            }
+            slot.generation += 1;
+            slot.state = SlotState::Absent(None);
+            self.counts.replaced += 1;
+            vacant.push(index);
+        }
+        vacant
+    }
+
+    /// When [`Lane::expire`] or [`Lane::give_up`] next has something to do. Looks at everything, and remembers.
+    pub(crate) fn next_due(&mut self) -> Option<Instant> {
+        let limit = self.batching.run_limit;
+        let mut earliest = self.queue.earliest_deadline();
+        for running in self.running() {
+            let waiting = running.riders.iter().filter(|rider| rider.reply.is_some());
+            let deadlines = waiting.filter_map(|rider| rider.deadline);
+            let all = deadlines
+                .chain(running.started.checked_add(limit))
+                .chain(earliest);
+            earliest = all.min();
+        }
+        self.due = earliest;
+        earliest
+    }
+
+    /// Whether something falls due before what [`Lane::next_due`] said.
+    pub(crate) fn due_before(&self, said: Option<Instant>) -> bool {
+        match (self.due, said) {
+            (Some(due), Some(said)) => due < said,
+            (due, None) => due.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+
+    fn falls_due(&mut self, at: Option<Instant>) {
+        self.due = match (self.due, at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    // === life ===
+
+    /// Refuses new requests from now on. What is queued is still run.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Closes, and answers everyone in the queue.
+    pub(crate) fn abort(&mut self, due: &mut Vec<Due<M>>) {
+        self.closing = true;
+        let all = self.queue.take_all();
+        self.counts.failed += all.len() as u64;
+        due.extend(
+            all.into_iter()
+                .map(|entry| entry.reply.due(Err(BatchError::Closed))),
+        );
+    }
+
+    pub(crate) fn closing(&self) -> bool {
+        self.closing
+    }
+
+    /// An instance panicked and another took its place.
+    pub(crate) fn count_replaced(&mut self) {
+        self.counts.replaced += 1;
+    }
+
+    /// Learns from a run outside of the lane, such as a warm-up.
+    pub(crate) fn observe_cost(&mut self, rows: usize, took: Duration) {
+        self.cost.observe(rows, took);
+    }
+
+    pub(crate) fn stats(&self, now: Instant) -> Stats {
+        let riders = |slot: &Slot<M>| match &slot.state {
+            SlotState::Running(running) => running
+                .riders
+                .iter()
+                .filter(|rider| rider.reply.is_some())
+                .count(),
+            _ => 0,
+        };
+        let alive = |slot: &&Slot<M>| !matches!(slot.state, SlotState::Absent(_));
+        let aim = self.cost.aim();
+        Stats {
+            received: self.counts.received,
+            ok: self.counts.ok,
+            failed: self.counts.failed,
+            refused: self.counts.refused,
+            expired: self.counts.expired,
+            cancelled: self.counts.cancelled,
+            queued: self.queue.len(),
+            running: self.slots.iter().map(riders).sum(),
+            oldest: self
+                .queue
+                .oldest()
+                .map(|at| now.saturating_duration_since(at)),
+            batches: self.counts.batches,
+            batch_rows: self.counts.batch_rows.clone(),
+            instances: self.slots.iter().filter(alive).count(),
+            replaced: self.counts.replaced,
+            aim,
+            gain: self.cost.gain(aim),
+            costs: self
+                .cost
+                .known()
+                .map(|(rows, s)| (rows, Duration::from_secs_f64(s)))
+                .collect(),
+        }
+    }
+}
+
+/// With `ahead` rows in line and batches of `aim`: how many whole batches leave before the one that takes `rows` more, and how many rows
+/// that one has then.
+fn place_in_line(ahead: usize, rows: usize, aim: usize) -> (usize, usize) {
+    let aim = NonZeroUsize::new(aim).unwrap_or(NonZeroUsize::MIN);
+    let (batches, place) = (ahead / aim, ahead % aim + rows);
+    if place > aim.get() && place > rows {
+        (batches + 1, rows)
+    } else {
+        (batches, place)
+    }
+}

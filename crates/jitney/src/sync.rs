@@ -1,0 +1,20 @@
+//! The locks and threads of the batching core: the standard library's, or shuttle's when interleavings are explored.
+
+#[cfg(not(feature = "model-check"))]
+pub(crate) use std::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread,
+};
+
+#[cfg(feature = "model-check")]
+pub(crate) use shuttle::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread,
+};
+
+use std::sync::PoisonError;
+
+/// Locks. A panic of another holder does not spread: what these locks guard is consistent whenever user code can run.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,177 @@
+//! What the steps need that a fresh machine does not have. Everything lands in the target folder, except Debian's packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Outcome;
+use crate::shell;
+use crate::workspace::Workspace;
+
+/// Something a step needs before it can run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The Python environment with the pinned packages.
+    Venv,
+    /// The models that tests load beside those committed.
+    Models,
+    /// A headless browser and its driver.
+    Browser,
+    /// `cargo nextest`.
+    Nextest,
+    /// The `jitney` command, built as the tests build it.
+    Jitney,
+}
+
+impl Need {
+    /// Fetches or builds it, unless it is there.
+    pub(crate) fn provide(self, workspace: &Workspace) -> Outcome {
+        match self {
+            Need::Venv => venv(workspace),
+            Need::Models => models(workspace),
+            Need::Browser => browser(),
+            Need::Nextest => nextest(workspace),
+            Need::Jitney => jitney(workspace),
+        }
+    }
+}
+
+/// Whether `cargo nextest` can be used; else the steps use `cargo test`.
+pub(crate) fn has_nextest(workspace: &Workspace) -> bool {
+    shell::answers(nextest_path(workspace)) || shell::answers("cargo-nextest")
+}
+
+/// Where this program installs `cargo-nextest` when the machine has none.
+pub(crate) fn tools(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("tools")
+}
+
+const NEXTEST_VERSION: &str = "0.9.143";
+
+fn nextest_path(workspace: &Workspace) -> PathBuf {
+    tools(workspace).join("bin/cargo-nextest")
+}
+
+fn nextest(workspace: &Workspace) -> Outcome {
+    if has_nextest(workspace) {
+        return Ok(());
+    }
+    let root = tools(workspace);
+    let version = format!("cargo-nextest@{NEXTEST_VERSION}");
+    let mut install = workspace.cargo(&["install", "--locked", &version, "--root"]);
+    if let Err(error) = shell::run(install.arg(root)) {
+        println!("{error}: the tests run under `cargo test` instead, without time limits");
+    }
+    Ok(())
+}
+
+fn venv(workspace: &Workspace) -> Outcome {
+    let wanted = requirements(workspace)?;
+    let stamp = workspace.venv().join("requirements.installed");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    make_venv(workspace)?;
+    shell::run(
+        workspace
+            .command(workspace.python())
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .args(["--requirement", "xtask/requirements.txt"]),
+    )?;
+    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+}
+
+fn make_venv(workspace: &Workspace) -> Outcome {
+    if workspace.python().exists() {
+        return Ok(());
+    }
+    let make = || {
+        shell::run(
+            Command::new("python3")
+                .args(["-m", "venv"])
+                .arg(workspace.venv()),
+        )
+    };
+    // Debian keeps what `venv` needs in a package of its own.
+    make().or_else(|error| {
+        apt_install(&["python3-venv"]).map_err(|apt| format!("{error}; {apt}"))?;
+        make()
+    })
+}
+
+fn models(workspace: &Workspace) -> Outcome {
+    const SCRIPT: &str = "crates/jitney-engine/tests/models.py";
+    let wanted = read(&workspace.path(SCRIPT))? + &requirements(workspace)?;
+    let folder = workspace.models();
+    let stamp = folder.join("made-by");
+    if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    shell::run(
+        workspace
+            .command(workspace.python())
+            .arg(SCRIPT)
+            .arg(&folder),
+    )?;
+    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+}
+
+fn browser() -> Outcome {
+    if shell::answers("chromium") && shell::answers("chromedriver") {
+        return Ok(());
+    }
+    apt_install(&["chromium", "chromium-driver"])
+}
+
+/// Everything that is tested. Building all of it at once keeps one set of features, and so one build of each dependency, for every step.
+pub(crate) const ALL_TESTS: &[&str] = &["--workspace", "--lib", "--bins", "--tests"];
+
+fn jitney(workspace: &Workspace) -> Outcome {
+    let mut build = workspace.cargo(&["test", "--no-run", "--quiet"]);
+    shell::run(build.args(ALL_TESTS))
+}
+
+fn apt_install(packages: &[&str]) -> Outcome {
+    let wanted = packages.join(" ");
+    if !is_root() || !shell::answers("apt-get") {
+        return Err(format!(
+            "please install {wanted} with the system's package manager"
+        ));
+    }
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["install", "--yes", "--quiet", "--no-install-recommends"]);
+    apt.args(packages);
+    shell::run(&mut apt).or_else(|_| {
+        shell::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+        shell::run(&mut apt)
+    })
+}
+
+fn is_root() -> bool {
+    shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+/// The pinned packages, of all the files that name some.
+fn requirements(workspace: &Workspace) -> Outcome<String> {
+    let files = [
+        "crates/jitney-engine/tests/models.txt",
+        "tests/page/requirements.txt",
+        "xtask/requirements.txt",
+    ];
+    files
+        .iter()
+        .map(|file| read(&workspace.path(file)))
+        .collect()
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,229 @@
+//! The steps of `cargo xtask test`, in their order: the quickest to fail first.
+
+use std::env;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+use crate::server;
+use crate::setup::{self, Need};
+use crate::shell;
+use crate::tidy;
+use crate::workspace::Workspace;
+
+/// One thing that is checked.
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    needs: &'static [Need],
+    run: fn(&Workspace) -> Outcome,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "format",
+        about: "the Rust sources are formatted",
+        needs: &[],
+        run: |workspace| shell::run(&mut workspace.cargo(&["fmt", "--all", "--check"])),
+    },
+    Step {
+        name: "python",
+        about: "the Python sources are formatted, linted and type-checked",
+        needs: &[Need::Venv],
+        run: python,
+    },
+    Step {
+        name: "lint",
+        about: "clippy, with warnings as errors",
+        needs: &[],
+        run: |workspace| {
+            let targets = ["clippy", "--workspace", "--all-targets", "--quiet"];
+            shell::run(workspace.cargo(&targets).args(["--", "-D", "warnings"]))
+        },
+    },
+    Step {
+        name: "tests",
+        about: "unit and integration tests of every crate",
+        needs: &[Need::Venv, Need::Models, Need::Nextest],
+        run: |workspace| run_tests(workspace, setup::ALL_TESTS),
+    },
+    Step {
+        name: "doctests",
+        about: "the examples in the documentation",
+        needs: &[],
+        run: |workspace| {
+            shell::run(&mut workspace.cargo(&["test", "--workspace", "--doc", "--quiet"]))
+        },
+    },
+    Step {
+        name: "interleavings",
+        about: "the concurrent core under a scheduler that explores its interleavings",
+        needs: &[Need::Nextest],
+        run: |workspace| {
+            let features = ["--features", "model-check"];
+            let scope = ["--package", "jitney", "--lib", "interleavings"];
+            run_tests(workspace, &[&features[..], &scope[..]].concat())
+        },
+    },
+    Step {
+        name: "tidy",
+        about: "imports between modules, links, dependencies, generated tables",
+        needs: &[],
+        run: tidy::check,
+    },
+    Step {
+        name: "licences",
+        about: "licences, bans and sources of the dependencies (where cargo-deny is installed)",
+        needs: &[],
+        run: licences,
+    },
+    Step {
+        name: "digits",
+        about: "the accuracy of the digits example over the wire",
+        needs: &[Need::Venv, Need::Jitney],
+        run: digits,
+    },
+    Step {
+        name: "page",
+        about: "the server's page in a headless browser",
+        needs: &[Need::Venv, Need::Browser, Need::Jitney],
+        run: page,
+    },
+];
+
+/// Prints what there is to run.
+pub(crate) fn list() -> Outcome {
+    for step in STEPS {
+        println!("{:<14} {}", step.name, step.about);
+    }
+    Ok(())
+}
+
+/// Runs the named steps, or all when none is named, and stops at the first that fails.
+pub(crate) fn run(workspace: &Workspace, names: &[&str]) -> Outcome {
+    let steps = select(names)?;
+    let start = Instant::now();
+    let mut provided = Vec::new();
+    let mut times = Vec::new();
+    for step in &steps {
+        let begun = Instant::now();
+        println!("\n=== {}: {}", step.name, step.about);
+        let outcome = provide(workspace, step, &mut provided).and_then(|()| (step.run)(workspace));
+        times.push((step.name, begun.elapsed()));
+        if let Err(error) = outcome {
+            report(&times, start.elapsed());
+            println!("steps: {} passed, 1 failed", times.len() - 1);
+            return Err(format!(
+                "step `{0}` failed: {error}\nrepeat it with: cargo xtask test --step {0}",
+                step.name
+            ));
+        }
+    }
+    report(&times, start.elapsed());
+    println!("steps: {} passed, 0 failed", times.len());
+    Ok(())
+}
+
+fn select(names: &[&str]) -> Outcome<Vec<&'static Step>> {
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| STEPS.iter().all(|step| step.name != **name))
+    {
+        let known: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        return Err(format!(
+            "there is no step `{unknown}`; the steps are: {}",
+            known.join(", ")
+        ));
+    }
+    let wanted = |step: &&Step| names.is_empty() || names.contains(&step.name);
+    Ok(STEPS.iter().filter(wanted).collect())
+}
+
+fn provide(workspace: &Workspace, step: &Step, provided: &mut Vec<Need>) -> Outcome {
+    for need in step.needs {
+        if !provided.contains(need) {
+            need.provide(workspace)?;
+            provided.push(*need);
+        }
+    }
+    Ok(())
+}
+
+fn report(times: &[(&str, Duration)], total: Duration) {
+    println!();
+    for (name, took) in times {
+        println!("{name:<14} {:>7.1} s", took.as_secs_f64());
+    }
+    println!("{:<14} {:>7.1} s", "total", total.as_secs_f64());
+}
+
+fn python(workspace: &Workspace) -> Outcome {
+    shell::run(workspace.command("ruff").args(["format", "--check", "."]))?;
+    shell::run(workspace.command("ruff").args(["check", "."]))?;
+    shell::run(
+        workspace
+            .command("basedpyright")
+            .args(["--level", "warning"]),
+    )
+}
+
+/// Tests find the models by `JITNEY_TEST_MODELS`, and ONNX Runtime by the active Python environment.
+fn run_tests(workspace: &Workspace, scope: &[&str]) -> Outcome {
+    let mut command = if setup::has_nextest(workspace) {
+        let mut nextest = workspace.cargo(&["nextest", "run"]);
+        nextest.args(["--profile", profile()]);
+        nextest
+    } else {
+        workspace.cargo(&["test"])
+    };
+    if let Ok(path) = env::join_paths(tool_paths(workspace, &command)) {
+        command.env("PATH", path);
+    }
+    command.env("JITNEY_TEST_MODELS", workspace.models());
+    shell::run(command.args(scope))
+}
+
+/// The search path of the command with the folder of the tools that this program installed.
+fn tool_paths(workspace: &Workspace, command: &Command) -> Vec<std::path::PathBuf> {
+    let own = command.get_envs().find(|(name, _)| *name == "PATH");
+    let path = own
+        .and_then(|(_, value)| value.map(ToOwned::to_owned))
+        .or_else(|| env::var_os("PATH"));
+    let tools = setup::tools(workspace).join("bin");
+    env::split_paths(&path.unwrap_or_default())
+        .chain([tools])
+        .collect()
+}
+
+fn profile() -> &'static str {
+    if env::var_os("CI").is_some() {
+        "ci"
+    } else {
+        "default"
+    }
+}
+
+/// Building cargo-deny takes minutes, so only those who have it run it.
+fn licences(workspace: &Workspace) -> Outcome {
+    if !shell::answers("cargo-deny") {
+        println!("cargo-deny is not installed: nothing was checked");
+        return Ok(());
+    }
+    shell::run(&mut workspace.cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]))
+}
+
+fn digits(workspace: &Workspace) -> Outcome {
+    server::with_digits(workspace, |url| {
+        let client = ["examples/digits/client.py", url, "--check"];
+        shell::run(workspace.command(workspace.python()).args(client))
+    })
+}
+
+/// The pictures it takes are left in `target/screenshots`, for a person to look at.
+fn page(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command(workspace.python());
+    test.arg("tests/page/test_page.py");
+    test.env("JITNEY_BIN", workspace.jitney());
+    test.env("SCREENSHOTS", workspace.target().join("screenshots"));
+    shell::run(&mut test)
+}
