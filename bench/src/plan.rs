@@ -121,9 +121,7 @@ fn speed(options: &Options, report: &mut Report) -> Outcome<()> {
 fn device(options: &Options, report: &mut Report) -> Outcome<()> {
     let body = payload::infer("input", &[16]);
     let (_, best) = back_to_back(DEVICE, 32)?;
-    let (alone, _) = back_to_back(DEVICE, 1)?;
     report.row("device back to back, rows/s", best, "", true, Value::Null);
-    report.row("device with one row, ms", alone, "", true, Value::Null);
     for (clients, share) in [(32, 0.80), (64, 0.97), (256, 0.97)] {
         let mut rates = Vec::new();
         for _ in 0..options.repeat {
@@ -141,15 +139,21 @@ fn device(options: &Options, report: &mut Report) -> Outcome<()> {
             raw,
         );
     }
-    let server = serve(&[&format!("bench={DEVICE}"), "--instances", "1"])?;
-    let latencies = load::lone(server.address, &payload::post(BENCH, &body, ""), 400)?;
-    let added = median(latencies.clone()) - alone;
+    let mut added = Vec::new();
+    for _ in 0..options.repeat {
+        let (alone, _) = back_to_back(DEVICE, 1)?;
+        let server = serve(&[&format!("bench={DEVICE}"), "--instances", "1"])?;
+        let latencies = load::lone(server.address, &payload::post(BENCH, &body, ""), 400)?;
+        added.push(median(latencies) - alone);
+    }
+    let raw = json!(added);
+    let added = median(added);
     report.row(
         "a lone client waits longer by, ms",
         added,
         "at most 0.3",
         added <= 0.3,
-        json!(latencies),
+        raw,
     );
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shuttle::{future::block_on, thread};
 
-use super::{BatchError, Batcher, Batching, Model, Refused};
+use super::{BatchError, Batcher, Batching, Model, Refused, Surroundings};
 use crate::clock::Clock;
 
 struct Doubler;
@@ -39,10 +39,17 @@ fn batcher(instances: usize, max_batch: usize) -> Batcher<Doubler> {
         instances: NonZeroUsize::new(instances).unwrap(),
         ..Batching::default()
     };
-    Batcher::start_with("doubler", batching, Clock::paused(), || {
+    Batcher::start_with("doubler", batching, standing_still(), || {
         Ok::<_, String>(Doubler)
     })
     .unwrap()
+}
+
+fn standing_still() -> Surroundings {
+    Surroundings {
+        clock: Clock::paused(),
+        courier: None,
+    }
 }
 
 /// Nobody is left behind: no wake-up is lost whatever the schedule, or shuttle reports the deadlock.
@@ -125,10 +132,11 @@ fn closing_while_others_submit() {
 #[test]
 fn time_moves_while_a_batch_runs() {
     explore(|| {
-        let clock = Clock::paused();
-        let batching = Batching::default();
+        let surroundings = standing_still();
+        let clock = surroundings.clock.clone();
         let make = || Ok::<_, String>(Doubler);
-        let batcher = Batcher::start_with("doubler", batching, clock.clone(), make).unwrap();
+        let batcher =
+            Batcher::start_with("doubler", Batching::default(), surroundings, make).unwrap();
         let second = std::time::Duration::from_secs(1);
         let hasty = batcher.submit(1, Some(clock.now() + second)).unwrap();
         let patient = batcher.submit(2, Some(clock.now() + 5 * second)).unwrap();

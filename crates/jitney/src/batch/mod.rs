@@ -42,6 +42,7 @@
 
 mod arrivals;
 mod cost;
+mod courier;
 mod driver;
 #[cfg(all(test, feature = "model-check"))]
 mod interleavings;
@@ -66,6 +67,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::courier::Courier;
 use self::driver::Shared;
 pub use self::ticket::Ticket;
 use crate::clock::Clock;
@@ -137,6 +139,15 @@ impl Default for Batching {
     }
 }
 
+/// What a batcher lives in.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The time it goes by: the system's by default.
+    pub clock: Clock,
+    /// Who delivers its answers: by default the instances' threads, each answer by itself.
+    pub courier: Option<Courier>,
+}
+
 /// Runs items of many callers together. Cloning it gives another handle to the same batcher; dropping the last one closes it.
 pub struct Batcher<M: Model>(Arc<Handle<M>>);
 
@@ -158,20 +169,20 @@ impl<M: Model> Batcher<M> {
         batching: Batching,
         make: impl Fn() -> Result<M, E> + Send + Sync + 'static,
     ) -> Result<Batcher<M>, StartError> {
-        Batcher::start_with(name, batching, Clock::system(), make)
+        Batcher::start_with(name, batching, Surroundings::default(), make)
     }
 
-    /// [`Batcher::start`] with a clock of your own, such as a paused one in a test.
+    /// [`Batcher::start`] with surroundings of your own, such as a paused clock in a test.
     ///
     /// # Errors
     /// As [`Batcher::start`].
     pub fn start_with<E: fmt::Display>(
         name: &str,
         batching: Batching,
-        clock: Clock,
+        surroundings: Surroundings,
         make: impl Fn() -> Result<M, E> + Send + Sync + 'static,
     ) -> Result<Batcher<M>, StartError> {
-        let shared = Shared::new(name, batching, clock);
+        let shared = Shared::new(name, batching, surroundings);
         let make = Arc::new(move || make().map_err(|error| Arc::from(error.to_string())));
         let closed = shared.start(make).map_err(StartError)?;
         Ok(Batcher(Arc::new(Handle { shared, closed })))

@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jitney::batch::{BatchError, Batcher, Batching, Model, Reason, Refused, Ticket};
+use jitney::batch::{
+    BatchError, Batcher, Batching, Courier, Model, Reason, Refused, Surroundings, Ticket,
+};
 use jitney::clock::Clock;
 
 /// What the model does with an item.
@@ -113,7 +115,7 @@ impl Rig {
                 leave: left.clone(),
             })
         };
-        let batcher = Batcher::start_with("gated", batching, clock.clone(), make).unwrap();
+        let batcher = Batcher::start_with("gated", batching, at(&clock), make).unwrap();
         Rig {
             batcher,
             clock,
@@ -175,6 +177,13 @@ fn batching(max_batch: usize) -> Batching {
     Batching {
         max_batch: NonZeroUsize::new(max_batch).unwrap(),
         ..Batching::default()
+    }
+}
+
+fn at(clock: &Clock) -> Surroundings {
+    Surroundings {
+        clock: clock.clone(),
+        courier: None,
     }
 }
 
@@ -573,7 +582,7 @@ async fn when_the_last_instance_is_lost_everyone_is_told_and_later_it_comes_back
         }),
         _ => Err("the file is gone"),
     };
-    let batcher = Batcher::start_with("mortal", batching(1), clock.clone(), make).unwrap();
+    let batcher = Batcher::start_with("mortal", batching(1), at(&clock), make).unwrap();
     let fatal = batcher.submit(Item::Panic, None).unwrap();
     let queued = batcher.submit(Item::Double(1), None).unwrap();
     broken.store(1, Ordering::SeqCst);
@@ -607,17 +616,47 @@ async fn dropping_the_last_handle_closes() {
     assert_eq!(value(ticket.await), 2, "the ticket is still good");
 }
 
+struct Doubler;
+impl Model for Doubler {
+    type In = u64;
+    type Out = u64;
+    type Error = String;
+    fn run(&mut self, items: &[u64]) -> Result<Vec<Result<u64, String>>, String> {
+        Ok(items.iter().map(|item| Ok(item * 2)).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_courier_delivers_every_answer_and_nothing_is_lost_without_it() {
+    let (courier, deliver) = Courier::new();
+    let surroundings = Surroundings {
+        courier: Some(courier),
+        ..Surroundings::default()
+    };
+    let make = || Ok::<_, String>(Doubler);
+    let batcher = Batcher::start_with("doubler", Batching::default(), surroundings, make).unwrap();
+    let ask = |callers: u64| {
+        let tickets: Vec<_> = (0..callers)
+            .map(|n| batcher.submit(n, None).unwrap())
+            .collect();
+        async {
+            for (n, ticket) in tickets.into_iter().enumerate() {
+                assert_eq!(value(ticket.await), 2 * n as u64);
+            }
+        }
+    };
+    tokio::select! {
+        () = ask(200) => (),
+        () = deliver => panic!("there is a batcher that has the courier"),
+    }
+    // The courier's work was dropped: the instance answers by itself.
+    ask(200).await;
+    batcher.close();
+    batcher.wait_closed().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_each_get_their_own_answer() {
-    struct Doubler;
-    impl Model for Doubler {
-        type In = u64;
-        type Out = u64;
-        type Error = String;
-        fn run(&mut self, items: &[u64]) -> Result<Vec<Result<u64, String>>, String> {
-            Ok(items.iter().map(|item| Ok(item * 2)).collect())
-        }
-    }
     let instances = NonZeroUsize::new(2).unwrap();
     let settings = Batching {
         instances,
