@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+use jitney::batch::Courier;
 use jitney::tree::Tree;
 use jitney::{Cause, Group, Policy, Scope};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -121,7 +123,8 @@ impl Server {
         let address = socket.local_addr().map_err(bind)?;
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
-        let catalog = Catalog::start(&models, &settings, &metrics, &tree.root())?;
+        let (courier, deliver) = Courier::new();
+        let catalog = Catalog::start(&models, &settings, &metrics, &tree.root(), Some(courier))?;
         let admission = Admission::new(config.max_inflight_bytes);
         let parts = Parts {
             config,
@@ -130,6 +133,7 @@ impl Server {
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
             tree: tree.clone(),
+            deliver: Box::pin(deliver),
         };
         let (drained_sender, drained) = watch::channel(None);
         let (started_sender, started) = sync_channel(1);
@@ -224,11 +228,17 @@ struct Parts {
     catalog: Catalog,
     metrics: Arc<Metrics>,
     tree: Tree,
+    /// The work of the courier.
+    deliver: BoxFuture<'static, ()>,
 }
 
 impl Parts {
-    fn into_net(self, group: Group<Infallible>, data_plane: Handle) -> Arc<Net> {
-        Arc::new(Net {
+    fn into_net(
+        self,
+        group: Group<Infallible>,
+        data_plane: Handle,
+    ) -> (Arc<Net>, BoxFuture<'static, ()>) {
+        let net = Net {
             sites: Sites::new(&self.config, self.address),
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
@@ -242,7 +252,8 @@ impl Parts {
             jitter: Jitter::default(),
             group,
             data_plane,
-        })
+        };
+        (Arc::new(net), self.deliver)
     }
 }
 
@@ -313,7 +324,8 @@ async fn serve(
     let scope = Scope::named("net").under(&root).policy(Policy::Isolate);
     let outcome = scope
         .run(async |group: Group<Infallible>| {
-            let net = parts.into_net(group, data_plane);
+            let (net, deliver) = parts.into_net(group, data_plane);
+            net.spawn(Plane::Data, "courier", deliver);
             net.spawn(
                 Plane::Control,
                 "listener",

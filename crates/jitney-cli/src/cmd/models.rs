@@ -17,8 +17,8 @@ impl Models {
     pub(crate) async fn load(source: &ModelSource, settings: &Settings) -> Result<Models, Problem> {
         let root = Tree::new("jitney").root();
         let sources = std::slice::from_ref(source);
-        let catalog =
-            Catalog::start(sources, settings, &Metrics::new(), &root).map_err(Problem::usage)?;
+        let catalog = Catalog::start(sources, settings, &Metrics::new(), &root, None)
+            .map_err(Problem::usage)?;
         catalog.wait_loaded().await;
         Ok(Models(catalog))
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jitney::batch::{self, BatchError, Batcher, Batching, Refused, Stats};
+use jitney::batch::{self, BatchError, Batcher, Batching, Courier, Refused, Stats, Surroundings};
 use jitney_engine::{BatchAxis, Instance, LoadError, Model, RunError, Spec, Tensor, stack};
 
 use super::warmup::{self, Warmth};
@@ -142,6 +142,7 @@ impl Lane {
         version: &str,
         settings: &ModelSettings,
         metrics: Arc<ModelMetrics>,
+        courier: Option<Courier>,
         load: impl FnOnce() -> Result<Box<dyn Model>, LoadError>,
     ) -> Result<Lane, LoadError> {
         let started = Instant::now();
@@ -159,7 +160,7 @@ impl Lane {
         let batching = batching(&*model, &sharing, settings);
         let instances = batching.instances;
         let spec = as_run(model.spec(), &sharing);
-        let batcher = start_batcher(name, batching, &model, spec, warmth)?;
+        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)?;
         Ok(Lane {
             name: name.to_owned(),
             version: version.to_owned(),
@@ -317,6 +318,7 @@ fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> B
 fn start_batcher(
     name: &str,
     batching: Batching,
+    courier: Option<Courier>,
     model: &Arc<dyn Model>,
     spec: Spec,
     warmth: Warmth,
@@ -338,7 +340,11 @@ fn start_batcher(
         }
         Ok(Rows { instance, spec })
     };
-    let batcher = Batcher::start(name, batching, make)
+    let surroundings = Surroundings {
+        courier,
+        ..Surroundings::default()
+    };
+    let batcher = Batcher::start_with(name, batching, surroundings, make)
         .map_err(|error| LoadError::new(format!("an instance could not be made: {error}")))?;
     for (rows, took) in warmth.costs {
         batcher.observe_cost(rows, took);

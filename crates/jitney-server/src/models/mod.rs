@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use jitney::batch::Stats;
+use jitney::batch::{Courier, Stats};
 use jitney::tree::Node;
 use jitney_engine::LoadError;
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ impl Catalog {
     /// Finds the models of the sources and begins to load each on a thread of its own. Does not wait for them: until a model is loaded,
     /// [`Catalog::model`] says that it is not ready. Reads folders and `model.toml` files, but no models, before it returns.
     ///
-    /// What is wrong with one model is that model's state, never an error here.
+    /// What is wrong with one model is that model's state, never an error here. Answers are delivered by the courier, where there is one.
     ///
     /// # Errors
     /// When the sources themselves cannot be what was meant: two models of the same name, a name that cannot be one.
@@ -86,6 +86,7 @@ impl Catalog {
         settings: &Settings,
         metrics: &Metrics,
         node: &Node,
+        courier: Option<Courier>,
     ) -> Result<Catalog, SourceError> {
         let found = discover::discover(sources, settings)?;
         let (pending, _) = watch::channel(found.len());
@@ -98,6 +99,7 @@ impl Catalog {
             entries,
             pending,
             loaders: Mutex::default(),
+            courier,
         });
         let watched = Arc::downgrade(&shelf);
         metrics.watch_models(move || readings(&watched));
@@ -199,6 +201,7 @@ struct Shelf {
     /// Models that are still being loaded.
     pending: watch::Sender<usize>,
     loaders: Mutex<Vec<JoinHandle<()>>>,
+    courier: Option<Courier>,
 }
 
 /// One version of one model.
@@ -232,7 +235,7 @@ impl Shelf {
         let (shelf, loaded) = (Arc::clone(self), Arc::clone(entry));
         // Some engines read a model recursively, so the stack is as large as a main thread's.
         let thread = thread::Builder::new().name(name).stack_size(8 << 20);
-        let run = move || loaded.load(&plan, python.as_deref(), &shelf.pending);
+        let run = move || loaded.load(&plan, python.as_deref(), &shelf);
         match thread.spawn(run) {
             Ok(loader) => lock(&self.loaders).push(loader),
             Err(error) => entry.broke(format!("no thread to load it: {error}"), &self.pending),
@@ -273,13 +276,14 @@ impl Entry {
     }
 
     /// The work of the loading thread. A panic of the engine is a model that failed.
-    fn load(&self, plan: &Plan, python: Option<&Path>, pending: &watch::Sender<usize>) {
+    fn load(&self, plan: &Plan, python: Option<&Path>, shelf: &Shelf) {
         let start = || {
             Lane::start(
                 &self.name,
                 &self.version,
                 &plan.settings,
                 Arc::clone(&self.metrics),
+                shelf.courier.clone(),
                 || engines::open(plan, python),
             )
         };
@@ -289,8 +293,8 @@ impl Entry {
             ))
         });
         match loaded {
-            Ok(lane) => self.loaded(lane, pending),
-            Err(error) => self.broke(error.to_string(), pending),
+            Ok(lane) => self.loaded(lane, &shelf.pending),
+            Err(error) => self.broke(error.to_string(), &shelf.pending),
         }
     }
 

@@ -20,7 +20,7 @@ fn loading(sources: &[&str], settings: &Settings) -> (Catalog, Metrics, Tree) {
         .map(|text| ModelSource::parse(text).unwrap())
         .collect();
     let (metrics, tree) = (Metrics::new(), Tree::new("test"));
-    let catalog = Catalog::start(&sources, settings, &metrics, &tree.root()).unwrap();
+    let catalog = Catalog::start(&sources, settings, &metrics, &tree.root(), None).unwrap();
     (catalog, metrics, tree)
 }
 
@@ -308,6 +308,7 @@ fn two_models_of_one_name_are_an_error() {
         &Settings::default(),
         &Metrics::new(),
         &tree.root(),
+        None,
     );
     assert!(matches!(error, Err(SourceError::Duplicate { .. })));
 }
