@@ -642,6 +642,7 @@ impl<M: Model> Lane<M> {
             batch_rows: self.counts.batch_rows.clone(),
             instances: self.slots.iter().filter(alive).count(),
             replaced: self.counts.replaced,
+            dead: self.dead(),
             aim,
             gain: self.cost.gain(aim),
             costs: self

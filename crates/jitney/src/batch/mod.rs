@@ -450,6 +450,8 @@ pub struct Stats {
     pub instances: usize,
     /// Instances replaced after a panic or a hang.
     pub replaced: u64,
+    /// Why no instance is alive, when none is and none is being made: items are refused until one could be made again.
+    pub dead: Option<Arc<str>>,
     /// The rows a batch aims at now.
     pub aim: usize,
     /// How many times the throughput of one-by-one a batch of that size gives, as far as is known.
