@@ -107,6 +107,24 @@ fn inputs_of_any_size_are_not_made_up() {
 }
 
 #[test]
+fn batches_too_large_to_make_up_say_nothing_about_joining_rows() {
+    let shape = [Dim::Any, Dim::Fixed(1 << 25)];
+    let probe = Probe::accepting(DataType::Bool, &shape, BatchAxis::Free, |_| Ok(()));
+    let warmth = warm_up(
+        &probe,
+        &[1, 2, 4],
+        Effort {
+            runs: 1,
+            budget: Duration::MAX,
+            ..QUICK
+        },
+    )
+    .unwrap();
+    let measured: Vec<usize> = warmth.costs.iter().map(|(rows, _)| *rows).collect();
+    assert_eq!((measured, warmth.apart), (vec![1, 2], None));
+}
+
+#[test]
 fn a_slow_model_is_not_measured_for_ever() {
     let shape = [Dim::Any, Dim::Fixed(2)];
     let slow = |_: &[usize]| {
