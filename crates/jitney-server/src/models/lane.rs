@@ -71,6 +71,16 @@ impl Lane {
         self.model.engine()
     }
 
+    /// What the engine stands on, for logs alone: it may name files.
+    pub fn runtime(&self) -> Option<&str> {
+        self.model.runtime()
+    }
+
+    /// How many threads one instance uses inside one call.
+    pub fn threads(&self) -> usize {
+        self.model.threads().get()
+    }
+
     /// Most rows that are run together; 1 where rows are kept apart.
     pub fn max_batch(&self) -> usize {
         match self.sharing {
@@ -94,7 +104,7 @@ impl Lane {
         self.deadline
     }
 
-    /// From the beginning of the load until it could be called.
+    /// From the beginning of the load until it could be called, without the time that its batch sizes were measured.
     pub fn took_to_load(&self) -> Duration {
         self.took_to_load
     }
@@ -163,7 +173,7 @@ impl Lane {
             None => wished,
         };
         let batching = batching(&*model, &sharing, settings);
-        let instances = batching.instances;
+        let (instances, measuring) = (batching.instances, warmth.measuring);
         let spec = as_run(model.spec(), &sharing);
         let batcher = start_batcher(name, batching, courier, &model, spec, warmth)?;
         Ok(Lane {
@@ -175,7 +185,7 @@ impl Lane {
             model,
             batcher,
             deadline: settings.deadline,
-            took_to_load: started.elapsed(),
+            took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
         })
     }
@@ -463,7 +473,8 @@ pub(super) fn draining() -> Failure {
     Failure::new(Code::Draining, "the model is being closed").retry_after(SOON)
 }
 
-fn no_instance() -> Failure {
+/// What a model answers whose instances are all lost.
+pub(super) fn no_instance() -> Failure {
     Failure::new(Code::Failed, "no instance of the model is alive").retry_after(SOON * 5)
 }
 
