@@ -397,19 +397,30 @@ fn report(name: &str, version: &str, warmth: &Warmth) {
 }
 
 fn gain_sentence(sharing: &Sharing, stats: &Stats) -> String {
-    match sharing {
-        Sharing::Alone { because } => format!("rows are run one by one: {because}"),
-        Sharing::Together { .. } if stats.costs.is_empty() => {
-            "what batching gains is not known before the model has run".to_owned()
-        }
-        Sharing::Together { .. } if stats.aim <= 1 || stats.gain < 1.05 => {
-            "batching gains nothing: rows cost as much together as one by one".to_owned()
-        }
-        Sharing::Together { .. } => format!(
-            "batches of {} rows give {:.1} times the throughput of one row at a time",
-            stats.aim, stats.gain
-        ),
+    if let Sharing::Alone { because } = sharing {
+        return format!("rows are run one by one: {because}");
     }
+    let (Some((_, one)), Some((rows, took))) = (stats.costs.first(), stats.costs.last()) else {
+        return "what batching gains is not known before the model has run".to_owned();
+    };
+    let (aim, gain) = (stats.aim, stats.gain);
+    if aim > 1 && gain >= 1.05 {
+        let limit = if aim < *rows {
+            ", and larger ones no more"
+        } else {
+            ""
+        };
+        return format!(
+            "batches of {aim} rows give {gain:.1} times the throughput of one row at a time{limit}"
+        );
+    }
+    let together = took.as_secs_f64() / (one.as_secs_f64() * *rows as f64);
+    if together >= 1.05 {
+        return format!(
+            "batching gains nothing: {rows} rows together take {together:.1} times as long as one by one, so batches stay small"
+        );
+    }
+    "batching gains nothing: rows cost as much together as one by one".to_owned()
 }
 
 /// When to try again a model that is not there now but may soon be.

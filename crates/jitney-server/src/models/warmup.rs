@@ -54,7 +54,7 @@ impl Apart {
         match self {
             Apart::Fails(_) => "it fails on more than one row at a time",
             Apart::Mixed(_) => {
-                "a row's answer changes with the row beside it, and row_by_row is not false"
+                "a row's answer changes with the row beside it; row_by_row = false batches them all the same"
             }
         }
     }
