@@ -48,7 +48,8 @@ pub(crate) async fn serve(
         started,
         record: &mut record,
     };
-    let answered = guarded(answer(exchange, route, body)).await;
+    // On the heap, because it is large and every layer around it would copy it when it is made.
+    let answered = guarded(Box::pin(answer(exchange, route, body))).await;
     record.finish(
         answered
             .as_ref()
