@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::Tensor;
 
@@ -44,11 +45,11 @@ pub(crate) async fn answer(
     exchange: Exchange<'_>,
     form: Form,
     model: ModelRef<'_>,
+    headers: HeaderMap,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
     let Exchange {
         peer,
-        head,
         started,
         record,
     } = exchange;
@@ -57,8 +58,9 @@ pub(crate) async fn answer(
     if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
         record.reached(metrics);
     }
-    let media = checks::media(&head.headers)?;
-    let asked = checks::timeout(&head.headers)?;
+    let media = checks::media(&headers)?;
+    let asked = checks::timeout(&headers)?;
+    drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
     let lane = lane?;
