@@ -185,6 +185,7 @@ struct ConfigToml {
     run_limit_ms: Option<f64>,
     row_by_row: Option<RowByRow>,
     warmup: Option<usize>,
+    load_limit_ms: Option<f64>,
 }
 
 impl ConfigToml {
@@ -216,6 +217,7 @@ impl ConfigToml {
                 run_limit_ms: self.run_limit_ms,
                 row_by_row: self.row_by_row,
                 warmup: self.warmup,
+                load_limit_ms: self.load_limit_ms,
             },
             python: self.python,
         })
@@ -249,6 +251,7 @@ mod tests {
             run_limit_ms = 12
             row_by_row = "auto"
             warmup = 13
+            load_limit_ms = 14
         "#;
         let expected = ConfigFile {
             models: vec![
@@ -276,6 +279,7 @@ mod tests {
                 run_limit_ms: Some(12.0),
                 row_by_row: Some(RowByRow::Auto),
                 warmup: Some(13),
+                load_limit_ms: Some(14.0),
             },
             python: Some("venv/bin/python".into()),
         };

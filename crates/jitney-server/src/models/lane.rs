@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jitney::batch::{self, BatchError, Batcher, Batching, Courier, Refused, Stats, Surroundings};
 use jitney_engine::{BatchAxis, Instance, LoadError, Model, RunError, Spec, Tensor, stack};
 
-use super::warmup::{self, Warmth};
+use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
 use crate::config::{ModelSettings, RowByRow};
 use crate::failure::{Code, Failure};
@@ -149,11 +149,16 @@ impl Lane {
         let model: Arc<dyn Model> = load()?.into();
         let wished = Sharing::of(model.spec(), settings);
         let sizes = warmup::sizes(model.spec(), wished.max_batch());
-        let warmth = warmup::warm_up(&*model, &sizes, settings.warmup)?;
+        let effort = Effort {
+            runs: settings.warmup,
+            budget: settings.measuring,
+            compare_rows: wished.max_batch() > 1 && settings.row_by_row == RowByRow::Auto,
+        };
+        let warmth = warmup::warm_up(&*model, &sizes, effort)?;
         report(name, version, &warmth);
-        let sharing = match warmth.unjoined {
-            Some(_) => Sharing::Alone {
-                because: "it fails on more than one row at a time",
+        let sharing = match &warmth.apart {
+            Some(apart) => Sharing::Alone {
+                because: apart.because(),
             },
             None => wished,
         };
@@ -375,9 +380,9 @@ fn report(name: &str, version: &str, warmth: &Warmth) {
         let reason = log::one_line(why);
         tracing::warn!(model = name, version, %reason, "no input for a warm-up could be guessed; the first requests will be slower");
     }
-    if let Some(why) = &warmth.unjoined {
-        let reason = log::one_line(why);
-        tracing::warn!(model = name, version, %reason, "the model fails on more than one row at a time; rows are run one by one");
+    if let Some(apart) = &warmth.apart {
+        let (because, detail) = (apart.because(), log::one_line(apart.detail()));
+        tracing::warn!(model = name, version, %detail, "rows are run one by one: {because}");
     }
 }
 

@@ -6,6 +6,8 @@
 mod discover;
 mod engines;
 mod lane;
+#[cfg(test)]
+mod probe;
 mod state;
 mod warmup;
 

@@ -353,3 +353,31 @@ async fn the_digits_example_is_served() {
     let outcome = lane.infer(blank).await.unwrap();
     assert_eq!(outcome.outputs[0].shape(), [3, 10]);
 }
+
+/// What the files alone do not say is found by running them.
+#[tokio::test]
+async fn real_models_share_batches_where_that_changes_nothing() {
+    let folder = std::env::var_os("JITNEY_TEST_MODELS")
+        .expect("JITNEY_TEST_MODELS is not set: run `cargo xtask test`, which prepares the models");
+    let mut settings = Settings::default();
+    settings.given.engine = Some(crate::config::Engine::Onnx);
+    let table = [
+        ("magika", true),
+        ("ocr_cls", true),
+        ("convolution", true),
+        ("matmul", true),
+        ("gather", true),
+        ("fixed_batch", true),
+        ("dynamic_quantization", false),
+        ("centred", false),
+        ("reversed_rows", false),
+    ];
+    for (name, together) in table {
+        let file = PathBuf::from(&folder).join(format!("{name}.onnx"));
+        let (catalog, ..) = loading(&[file.to_str().unwrap()], &settings);
+        catalog.wait_loaded().await;
+        let lane = catalog.model(name, None).unwrap();
+        let shares = matches!(lane.sharing(), Sharing::Together { .. });
+        assert_eq!(shares, together, "{name}: {:?}", lane.sharing());
+    }
+}

@@ -1,4 +1,8 @@
+use jitney_engine::{DataType, Dim};
+
 use super::*;
+use crate::models::probe::Probe;
+use crate::observe::metrics::Metrics;
 
 const S: Duration = Duration::from_secs(1);
 
@@ -206,5 +210,41 @@ fn what_batching_gains_is_said() {
     ];
     for (sharing, stats, expected) in table {
         assert_eq!(gain_sentence(sharing, &stats), expected);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_change_each_others_answers_are_kept_apart_unless_told_otherwise() {
+    let reversing = || {
+        let shape = [Dim::Any, Dim::Fixed(1)];
+        let answer = |inputs: &[Tensor]| {
+            let values: Vec<f32> = inputs[0].to_vec().unwrap();
+            let reversed = values.into_iter().rev().collect();
+            Ok(vec![Tensor::from_f32(inputs[0].shape(), reversed).unwrap()])
+        };
+        Probe::new(DataType::Fp32, &shape, BatchAxis::Free, answer)
+    };
+    for (row_by_row, expected) in [(RowByRow::Auto, 1), (RowByRow::No, 32)] {
+        let settings = ModelSettings {
+            row_by_row,
+            ..ModelSettings::default()
+        };
+        let metrics = Metrics::new().model("m", "1");
+        let lane = Lane::start("m", "1", &settings, metrics, None, || {
+            Ok(Box::new(reversing()))
+        })
+        .unwrap();
+        assert_eq!(lane.max_batch(), expected, "{row_by_row:?}");
+        let call = Call {
+            inputs: vec![Tensor::from_f32([2, 1], vec![1.0, 2.0]).unwrap()],
+            deadline: Instant::now() + S * 20,
+        };
+        let answer = lane.infer(call).await.unwrap().outputs[0].to_vec::<f32>();
+        let expected = if expected == 1 {
+            [1.0, 2.0]
+        } else {
+            [2.0, 1.0]
+        };
+        assert_eq!(answer.unwrap(), expected, "{row_by_row:?}");
     }
 }
