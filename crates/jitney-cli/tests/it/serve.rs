@@ -84,6 +84,7 @@ fn a_broken_model_fails_alone() {
     assert_eq!(served.get("/v2/models/good/ready").status, 200);
     assert_eq!(served.get("/v2/models/broken/ready").status, 503);
     assert_eq!(served.get("/v2/health/live").status, 200);
+    assert_eq!(served.get("/v2/health/ready").status, 200);
 
     let ended = served.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);

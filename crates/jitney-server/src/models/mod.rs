@@ -148,10 +148,11 @@ impl Catalog {
             .collect()
     }
 
-    /// Whether every model can be called. A model that failed keeps this false; so does having no models.
-    pub fn all_ready(&self) -> bool {
-        let entries = &self.0.entries;
-        !entries.is_empty() && entries.iter().all(|entry| entry.is_ready())
+    /// Whether there is something to call and nothing more to wait for: no model is being loaded, and one or more can be called. A model that
+    /// failed does not keep the others from traffic: that would make one broken file an outage of everything.
+    pub fn is_ready(&self) -> bool {
+        let loading = *self.0.pending.borrow() > 0;
+        !loading && self.0.entries.iter().any(|entry| entry.is_ready())
     }
 
     /// Waits until every model is ready, failed or closed.

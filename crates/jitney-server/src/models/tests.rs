@@ -41,7 +41,7 @@ fn values(outcome: &crate::call::Outcome) -> Vec<f32> {
 #[tokio::test]
 async fn a_loaded_model_answers() {
     let (catalog, metrics, tree) = catalog(&["e=echo:FP32[2],op=sum"]).await;
-    assert!(catalog.all_ready());
+    assert!(catalog.is_ready());
     let lane = catalog.model("e", None).unwrap();
     let outcome = lane.infer(call(&[[1.0, 2.0], [3.0, 4.0]])).await.unwrap();
     assert_eq!(values(&outcome), [3.0, 7.0]);
@@ -66,7 +66,7 @@ async fn a_broken_model_fails_alone() {
         "odd=echo:wrong=1",
     ])
     .await;
-    assert!(!catalog.all_ready());
+    assert!(catalog.is_ready(), "one broken model is no outage");
     let states: Vec<(String, &str)> = catalog
         .statuses()
         .into_iter()
@@ -165,7 +165,7 @@ async fn until_it_is_loaded_a_model_is_not_ready() {
     let failure = catalog.model("slow", None).unwrap_err();
     assert_eq!(failure.code, Code::NotReady);
     assert!(failure.retry_after.is_some());
-    assert!(!catalog.all_ready());
+    assert!(!catalog.is_ready());
     catalog.wait_loaded().await;
     assert!(catalog.model("slow", None).is_ok());
 }
@@ -391,10 +391,23 @@ fn two_models_of_one_name_are_an_error() {
     assert!(matches!(error, Err(SourceError::Duplicate { .. })));
 }
 
+#[tokio::test]
+async fn readiness_waits_for_the_last_model_and_needs_one_that_works() {
+    let (catalog, ..) = loading(
+        &["slow=echo:load_ms=300", "broken=echo:fail_load=true"],
+        &Settings::default(),
+    );
+    assert!(!catalog.is_ready());
+    catalog.wait_loaded().await;
+    assert!(catalog.is_ready());
+    let (none, ..) = self::catalog(&["broken=echo:fail_load=true"]).await;
+    assert!(!none.is_ready());
+}
+
 #[test]
 fn a_catalog_of_nothing_is_not_ready() {
     let (catalog, ..) = loading(&[], &Settings::default());
-    assert!(!catalog.all_ready());
+    assert!(!catalog.is_ready());
 }
 
 /// A real model from its folder: found, loaded, warmed up, called.

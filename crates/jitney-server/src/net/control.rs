@@ -51,7 +51,7 @@ fn page() -> Reply {
 }
 
 fn status(net: &Net) -> Reply {
-    let state = match (net.admission.draining(), net.catalog.all_ready()) {
+    let state = match (net.admission.draining(), net.catalog.is_ready()) {
         (true, _) => ServerState::Draining,
         (false, true) => ServerState::Ready,
         (false, false) => ServerState::Starting,
@@ -150,10 +150,10 @@ fn ready(net: &Net) -> Result<Reply, Failure> {
     if net.admission.draining() {
         return Err(Failure::new(Code::Draining, "the server is shutting down"));
     }
-    if !net.catalog.all_ready() {
+    if !net.catalog.is_ready() {
         return Err(Failure::new(
             Code::NotReady,
-            "not every model is ready; GET /v2/models/NAME/ready tells about one",
+            "models are still being loaded, or none could be; GET /v2/models/NAME/ready tells about one",
         ));
     }
     Ok(json(|out| metadata::ready(out, true)))

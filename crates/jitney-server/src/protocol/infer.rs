@@ -4,6 +4,8 @@
 //! the input parameter `content_type: "base64"` of `BYTES` tensors, and the output parameter `binary_data: false`. Binary tensors, shared
 //! memory, classification and parameters named `triton_...` are refused by name, since an answer without them would be another one than
 //! asked for. All other parameters, `priority` and `sequence_...` among them, are ignored.
+//!
+//! The protocol has no JSON form for inputs of `FP16` and `BF16`, so they are refused here; [`super::predict`] takes their numbers.
 
 use std::time::Duration;
 
@@ -321,6 +323,9 @@ impl Input<'_> {
         if datatype != tensor.datatype {
             return Err(wrong_datatype(tensor, datatype).key("datatype"));
         }
+        if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
+            return Err(no_json_form(datatype).key("datatype"));
+        }
         check_shape(tensor, shape, spec.batched()).map_err(|fault| fault.key("shape"))
     }
 
@@ -414,6 +419,13 @@ fn wrong_datatype(tensor: &TensorSpec, got: DataType) -> Box<Fault> {
         "expected {} for \"{}\", got {got}",
         tensor.datatype,
         Excerpt(&tensor.name)
+    ))
+}
+
+/// The protocol writes the other types as JSON numbers, and leaves these to its binary form.
+fn no_json_form(datatype: DataType) -> Box<Fault> {
+    Fault::new(format!(
+        "expected a datatype that the protocol has a JSON form for, got {datatype}: send its numbers to /predict/NAME instead"
     ))
 }
 

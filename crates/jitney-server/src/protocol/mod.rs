@@ -10,8 +10,8 @@
 //!   here are ignored, but their values must be JSON, nested at most [`MAX_NESTING`] deep.
 //! - Integers are exact over their datatype's whole range. One with a fraction or an exponent, `1.0` for an `INT64`, is refused rather
 //!   than rounded, and so is one out of range.
-//! - Floating-point numbers are rounded to the nearest value of the datatype, `FP16` and `BF16` included; one whose nearest value is
-//!   infinite is refused. `BOOL` is `true` or `false`, never 0 or 1.
+//! - Floating-point numbers are rounded to the nearest value of the datatype, `FP16` and `BF16` included where they are read; one whose
+//!   nearest value is infinite is refused. `BOOL` is `true` or `false`, never 0 or 1.
 //! - A tensor is a flat array, or nested exactly as its shape says.
 //!
 //! The memory a body needs is proportional to its length, whatever shape it claims.

@@ -119,8 +119,12 @@ impl<M: Model> Shared<M> {
         let mut state = lock(&self.state);
         let seq = state.lane.submit(now, item, deadline, reply)?;
         let wake = state.whom_to_wake(deadline);
+        let leave_core = state.is_free_instance_late();
         drop(state);
         self.wake(wake);
+        if leave_core {
+            thread::yield_now();
+        }
         Ok(Ticket::new(receiver, self.clone(), seq))
     }
 
@@ -464,6 +468,12 @@ impl<M: Model> State<M> {
             follower,
             keeper: self.wake_keeper(),
         }
+    }
+
+    /// Whether a whole batch has come together though an instance is free: it has not had a core, perhaps for want of this one. It is let go
+    /// first, while what the batch needs is still in the caches.
+    fn is_free_instance_late(&self) -> bool {
+        matches!(self.leader, Leader::Awake) && self.lane.just_filled()
     }
 
     /// Whether something falls due before the keeper looks again.

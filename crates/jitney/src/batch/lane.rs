@@ -267,6 +267,12 @@ impl<M: Model> Lane<M> {
         in_a_hurry || self.queue.rows() >= rows || self.queue.kinds() > 1
     }
 
+    /// Whether the last request made a batch full.
+    pub(crate) fn just_filled(&self) -> bool {
+        let max_batch = self.batching.max_batch.get();
+        max_batch > 1 && self.queue.rows().is_multiple_of(max_batch)
+    }
+
     /// Whether requests wait.
     pub(crate) fn waiting(&self) -> bool {
         self.queue.len() > 0

@@ -48,6 +48,7 @@ pub(super) struct Random {
 }
 
 impl Random {
+    #[cfg(not(fuzzing))]
     pub(super) fn seeded(seed: u64) -> Random {
         Random {
             script: Vec::new().into_iter(),
