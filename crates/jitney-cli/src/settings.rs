@@ -12,8 +12,9 @@ use crate::args::load::LoadArgs;
 use crate::args::serve::ServeArgs;
 use crate::exit::Problem;
 
-/// How often a check runs each batch size: more often than a server that is waited for.
+/// How often, and for how long, a check runs each batch size: more than a server that is waited for.
 const CHECK_RUNS: usize = 10;
+const CHECK_MEASURING: Duration = Duration::from_secs(2);
 
 /// Everything that `jitney serve` runs with.
 pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
@@ -44,6 +45,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
             given,
             file: file.options,
             python: args.load.python.or(file.python),
+            ..Settings::default()
         },
         models,
     })
@@ -55,8 +57,8 @@ pub(crate) fn load(args: LoadArgs) -> Result<Settings, Problem> {
     given.check().map_err(Problem::usage)?;
     Ok(Settings {
         given,
-        file: ModelOptions::default(),
         python: args.python,
+        ..Settings::default()
     })
 }
 
@@ -75,6 +77,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
             ..ModelOptions::default()
         },
         python: args.load.python.clone(),
+        measuring: Some(CHECK_MEASURING),
     })
 }
 

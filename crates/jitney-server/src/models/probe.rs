@@ -1,5 +1,6 @@
 //! A model that does what a test says.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jitney_engine::{
@@ -15,6 +16,8 @@ pub(super) struct Probe {
     pub(super) spec: Spec,
     answer: Arc<Answer>,
     seen: Arc<Mutex<Vec<Vec<usize>>>>,
+    /// Whether no more instances are to be had.
+    pub(super) lost: Arc<AtomicBool>,
 }
 
 impl Probe {
@@ -38,6 +41,7 @@ impl Probe {
             },
             answer: Arc::new(answer),
             seen: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -74,6 +78,9 @@ impl Model for Probe {
     }
 
     fn instance(&self) -> Result<Box<dyn Instance>, LoadError> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(LoadError::new("the device is lost"));
+        }
         Ok(Box::new(self.clone()))
     }
 }

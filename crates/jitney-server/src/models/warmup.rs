@@ -44,7 +44,7 @@ pub(super) struct Warmth {
 pub(super) enum Apart {
     /// More than one at a time fail.
     Fails(String),
-    /// A row beside another is answered differently than alone.
+    /// A row's answer changes with the row beside it.
     Mixed(String),
 }
 
@@ -54,7 +54,7 @@ impl Apart {
         match self {
             Apart::Fails(_) => "it fails on more than one row at a time",
             Apart::Mixed(_) => {
-                "a row is answered differently beside another than alone, and row_by_row is not false"
+                "a row's answer changes with the row beside it; row_by_row = false batches them all the same"
             }
         }
     }

@@ -178,33 +178,53 @@ fn who_shares_a_batch() {
 #[test]
 fn what_batching_gains_is_said() {
     let together = Sharing::Together { max_batch: 32 };
-    let stats = |aim, gain, measured: bool| Stats {
+    let alone = Sharing::Alone {
+        because: "row_by_row is set",
+    };
+    // What a batch of one and a batch of so many cost.
+    let stats = |aim, gain, costs: &[(usize, u32)]| Stats {
         aim,
         gain,
-        costs: measured.then_some((1, S)).into_iter().collect(),
+        costs: costs
+            .iter()
+            .map(|(rows, took)| (*rows, S * *took))
+            .collect(),
         ..Stats::default()
     };
     let table = [
         (
             &together,
-            stats(32, 19.84, true),
+            stats(32, 19.84, &[(1, 31), (32, 50)]),
             "batches of 32 rows give 19.8 times the throughput of one row at a time",
         ),
         (
             &together,
-            stats(1, 1.0, true),
+            stats(8, 3.0, &[(1, 3), (8, 8), (32, 32)]),
+            "batches of 8 rows give 3.0 times the throughput of one row at a time, and larger ones no more",
+        ),
+        (
+            &together,
+            stats(1, 1.0, &[(1, 10), (32, 320)]),
             "batching gains nothing: rows cost as much together as one by one",
         ),
         (
             &together,
-            stats(32, 1.0, false),
+            stats(1, 1.0, &[(1, 10), (2, 22), (16, 208)]),
+            "batching gains nothing: 16 rows together take 1.3 times as long as one by one, so batches stay small",
+        ),
+        (
+            &together,
+            stats(32, 1.0, &[]),
             "what batching gains is not known before the model has run",
         ),
         (
-            &Sharing::Alone {
-                because: "row_by_row is set",
-            },
-            stats(1, 1.0, true),
+            &alone,
+            stats(1, 1.0, &[(1, 1)]),
+            "rows are run one by one: row_by_row is set",
+        ),
+        (
+            &alone,
+            stats(1, 1.0, &[]),
             "rows are run one by one: row_by_row is set",
         ),
     ];
