@@ -127,7 +127,7 @@ impl Server {
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
         let (courier, deliver) = Courier::new();
-        let catalog = Catalog::start(&models, &settings, &metrics, &tree.root(), Some(courier))?;
+        let catalog = Catalog::start(&models, &settings, &metrics, &tree.root(), Some(&courier))?;
         let admission = Admission::new(config.max_inflight_bytes);
         let parts = Parts {
             config,

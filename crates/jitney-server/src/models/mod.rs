@@ -91,7 +91,7 @@ impl Catalog {
         settings: &Settings,
         metrics: &Metrics,
         node: &Node,
-        courier: Option<Courier>,
+        courier: Option<&Courier>,
     ) -> Result<Catalog, SourceError> {
         let found = discover::discover(sources, settings)?;
         let (pending, _) = watch::channel(found.len());

@@ -224,7 +224,7 @@ async fn a_load_beyond_its_limit_has_failed_until_it_ends_after_all() {
         "{message}"
     );
     assert_eq!(catalog.model("slow", None).unwrap_err().code, Code::Failed);
-    while !catalog.all_ready() {
+    while !catalog.is_ready() {
         tokio::task::yield_now().await;
     }
     assert!(catalog.model("slow", None).is_ok());
@@ -254,7 +254,7 @@ async fn a_model_without_instances_has_failed_until_there_is_one_again() {
     lost.store(true, Ordering::SeqCst);
     let failure = lane.infer(call(&[[-1.0, 0.0]])).await.unwrap_err();
     assert_eq!(failure.code, Code::WorkerCrashed);
-    while catalog.all_ready() {
+    while catalog.is_ready() {
         tokio::task::yield_now().await;
     }
     let message = "the device is lost".to_owned();
@@ -268,7 +268,7 @@ async fn a_model_without_instances_has_failed_until_there_is_one_again() {
     assert!(metrics.encode().contains(not_ready));
 
     lost.store(false, Ordering::SeqCst);
-    while !catalog.all_ready() {
+    while !catalog.is_ready() {
         tokio::task::yield_now().await;
     }
     let lane = catalog.model("e", None).unwrap();
