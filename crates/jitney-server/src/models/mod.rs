@@ -101,7 +101,7 @@ impl Catalog {
             .unzip();
         let python: Option<Arc<Path>> = settings.python.as_deref().map(Arc::from);
         let jobs = entries.iter().zip(plans);
-        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &python, &courier));
+        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &python, courier));
         let at_once = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let shelf = Arc::new(Shelf {
             loader: Loader::start(jobs.collect(), at_once),
@@ -261,10 +261,10 @@ impl Entry {
         self: &Arc<Entry>,
         plan: Result<Plan, String>,
         python: &Option<Arc<Path>>,
-        courier: &Option<Courier>,
+        courier: Option<&Courier>,
     ) -> Option<Job> {
         let plan = plan.map_err(|why| self.broke(why)).ok()?;
-        let (python, courier) = (python.clone(), courier.clone());
+        let (python, courier) = (python.clone(), courier.cloned());
         let (loading, failing) = (Arc::clone(self), Arc::clone(self));
         Some(Job {
             name: self.name.clone(),

@@ -67,7 +67,8 @@ fn what_cannot_be_guessed_is_not_held_against_the_model() {
 
 #[test]
 fn a_model_that_cannot_run_at_all_is_refused() {
-    let table: [(fn(&[usize]) -> Result<(), RunError>, &str); 2] = [
+    type Never = fn(&[usize]) -> Result<(), RunError>;
+    let table: [(Never, &str); 2] = [
         (|_| refuse("no kernel for Foo"), "no kernel for Foo"),
         (|_| panic!("no kernel"), "the engine panicked"),
     ];

@@ -27,6 +27,9 @@ fn mapped(rows: &[Vec<f32>], of: impl Fn(f32) -> f32) -> Vec<Vec<f32>> {
 }
 
 /// One row more in a batch changes the order of additions, which some models magnify.
+/// What a model makes of a batch.
+type Answer = fn(Vec<Vec<f32>>) -> Vec<Vec<f32>>;
+
 fn blocked(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let noise = 1.0 + 1e-2 * rows.len() as f32;
     mapped(rows, |value| value * noise)
@@ -34,7 +37,7 @@ fn blocked(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
 
 #[test]
 fn rows_that_leave_each_other_alone_are_left_together() {
-    let table: [(&str, fn(Vec<Vec<f32>>) -> Vec<Vec<f32>>); 5] = [
+    let table: [(&str, Answer); 5] = [
         ("identity", |rows| rows),
         ("a sum over the row", |rows| {
             let sum = |row: Vec<f32>| vec![row.iter().sum(); WIDTH];
@@ -58,7 +61,7 @@ fn rows_that_leave_each_other_alone_are_left_together() {
 
 #[test]
 fn rows_that_change_each_others_answers_are_found() {
-    let table: [(&str, fn(Vec<Vec<f32>>) -> Vec<Vec<f32>>); 8] = [
+    let table: [(&str, Answer); 8] = [
         ("quantized by the range of the batch", |rows| {
             let step = rows.concat().into_iter().fold(0.0, f32::max) / 255.0;
             mapped(&rows, |value| (value / step).round() * step)
@@ -78,9 +81,9 @@ fn rows_that_change_each_others_answers_are_found() {
         }),
         ("added up row after row", |mut rows| {
             for at in 1..rows.len() {
-                for place in 0..WIDTH {
-                    rows[at][place] += rows[at - 1][place];
-                }
+                let before = rows[at - 1].clone();
+                let sums = rows[at].iter_mut().zip(before);
+                sums.for_each(|(value, before)| *value += before);
             }
             rows
         }),
