@@ -180,11 +180,10 @@ impl<M: Model> Shared<M> {
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
         let mut state = self.lead(lock(&self.state));
-        let mut held = false;
         let mut due = Vec::new();
         let items = loop {
             let now = self.clock.now();
-            let next = state.lane.next(now, seat, held, &mut due);
+            let next = state.lane.next(now, seat, &mut due);
             if !due.is_empty() && !matches!(next, Next::Run(_)) {
                 drop(state);
                 send(&mut due);
@@ -199,7 +198,6 @@ impl<M: Model> Shared<M> {
                     None
                 }
                 Next::Hold { until, rows } => {
-                    held = true;
                     state.leader = Leader::Holding { until, rows };
                     Some(until)
                 }
