@@ -149,7 +149,9 @@ impl Lane {
         let model: Arc<dyn Model> = load()?.into();
         let wished = Sharing::of(model.spec(), settings);
         let sizes = warmup::sizes(model.spec(), wished.max_batch());
-        let warmth = warmup::warm_up(&*model, &sizes, settings.warmup)?;
+        let (limit, runs) = (settings.run_limit, settings.warmup);
+        let warmth = warmup::warm_up_within(limit, &model, &sizes, runs)
+            .map_err(|error| error.about(name))?;
         report(name, version, &warmth);
         let sharing = match warmth.unjoined {
             Some(_) => Sharing::Alone {
@@ -160,7 +162,8 @@ impl Lane {
         let batching = batching(&*model, &sharing, settings);
         let instances = batching.instances;
         let spec = as_run(model.spec(), &sharing);
-        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)?;
+        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)
+            .map_err(|error| error.about(name))?;
         Ok(Lane {
             name: name.to_owned(),
             version: version.to_owned(),
@@ -196,7 +199,8 @@ impl Lane {
                 rows,
                 max_batch: self.max_rows,
             };
-            return Err(self.refused(&refused));
+            // A bad request like any other: the batcher has not received it, so it is none of those that it refused.
+            return Err(refusal(&refused));
         }
         let rows = match self.sharing {
             Sharing::Together { .. } => rows,

@@ -31,6 +31,9 @@ use crate::failure::{Code, Failure};
 use crate::observe::log;
 use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading};
 
+/// Some engines go through a model recursively, so their threads have a stack as large as a main thread's.
+const ENGINE_STACK: usize = 8 << 20;
+
 /// Every model of a server. Cloning it gives another handle to the same models.
 #[derive(Clone)]
 pub struct Catalog(Arc<Shelf>);
@@ -234,8 +237,7 @@ impl Shelf {
         };
         let name = format!("load {}", entry.name);
         let (shelf, loaded) = (Arc::clone(self), Arc::clone(entry));
-        // Some engines read a model recursively, so the stack is as large as a main thread's.
-        let thread = thread::Builder::new().name(name).stack_size(8 << 20);
+        let thread = thread::Builder::new().name(name).stack_size(ENGINE_STACK);
         let run = move || loaded.load(&plan, python.as_deref(), &shelf);
         match thread.spawn(run) {
             Ok(loader) => lock(&self.loaders).push(loader),

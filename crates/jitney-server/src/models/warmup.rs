@@ -2,11 +2,16 @@
 //! be joined, and teach the batcher what a batch costs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jitney_engine::tensor::{Data, element_count};
 use jitney_engine::{BatchAxis, Dim, Instance, LoadError, Model, Shape, Spec, Tensor, stack};
+
+use super::ENGINE_STACK;
 
 /// What the runs showed.
 pub(super) struct Warmth {
@@ -32,14 +37,74 @@ const GUESSES: [usize; 4] = [1, 16, 64, 224];
 const LARGEST_INPUT: usize = 1 << 26;
 const TOO_LARGE: &str = "its inputs would be too large";
 
+/// What the thread that runs the model tells the one that waits for it.
+enum Step {
+    /// The model is about to run.
+    Runs,
+    /// It has run.
+    Ran,
+    Over(Result<Warmth, LoadError>),
+}
+
+/// Is told where the work stands.
+type Watch<'a> = &'a dyn Fn(Step);
+
+/// Does the work of [`warm_up`] on a thread of its own, and gives it up when one run takes longer than `limit`: a model can be made so that
+/// it never ends, and must not be loading for ever then. An engine cannot be interrupted, so the thread is left behind with its run.
+///
+/// # Errors
+/// As [`warm_up`], and when the limit is passed.
+pub(super) fn warm_up_within(
+    limit: Duration,
+    model: &Arc<dyn Model>,
+    sizes: &[usize],
+    runs: usize,
+) -> Result<Warmth, LoadError> {
+    let (sender, steps) = sync_channel(1);
+    let (model, sizes) = (Arc::clone(model), sizes.to_vec());
+    let work = move || {
+        // Whoever waits may have given up.
+        let watch = |step| drop(sender.send(step));
+        watch(Step::Over(warm_up(&*model, &sizes, runs, &watch)));
+    };
+    thread::Builder::new()
+        .name("warm-up".to_owned())
+        .stack_size(ENGINE_STACK)
+        .spawn(work)
+        .map_err(|error| LoadError::new(format!("no thread to warm it up on: {error}")))?;
+    let lost = || LoadError::new("the engine panicked during the warm-up");
+    loop {
+        // Only a run is limited: making an instance of a large model takes its time.
+        let mut step = steps.recv().map_err(|_| lost())?;
+        if matches!(step, Step::Runs) {
+            step = steps.recv_timeout(limit).map_err(|error| match error {
+                RecvTimeoutError::Timeout => endless(limit),
+                RecvTimeoutError::Disconnected => lost(),
+            })?;
+        }
+        if let Step::Over(warmth) = step {
+            return warmth;
+        }
+    }
+}
+
+fn endless(limit: Duration) -> LoadError {
+    LoadError::new(format!(
+        "one run of its warm-up took longer than run_limit_ms, which is {}",
+        limit.as_millis()
+    ))
+    .hint("if it is only slow, raise run_limit_ms, or set warmup = 0")
+}
+
 /// Makes an instance and runs it on zeros at each of the sizes, the smallest first, as often as said but no longer than is reasonable.
 ///
 /// # Errors
 /// When there is no instance to be had, or the model fails on its smallest batch and no free dimension can be the reason.
-pub(super) fn warm_up(
+fn warm_up(
     model: &dyn Model,
     sizes: &[usize],
     runs: usize,
+    watch: Watch<'_>,
 ) -> Result<Warmth, LoadError> {
     let mut warmth = Warmth {
         instance: model.instance()?,
@@ -51,12 +116,12 @@ pub(super) fn warm_up(
     let (Some(&smallest), true) = (sizes.first(), runs > 0) else {
         return Ok(warmth);
     };
-    match first_run(model, &mut warmth.instance, smallest)? {
+    match first_run(model, &mut warmth.instance, smallest, watch)? {
         Ok(guess) => warmth.guess = Some(guess),
         Err(why) => warmth.skipped = Some(why),
     }
     if let Some(guess) = warmth.guess {
-        measure_all(model, &mut warmth, guess, sizes, runs)?;
+        measure_all(model, &mut warmth, guess, sizes, runs, watch)?;
     }
     Ok(warmth)
 }
@@ -65,7 +130,7 @@ pub(super) fn warm_up(
 /// run.
 pub(super) fn warm_quickly(spec: &Spec, instance: &mut dyn Instance, size: usize, guess: usize) {
     if let Some(inputs) = zeros(spec, size, guess) {
-        let _ = run(instance, spec, &inputs);
+        let _ = run(instance, spec, &inputs, &|_| ());
     }
 }
 
@@ -89,8 +154,10 @@ fn measure_all(
     guess: usize,
     sizes: &[usize],
     runs: usize,
+    watch: Watch<'_>,
 ) -> Result<(), LoadError> {
     let mut patience = Patience {
+        watch,
         since: Instant::now(),
         budget: BUDGET,
     };
@@ -134,27 +201,28 @@ fn measure(
     size: usize,
     guess: usize,
     runs: usize,
-    patience: &Patience,
+    patience: &Patience<'_>,
 ) -> Result<Duration, String> {
     let inputs = zeros(spec, size, guess).ok_or(TOO_LARGE)?;
-    let mut best = run(instance, spec, &inputs)?;
+    let mut best = run(instance, spec, &inputs, patience.watch)?;
     for again in 1..runs {
         if !patience.allows(best) {
             break;
         }
-        let took = run(instance, spec, &inputs)?;
+        let took = run(instance, spec, &inputs, patience.watch)?;
         best = if again == 1 { took } else { best.min(took) };
     }
     Ok(best)
 }
 
 /// How long the measuring may take.
-struct Patience {
+struct Patience<'a> {
+    watch: Watch<'a>,
     since: Instant,
     budget: Duration,
 }
 
-impl Patience {
+impl Patience<'_> {
     fn allows(&self, more: Duration) -> bool {
         self.since.elapsed() + more <= self.budget
     }
@@ -166,6 +234,7 @@ fn first_run(
     model: &dyn Model,
     instance: &mut Box<dyn Instance>,
     size: usize,
+    watch: Watch<'_>,
 ) -> Result<Result<usize, String>, LoadError> {
     let spec = model.spec();
     let guesses = if has_free_dimensions(spec) {
@@ -176,7 +245,7 @@ fn first_run(
     let mut first_failure = None;
     for &guess in guesses {
         let ran = match zeros(spec, size, guess) {
-            Some(inputs) => run(&mut **instance, spec, &inputs),
+            Some(inputs) => run(&mut **instance, spec, &inputs, watch),
             None => Err(TOO_LARGE.to_owned()),
         };
         match ran {
@@ -196,10 +265,19 @@ fn first_run(
 }
 
 /// How long one run takes. A panic of the engine is an error like any other here.
-fn run(instance: &mut dyn Instance, spec: &Spec, inputs: &[Tensor]) -> Result<Duration, String> {
+fn run(
+    instance: &mut dyn Instance,
+    spec: &Spec,
+    inputs: &[Tensor],
+    watch: Watch<'_>,
+) -> Result<Duration, String> {
     let started = Instant::now();
-    match catch_unwind(AssertUnwindSafe(|| stack::run(instance, spec, &[inputs]))) {
-        Ok(Ok(_)) => Ok(started.elapsed()),
+    watch(Step::Runs);
+    let ran = catch_unwind(AssertUnwindSafe(|| stack::run(instance, spec, &[inputs])));
+    let took = started.elapsed();
+    watch(Step::Ran);
+    match ran {
+        Ok(Ok(_)) => Ok(took),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the engine panicked".to_owned()),
     }
@@ -254,12 +332,12 @@ mod tests {
     struct Probe {
         spec: Spec,
         accepts: Accepts,
-        seen: std::sync::Arc<Mutex<Vec<Vec<usize>>>>,
+        seen: Arc<Mutex<Vec<Vec<usize>>>>,
     }
 
     struct ProbeInstance {
         accepts: Accepts,
-        seen: std::sync::Arc<Mutex<Vec<Vec<usize>>>>,
+        seen: Arc<Mutex<Vec<Vec<usize>>>>,
     }
 
     impl Probe {
@@ -277,7 +355,7 @@ mod tests {
                     rows_independent: true,
                 },
                 accepts,
-                seen: std::sync::Arc::default(),
+                seen: Arc::default(),
             }
         }
 
@@ -299,7 +377,7 @@ mod tests {
         fn instance(&self) -> Result<Box<dyn Instance>, LoadError> {
             Ok(Box::new(ProbeInstance {
                 accepts: self.accepts,
-                seen: std::sync::Arc::clone(&self.seen),
+                seen: Arc::clone(&self.seen),
             }))
         }
     }
@@ -341,7 +419,7 @@ mod tests {
     fn every_size_is_run_and_measured() {
         let shape = [Dim::Any, Dim::Fixed(2)];
         let probe = Probe::new(DataType::Bytes, &shape, BatchAxis::Free, |_| Ok(()));
-        let warmth = warm_up(&probe, &[1, 2, 3], 2).unwrap();
+        let warmth = warm_up(&probe, &[1, 2, 3], 2, &|_| ()).unwrap();
         let measured: Vec<usize> = warmth.costs.iter().map(|(rows, _)| *rows).collect();
         assert_eq!(measured, [1, 2, 3]);
         let rows: Vec<usize> = probe.seen().iter().map(|shape| shape[0]).collect();
@@ -357,7 +435,7 @@ mod tests {
             _ => refuse("too small for the kernel"),
         };
         let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, roomy);
-        let warmth = warm_up(&probe, &[1], 1).unwrap();
+        let warmth = warm_up(&probe, &[1], 1, &|_| ()).unwrap();
         assert_eq!(warmth.costs.len(), 1);
         let last = probe.seen().pop().unwrap();
         assert_eq!(last, [1, 3, 64, 64]);
@@ -368,7 +446,7 @@ mod tests {
         let shape = [Dim::Any, Dim::Any];
         let never = |_: &[usize]| refuse("seventeen, please");
         let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, never);
-        let warmth = warm_up(&probe, &[1, 2], 2).unwrap();
+        let warmth = warm_up(&probe, &[1, 2], 2, &|_| ()).unwrap();
         assert_eq!(warmth.skipped.as_deref(), Some("seventeen, please"));
         assert!(warmth.costs.is_empty());
     }
@@ -381,7 +459,7 @@ mod tests {
         ];
         for (never, expected) in table {
             let probe = Probe::new(DataType::Fp32, &[Dim::Fixed(4)], BatchAxis::None, never);
-            let error = warm_up(&probe, &[1], 2).err().unwrap().to_string();
+            let error = warm_up(&probe, &[1], 2, &|_| ()).err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }
@@ -394,7 +472,7 @@ mod tests {
             _ => refuse("cannot reshape [2,2] to [1,2]"),
         };
         let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, one);
-        let warmth = warm_up(&probe, &[1, 2, 4], 2).unwrap();
+        let warmth = warm_up(&probe, &[1, 2, 4], 2, &|_| ()).unwrap();
         assert_eq!(
             warmth.unjoined.as_deref(),
             Some("cannot reshape [2,2] to [1,2]")
@@ -406,7 +484,7 @@ mod tests {
     fn inputs_of_any_size_are_not_made_up() {
         let shape = [Dim::Any, Dim::Fixed(usize::MAX), Dim::Fixed(2)];
         let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, |_| Ok(()));
-        let error = warm_up(&probe, &[1], 1).err().unwrap().to_string();
+        let error = warm_up(&probe, &[1], 1, &|_| ()).err().unwrap().to_string();
         assert!(error.contains("too large"), "{error}");
         assert!(probe.seen().is_empty());
     }
@@ -419,9 +497,25 @@ mod tests {
             Ok(())
         };
         let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, slow);
-        let warmth = warm_up(&probe, &[1, 2, 4, 8, 16, 32], 2).unwrap();
+        let warmth = warm_up(&probe, &[1, 2, 4, 8, 16, 32], 2, &|_| ()).unwrap();
         let runs = probe.seen().len();
         assert!((2..=5).contains(&runs), "{runs} runs");
         assert!(!warmth.costs.is_empty());
+    }
+
+    #[test]
+    fn a_model_that_never_ends_is_given_up() {
+        let stuck = |_: &[usize]| {
+            std::thread::sleep(Duration::from_secs(600));
+            Ok(())
+        };
+        let shape = [Dim::Any, Dim::Fixed(2)];
+        let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, stuck);
+        let model: Arc<dyn Model> = Arc::new(probe);
+        let error = warm_up_within(Duration::from_millis(20), &model, &[1], 2)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("run_limit_ms, which is 20"), "{error}");
     }
 }
