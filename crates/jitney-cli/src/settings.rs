@@ -5,15 +5,15 @@ use std::time::Duration;
 use jitney_server::config::{
     Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
 };
-use jitney_server::net::NetConfig;
 
 use crate::args::check::CheckArgs;
 use crate::args::load::LoadArgs;
 use crate::args::serve::ServeArgs;
 use crate::exit::Problem;
 
-/// How often a check runs each batch size: more often than a server that is waited for.
+/// How often, and for how long, a check runs each batch size: more than a server that is waited for.
 const CHECK_RUNS: usize = 10;
+const CHECK_MEASURING: Duration = Duration::from_secs(2);
 
 /// Everything that `jitney serve` runs with.
 pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
@@ -25,9 +25,9 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let given_net = NetOptions {
         http: args.http,
         drain_ms: args.drain_ms,
+        allowed_hosts: args.allowed_host,
         ..NetOptions::default()
     };
-    given_net.check().map_err(Problem::usage)?;
     let given = ModelOptions {
         max_batch: args.max_batch,
         max_wait_ms: args.max_wait_ms,
@@ -39,11 +39,12 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     };
     given.check().map_err(Problem::usage)?;
     Ok(Config {
-        net: net(&given_net.or(&file.net)),
+        net: given_net.or(file.net).resolve().map_err(Problem::usage)?,
         settings: Settings {
             given,
             file: file.options,
             python: args.load.python.or(file.python),
+            ..Settings::default()
         },
         models,
     })
@@ -55,8 +56,8 @@ pub(crate) fn load(args: LoadArgs) -> Result<Settings, Problem> {
     given.check().map_err(Problem::usage)?;
     Ok(Settings {
         given,
-        file: ModelOptions::default(),
         python: args.python,
+        ..Settings::default()
     })
 }
 
@@ -75,6 +76,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
             ..ModelOptions::default()
         },
         python: args.load.python.clone(),
+        measuring: Some(CHECK_MEASURING),
     })
 }
 
@@ -104,26 +106,6 @@ fn load_options(args: &LoadArgs) -> Result<ModelOptions, Problem> {
         threads: args.threads,
         ..ModelOptions::default()
     })
-}
-
-fn net(options: &NetOptions) -> NetConfig {
-    let time = |said: Option<f64>, default| {
-        said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
-    };
-    let default = NetConfig::default();
-    NetConfig {
-        http: options.http.unwrap_or(default.http),
-        max_connections: options.max_connections.unwrap_or(default.max_connections),
-        max_body_bytes: options.max_body_bytes.unwrap_or(default.max_body_bytes),
-        max_inflight_bytes: options
-            .max_inflight_bytes
-            .unwrap_or(default.max_inflight_bytes),
-        header_timeout: time(options.header_timeout_ms, default.header_timeout),
-        body_timeout: time(options.body_timeout_ms, default.body_timeout),
-        idle_timeout: time(options.idle_timeout_ms, default.idle_timeout),
-        drain: time(options.drain_ms, default.drain),
-        ..default
-    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -26,6 +26,17 @@ pub trait Model: Send + Sync {
     /// The protocol's platform string, such as `onnx_rten` or `onnxruntime_onnx`.
     fn platform(&self) -> &'static str;
 
+    /// How many threads one instance uses inside one call.
+    fn threads(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    /// What the engine stands on, for logs alone, since it may name files: `ONNX Runtime 1.23 from /usr/lib/libonnxruntime.so`. `None` where
+    /// the engine is all there is.
+    fn runtime(&self) -> Option<&str> {
+        None
+    }
+
     /// How many instances suit this machine of `cores` cores, when nobody said.
     fn suggested_instances(&self, cores: NonZeroUsize) -> NonZeroUsize {
         let _ = cores;

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::spec::{BatchAxis, Dim, Spec, TensorSpec};
-use crate::tensor::{Data, DataType, Element, Shape, Tensor};
+use crate::tensor::{Data, DataType, Shape, Tensor};
 use crate::{Instance, LoadError, Model, RunError};
 
 /// What an [`Echo`] does. The default takes `FP32[16]`, answers with it, and costs nothing.
@@ -361,7 +361,7 @@ fn faults(inputs: &[Tensor], rows: usize) -> Vec<Fault> {
         let words = elements.iter().step_by(width);
         return words.filter_map(|word| Fault::from_word(word)).collect();
     }
-    let numbers = numbers(input).unwrap_or_default();
+    let numbers = input.numbers().unwrap_or_default();
     let first = numbers.into_iter().step_by(width);
     first.filter_map(Fault::from_number).collect()
 }
@@ -386,7 +386,8 @@ fn answer(op: Op, spec: &Spec, input: &Tensor, rows: usize) -> Result<Tensor, Ru
     if op == Op::Identity {
         return Ok(input.clone());
     }
-    let numbers = numbers(input)
+    let numbers = input
+        .numbers()
         .ok_or_else(|| RunError::Failed("only numbers can be added up".to_owned()))?;
     let width = numbers.len().checked_div(rows).unwrap_or(0);
     let row = |at: usize| {
@@ -428,30 +429,6 @@ fn resize(output: Tensor, rows: usize, wanted: usize) -> Result<Tensor, RunError
         }
     };
     Tensor::new(output.datatype(), shape, data).map_err(|error| RunError::Failed(error.to_string()))
-}
-
-/// The elements as numbers; `None` for `BYTES`.
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
-    fn read<T: Element>(tensor: &Tensor, number: impl Fn(T) -> f64) -> Option<Vec<f64>> {
-        let values = tensor.values::<T>()?;
-        Some(values.iter().copied().map(number).collect())
-    }
-    match tensor.datatype() {
-        DataType::Bool => read(tensor, |value: bool| f64::from(u8::from(value))),
-        DataType::Uint8 => read::<u8>(tensor, f64::from),
-        DataType::Uint16 => read::<u16>(tensor, f64::from),
-        DataType::Uint32 => read::<u32>(tensor, f64::from),
-        DataType::Uint64 => read(tensor, |value: u64| value as f64),
-        DataType::Int8 => read::<i8>(tensor, f64::from),
-        DataType::Int16 => read::<i16>(tensor, f64::from),
-        DataType::Int32 => read::<i32>(tensor, f64::from),
-        DataType::Int64 => read(tensor, |value: i64| value as f64),
-        DataType::Fp16 => read::<half::f16>(tensor, f64::from),
-        DataType::Bf16 => read::<half::bf16>(tensor, f64::from),
-        DataType::Fp32 => read::<f32>(tensor, f64::from),
-        DataType::Fp64 => read(tensor, |value: f64| value),
-        DataType::Bytes => None,
-    }
 }
 
 fn tensor(shape: Shape, values: Vec<f32>) -> Result<Tensor, RunError> {

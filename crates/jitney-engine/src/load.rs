@@ -108,9 +108,13 @@ fn auto(
         tracing::warn!("{error}");
         return embedded(path, options);
     }
-    // What the one cannot load the other may; when neither can, ONNX Runtime is the better judge.
-    crate::ort::load_with(&library, path, options)
-        .or_else(|error| embedded(path, options).map_err(|_| error))
+    crate::ort::load_with(&library, path, options).or_else(|error| {
+        // What the one cannot load the other may; when neither can, ONNX Runtime is the better judge.
+        let model = embedded(path, options).map_err(|_| error.clone())?;
+        let reason = error.to_string();
+        tracing::warn!(%reason, "ONNX Runtime refused the model; the embedded engine runs it");
+        Ok(model)
+    })
 }
 
 #[cfg(not(feature = "ort"))]

@@ -232,6 +232,10 @@ impl Model for Onnx {
         "onnx_rten"
     }
 
+    fn threads(&self) -> NonZeroUsize {
+        self.threads
+    }
+
     fn suggested_instances(&self, cores: NonZeroUsize) -> NonZeroUsize {
         // All instances share the weights.
         suggested_instances(cores, self.bytes, u64::MAX)

@@ -239,6 +239,30 @@ impl Tensor {
         self.values().map(Cow::into_owned)
     }
 
+    /// The elements as numbers, `None` for `BYTES`. A `BOOL` is 0 or 1; 64-bit integers beyond 2^53 lose their last digits.
+    pub fn numbers(&self) -> Option<Vec<f64>> {
+        fn read<T: Element>(tensor: &Tensor, number: impl Fn(T) -> f64) -> Option<Vec<f64>> {
+            let values = tensor.values::<T>()?;
+            Some(values.iter().copied().map(number).collect())
+        }
+        match self.datatype {
+            DataType::Bool => read(self, |value: bool| f64::from(u8::from(value))),
+            DataType::Uint8 => read::<u8>(self, f64::from),
+            DataType::Uint16 => read::<u16>(self, f64::from),
+            DataType::Uint32 => read::<u32>(self, f64::from),
+            DataType::Uint64 => read(self, |value: u64| value as f64),
+            DataType::Int8 => read::<i8>(self, f64::from),
+            DataType::Int16 => read::<i16>(self, f64::from),
+            DataType::Int32 => read::<i32>(self, f64::from),
+            DataType::Int64 => read(self, |value: i64| value as f64),
+            DataType::Fp16 => read::<f16>(self, f64::from),
+            DataType::Bf16 => read::<bf16>(self, f64::from),
+            DataType::Fp32 => read::<f32>(self, f64::from),
+            DataType::Fp64 => read(self, |value: f64| value),
+            DataType::Bytes => None,
+        }
+    }
+
     /// The elements of a `BYTES` tensor, `None` for any other.
     pub fn byte_elements(&self) -> Option<&[Bytes]> {
         match &self.data {

@@ -119,6 +119,22 @@ def dynamic_quantization_in_function():
     return model([node], *values, functions=[function], opsets=[helper.make_opsetid("local", 1)])
 
 
+def centred():
+    """Less the mean over what is called the batch, without an operator that says so."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+    ]
+    return model(nodes, [("x", FLOAT, ["batch", 4])], [("y", FLOAT, ["batch", 4])])
+
+
+def reversed_rows():
+    node = helper.make_node("Slice", ["x", "start", "end", "axes", "steps"], ["y"])
+    constants = {"start": -1, "end": -(1 << 30), "axes": 0, "steps": -1}
+    initializers = [(name, np.array([value], np.int64)) for name, value in constants.items()]
+    return model([node], [("x", FLOAT, ["batch", 4])], [("y", FLOAT, ["batch", 4])], initializers)
+
+
 def gather():
     node = helper.make_node("Gather", ["table", "ids"], ["y"], axis=0)
     values = [("ids", INT64, ["batch", 2])], [("y", FLOAT, ["batch", 2, 3])]
@@ -232,6 +248,8 @@ TINY = {
     "dynamic_quantization": dynamic_quantization,
     "dynamic_quantization_in_branch": dynamic_quantization_in_branch,
     "dynamic_quantization_in_function": dynamic_quantization_in_function,
+    "centred": centred,
+    "reversed_rows": reversed_rows,
     "gather": gather,
     "integers": integers,
     "wide_constant": wide_constant,

@@ -36,6 +36,16 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
     pub(crate) http: Option<SocketAddr>,
 
+    /// A name under which the server may be called, as HOST or HOST:PORT; may be said several times [default: the loopback names on a
+    /// loopback address, else every name]
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "JITNEY_ALLOWED_HOST",
+        value_delimiter = ','
+    )]
+    pub(crate) allowed_host: Option<Vec<String>>,
+
     /// A TOML file with settings and models
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
     pub(crate) config: Option<PathBuf>,

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jitney_engine::{BatchAxis, Spec, TensorSpec};
-use jitney_server::models::{Lane, Loaded, ModelStatus, Sharing};
+use jitney_engine::{BatchAxis, TensorSpec};
+use jitney_server::models::{Lane, ModelStatus, Sharing};
 
 use crate::args::check::CheckArgs;
 use crate::cmd::models::Models;
@@ -53,25 +53,50 @@ fn report(status: &ModelStatus, lane: &Lane) -> String {
     if let Some(description) = &status.description {
         line("description", description);
     }
-    line(
-        "engine",
-        &format!("{} ({})", lane.engine(), lane.platform()),
-    );
+    line("engine", &engine(lane));
     for input in &lane.spec().inputs {
         line("input", &tensor(input));
     }
     for output in &lane.spec().outputs {
         line("output", &tensor(output));
     }
-    line("batch axis", batch_axis(lane.spec()));
-    if let Some(loaded) = &status.loaded {
-        line("loaded in", &time(loaded.took_to_load));
-        line("instances", &loaded.stats.instances.to_string());
-        line("batching", &loaded.batching);
-        text.push_str(&costs(loaded));
+    line("loaded in", &time(lane.took_to_load()));
+    line("instances", &instances(lane));
+    line("served", &served(lane));
+    if let Sharing::Together { .. } = lane.sharing() {
+        line("batching", &lane.batching());
     }
+    text.push_str(&costs(&lane.stats().costs, lane.max_batch()));
     text.push_str("  can be served\n");
     text
+}
+
+fn engine(lane: &Lane) -> String {
+    match lane.runtime() {
+        Some(runtime) => format!("{}: {runtime}", lane.engine()),
+        None => lane.engine().to_owned(),
+    }
+}
+
+fn instances(lane: &Lane) -> String {
+    let threads = match lane.threads() {
+        1 => "one thread".to_owned(),
+        threads => format!("{threads} threads"),
+    };
+    match lane.instances() {
+        1 => format!("1, with {threads}"),
+        instances => format!("{instances}, each with {threads}"),
+    }
+}
+
+fn served(lane: &Lane) -> String {
+    match (lane.sharing(), lane.spec().batch) {
+        (Sharing::Alone { because }, _) => format!("row by row, since {because}"),
+        (Sharing::Together { max_batch }, BatchAxis::Fixed(_)) => {
+            format!("in batches of {max_batch} rows, the size of the model; short ones are padded")
+        }
+        (Sharing::Together { max_batch }, _) => format!("in batches of up to {max_batch} rows"),
+    }
 }
 
 fn title(status: &ModelStatus) -> String {
@@ -82,22 +107,9 @@ fn tensor(tensor: &TensorSpec) -> String {
     format!("{} {tensor}", tensor.name)
 }
 
-fn batch_axis(spec: &Spec) -> &'static str {
-    match spec.batch {
-        BatchAxis::Free => "free: any number of rows can be run together",
-        BatchAxis::Fixed(1) => "fixed: the model takes one row at a time",
-        BatchAxis::Fixed(_) => "fixed: short batches are padded to the model's own size",
-        BatchAxis::None => "none: requests are run one by one",
-    }
-}
-
-/// What the warm-up measured: a line for each batch size. The gain compares with as many single rows.
-fn costs(loaded: &Loaded) -> String {
-    let costs = &loaded.stats.costs;
-    let Some((rows_one, one)) = costs
-        .first()
-        .map(|(rows, took)| (*rows, took.as_secs_f64()))
-    else {
+/// What was measured: a line for each batch size. The gain compares with as many single rows.
+fn costs(costs: &[(usize, Duration)], max_batch: usize) -> String {
+    let (Some((_, one)), Some((largest, _))) = (costs.first(), costs.last()) else {
         return "  no batch was measured: no input for a warm-up could be made up (--log warn says more), or warmup is 0\n".to_owned();
     };
     let mut table = format!(
@@ -105,17 +117,13 @@ fn costs(loaded: &Loaded) -> String {
         "rows", "a batch", "rows/s", "gain"
     );
     for (rows, took) in costs {
-        let seconds = took.as_secs_f64().max(f64::MIN_POSITIVE);
-        let rate = *rows as f64 / seconds;
-        let gain = rate * one / rows_one as f64;
+        let rate = *rows as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+        let gain = rate * one.as_secs_f64();
         let took = time(*took);
         let _ = writeln!(table, "  {rows:>6} {took:>12} {rate:>12.0} {gain:>7.2}x");
     }
-    if let Sharing::Alone { because } = &loaded.sharing {
-        let _ = writeln!(
-            table,
-            "  rows of different requests are kept apart: {because}"
-        );
+    if *largest < max_batch {
+        table.push_str("  larger batches take too long, or too much memory, to be measured here\n");
     }
     table
 }
@@ -143,5 +151,35 @@ mod tests {
         for (given, expected) in table {
             assert_eq!(time(given), expected);
         }
+    }
+
+    #[test]
+    fn sizes_that_were_not_measured_are_said_to_be_missing() {
+        let ms = Duration::from_millis;
+        let measured = [(1, ms(10)), (2, ms(16))];
+        let whole = costs(&measured, 2);
+        let lines: Vec<Vec<&str>> = whole
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                vec!["rows", "a", "batch", "rows/s", "gain"],
+                vec!["1", "10.00", "ms", "100", "1.00x"],
+                vec!["2", "16.00", "ms", "125", "1.25x"],
+            ]
+        );
+        let partly = costs(&measured, 32);
+        let note = partly.strip_prefix(&whole).unwrap();
+        assert!(note.contains("larger batches"), "{note}");
+        assert!(costs(&[], 32).contains("no batch was measured"));
+    }
+
+    /// A fixed size costs the same however few of its rows are asked for.
+    #[test]
+    fn a_full_batch_of_a_fixed_size_is_compared_with_padded_ones() {
+        let table = costs(&[(4, Duration::from_millis(8))], 4);
+        assert!(table.contains("4.00x"), "{table}");
     }
 }

@@ -74,6 +74,8 @@ fn about_and_default(arg: &Arg) -> (String, String) {
 fn key_of(flag: &str) -> String {
     match flag {
         "config" => String::new(),
+        // A file has the whole list.
+        "allowed-host" => "`allowed_hosts`".to_owned(),
         flag => format!("`{}`", flag.replace('-', "_")),
     }
 }

@@ -45,6 +45,39 @@ fn the_files_in_the_configuration_page_are_understood() {
     }
 }
 
+#[test]
+fn the_configuration_page_names_every_key() {
+    let page = read("docs/configuration.md");
+    let blocks = blocks(&page, "toml");
+    let shown = |title: &str, key: &str| {
+        let mut blocks = blocks.iter().filter(|block| block.starts_with(title));
+        blocks.any(|block| {
+            let mut lines = block.lines();
+            lines.any(|line| {
+                line.starts_with(&format!("{key} =")) || line.starts_with(&format!("[{key}]"))
+            })
+        })
+    };
+    // Whoever says an unknown key is told all known ones.
+    let config = ConfigFile::parse("nothing = 1").unwrap_err().to_string();
+    for key in known_keys(&config) {
+        assert!(shown("# jitney.toml", key), "jitney.toml: {key}");
+    }
+    let manifest = Manifest::parse("nothing = 1").unwrap_err();
+    for key in known_keys(&manifest) {
+        let everywhere = shown("# jitney.toml", key);
+        assert!(
+            everywhere || shown("# model.toml", key),
+            "model.toml: {key}"
+        );
+    }
+}
+
+fn known_keys(error: &str) -> Vec<&str> {
+    let (_, keys) = error.split_once("expected one of ").unwrap();
+    keys.split(", ").map(|key| key.trim_matches('`')).collect()
+}
+
 /// A command `curl --json @FILE http://127.0.0.1:8080PATH` and the line under it.
 struct Exchange {
     path: String,

@@ -34,6 +34,38 @@ fn the_nearest_place_wins() {
     }
 }
 
+/// A server on a loopback address answers to other names only where they are said.
+#[test]
+fn names_of_the_server_add_up_in_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("jitney.toml");
+    fs::write(&config, "allowed_hosts = [\"c.org\"]\n").unwrap();
+    let config = config.to_str().unwrap();
+    let table: [(&[&str], Option<&str>, &str); 4] = [
+        (&[], None, ""),
+        (
+            &["--allowed-host", "a.org", "--allowed-host", "b.org"],
+            None,
+            "ab",
+        ),
+        (&["--config", config], None, "c"),
+        (&["--config", config], Some("a.org,b.org"), "ab"),
+    ];
+    for (args, variable, expected) in table {
+        let served = Served::start_with(&[&["echo:FP32[1]"], args].concat(), |command| {
+            if let Some(value) = variable {
+                command.env("JITNEY_ALLOWED_HOST", value);
+            }
+        });
+        for name in ["a", "b", "c"] {
+            let target = format!("http://{name}.org/v2/health/live");
+            let status = served.ask("GET", &target, "", "").status;
+            let allowed = if expected.contains(name) { 200 } else { 421 };
+            assert_eq!(status, allowed, "{args:?} {variable:?} {name}");
+        }
+    }
+}
+
 #[test]
 fn models_on_the_command_line_replace_those_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -51,6 +83,7 @@ fn a_mistake_in_the_file_is_shown_with_its_place() {
     for (text, expected) in [
         ("max_bach = 3\n", "max_bach"),
         ("max_batch = 0\n", "from 1 to"),
+        ("workers = 0\n", "from 1 to"),
         ("max_batch = \n", "line 1"),
     ] {
         fs::write(&config, text).unwrap();

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorRef};
 
@@ -23,6 +22,7 @@ use crate::tensor::{DataType, Element, Tensor};
 use crate::{Instance, LoadError, LoadOptions, Model, RunError, Spec, TensorSpec};
 
 pub use find::find;
+use runtime::Runtime;
 
 /// All instances together may hold this many bytes of weights, since each needs a copy of its own.
 const WEIGHTS: u64 = 1 << 30;
@@ -50,7 +50,7 @@ pub fn load_with(
     let file = ModelFile::read(path)?;
     let spec = file.spec()?;
     let source = Source {
-        environment: runtime::load(library)?,
+        runtime: runtime::load(library)?,
         path: file.path().to_path_buf(),
         threads: options.threads.unwrap_or(NonZeroUsize::MIN),
         spec,
@@ -80,7 +80,7 @@ pub(crate) fn not_found() -> LoadError {
 
 /// All it takes to make a session.
 struct Source {
-    environment: Environment,
+    runtime: Runtime,
     path: PathBuf,
     threads: NonZeroUsize,
     spec: Spec,
@@ -96,7 +96,7 @@ impl Source {
                 self.path.display()
             ))
         };
-        Session::builder(&self.environment)
+        Session::builder(&self.runtime.environment)
             .map_err(|error| refused(&error))?
             .with_intra_threads(self.threads.get())
             .map_err(|error| refused(&error))?
@@ -127,6 +127,14 @@ impl Model for Ort {
 
     fn platform(&self) -> &'static str {
         "onnxruntime_onnx"
+    }
+
+    fn threads(&self) -> NonZeroUsize {
+        self.source.threads
+    }
+
+    fn runtime(&self) -> Option<&str> {
+        Some(&self.source.runtime.name)
     }
 
     fn suggested_instances(&self, cores: NonZeroUsize) -> NonZeroUsize {

@@ -12,26 +12,40 @@ use crate::LoadError;
 
 /// ONNX Runtime allows a process one library and one environment, for ever; a second cannot even be tried after the first is dropped. So
 /// this is the one thing that two servers in a process share. Nothing is configured here that could differ between them.
-static RUNTIME: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// A loaded ONNX Runtime.
+#[derive(Clone)]
+pub(super) struct Runtime {
+    pub(super) environment: Environment,
+    /// What it is and where from.
+    pub(super) name: Arc<str>,
+    library: PathBuf,
+}
 
 /// The process's ONNX Runtime, loaded from the library when this is the first call that succeeds.
-pub(super) fn load(library: &Path) -> Result<Environment, LoadError> {
-    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((loaded, environment)) = &*runtime {
-        if loaded != library {
-            let (loaded, asked) = (loaded.display(), library.display());
-            tracing::warn!("ONNX Runtime is already loaded from {loaded}; {asked} is not used");
+pub(super) fn load(library: &Path) -> Result<Runtime, LoadError> {
+    let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = &*loaded {
+        if runtime.library != library {
+            let (name, asked) = (&runtime.name, library.display());
+            tracing::warn!("{name} is already loaded; {asked} is not used");
         }
-        return Ok(environment.clone());
+        return Ok(runtime.clone());
     }
     // A library of that name which is something else makes the binding panic.
     let environment = catch_unwind(|| start(library)).unwrap_or_else(|_| {
         let message = format!("{}: not a library of ONNX Runtime", library.display());
         Err(LoadError::new(message))
     })?;
-    tracing::info!("ONNX Runtime loaded from {}", library.display());
-    *runtime = Some((library.to_path_buf(), environment.clone()));
-    Ok(environment)
+    let minor = ort::util::probe(library).unwrap_or(ort::MINOR_VERSION);
+    let runtime = Runtime {
+        environment,
+        name: format!("ONNX Runtime 1.{minor} from {}", library.display()).into(),
+        library: library.to_path_buf(),
+    };
+    *loaded = Some(runtime.clone());
+    Ok(runtime)
 }
 
 fn start(library: &Path) -> Result<Environment, LoadError> {

@@ -1,6 +1,6 @@
 //! Both engines give the same answers, alone and in batches.
 
-use jitney_engine::{DataType, Model, Tensor, onnx};
+use jitney_engine::{Model, Tensor, onnx};
 
 use crate::ort;
 use crate::support::{floats, model_path, one_thread, run};
@@ -68,31 +68,14 @@ fn distance(left: &[Vec<Tensor>], right: &[Vec<Tensor>]) -> f64 {
     pairs
         .flat_map(|(left, right)| {
             assert_eq!(left.shape(), right.shape());
-            numbers(left).into_iter().zip(numbers(right))
+            left.numbers()
+                .unwrap()
+                .into_iter()
+                .zip(right.numbers().unwrap())
         })
         .map(|(left, right)| {
             assert!(left.is_finite() && right.is_finite());
             (left - right).abs()
         })
         .fold(0.0, f64::max)
-}
-
-/// The values of an output.
-fn numbers(tensor: &Tensor) -> Vec<f64> {
-    match tensor.datatype() {
-        DataType::Fp32 => tensor
-            .values::<f32>()
-            .unwrap()
-            .iter()
-            .map(|v| f64::from(*v))
-            .collect(),
-        DataType::Fp64 => tensor.to_vec::<f64>().unwrap(),
-        DataType::Int64 => tensor
-            .values::<i64>()
-            .unwrap()
-            .iter()
-            .map(|v| *v as f64)
-            .collect(),
-        other => panic!("no numbers in {other}"),
-    }
 }

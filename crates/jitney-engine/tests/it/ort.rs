@@ -164,6 +164,33 @@ fn auto_prefers_the_runtime_that_is_there() {
     assert_eq!(engine(EngineChoice::Onnx), "onnx");
 }
 
+/// A version of the format that is not out yet is refused by the one and does not matter to the other.
+#[cfg(feature = "onnx")]
+#[test]
+fn what_the_runtime_refuses_auto_embeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("newer.onnx");
+    let mut file = std::fs::read(model_path("matmul.onnx")).unwrap();
+    assert_eq!(file[..2], [8, 8], "the version of the format comes first");
+    file[1] = 99;
+    std::fs::write(&path, file).unwrap();
+    let load = |choice| load::onnx(&path, choice, &LoadOptions::default(), None);
+    let refused = load(EngineChoice::Ort).err().unwrap().to_string();
+    assert!(refused.contains("IR version"), "{refused}");
+    assert_eq!(load(EngineChoice::Auto).unwrap().engine(), "onnx");
+}
+
+#[test]
+fn a_model_says_which_runtime_it_stands_on() {
+    let model = load("matmul.onnx");
+    let runtime = model.runtime().unwrap();
+    assert!(runtime.starts_with("ONNX Runtime 1."), "{runtime}");
+    assert!(
+        runtime.ends_with(&*library().to_string_lossy()),
+        "{runtime}"
+    );
+}
+
 #[cfg(feature = "onnx")]
 #[test]
 fn without_the_runtime_auto_embeds_and_ort_explains() {

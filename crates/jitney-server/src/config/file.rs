@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::options::{Engine, ModelOptions, RowByRow, milliseconds, whole};
+use super::net::NetOptions;
+use super::options::{Engine, ModelOptions, RowByRow};
 use super::source::ModelSource;
 
 /// The content of a configuration file. Relative paths in it begin at its folder.
@@ -30,27 +31,6 @@ pub struct ConfigFile {
     pub options: ModelOptions,
     /// The Python whose packages may carry ONNX Runtime.
     pub python: Option<PathBuf>,
-}
-
-/// The settings of the network as one place says them; `None` where it says nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NetOptions {
-    /// Where HTTP is served.
-    pub http: Option<SocketAddr>,
-    /// Most connections at a time.
-    pub max_connections: Option<usize>,
-    /// Most bytes in the body of one request.
-    pub max_body_bytes: Option<usize>,
-    /// Most bytes of request bodies held at a time.
-    pub max_inflight_bytes: Option<usize>,
-    /// Milliseconds that the head of a request may take.
-    pub header_timeout_ms: Option<f64>,
-    /// Milliseconds in which a body must have grown or ended.
-    pub body_timeout_ms: Option<f64>,
-    /// Milliseconds after which a connection without a request is closed.
-    pub idle_timeout_ms: Option<f64>,
-    /// Milliseconds that a drain waits for accepted requests.
-    pub drain_ms: Option<f64>,
 }
 
 /// A configuration file could not be used.
@@ -127,39 +107,6 @@ impl ConfigFile {
     }
 }
 
-impl NetOptions {
-    /// Checks every value that is said against the range of its setting.
-    ///
-    /// # Errors
-    /// The first setting out of its range, with its value and the range.
-    pub fn check(&self) -> Result<(), super::OptionError> {
-        whole("max_connections", self.max_connections, 1, 1_000_000)?;
-        whole("max_body_bytes", self.max_body_bytes, 1, usize::MAX)?;
-        whole("max_inflight_bytes", self.max_inflight_bytes, 1, usize::MAX)?;
-        milliseconds("header_timeout_ms", self.header_timeout_ms, 1.0, HOUR_MS)?;
-        milliseconds("body_timeout_ms", self.body_timeout_ms, 1.0, HOUR_MS)?;
-        milliseconds("idle_timeout_ms", self.idle_timeout_ms, 1.0, 24.0 * HOUR_MS)?;
-        milliseconds("drain_ms", self.drain_ms, 0.0, 24.0 * HOUR_MS)
-    }
-
-    /// These options, and the other ones where these say nothing.
-    #[must_use]
-    pub fn or(&self, other: &NetOptions) -> NetOptions {
-        NetOptions {
-            http: self.http.or(other.http),
-            max_connections: self.max_connections.or(other.max_connections),
-            max_body_bytes: self.max_body_bytes.or(other.max_body_bytes),
-            max_inflight_bytes: self.max_inflight_bytes.or(other.max_inflight_bytes),
-            header_timeout_ms: self.header_timeout_ms.or(other.header_timeout_ms),
-            body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
-            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
-            drain_ms: self.drain_ms.or(other.drain_ms),
-        }
-    }
-}
-
-const HOUR_MS: f64 = 3_600_000.0;
-
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -168,13 +115,17 @@ struct ConfigToml {
     models: Vec<String>,
     python: Option<PathBuf>,
     http: Option<SocketAddr>,
+    workers: Option<usize>,
     max_connections: Option<usize>,
+    max_header_bytes: Option<usize>,
     max_body_bytes: Option<usize>,
     max_inflight_bytes: Option<usize>,
     header_timeout_ms: Option<f64>,
     body_timeout_ms: Option<f64>,
     idle_timeout_ms: Option<f64>,
     drain_ms: Option<f64>,
+    allowed_hosts: Option<Vec<String>>,
+    allowed_origins: Option<Vec<String>>,
     engine: Option<Engine>,
     max_batch: Option<usize>,
     max_wait_ms: Option<f64>,
@@ -185,6 +136,7 @@ struct ConfigToml {
     run_limit_ms: Option<f64>,
     row_by_row: Option<RowByRow>,
     warmup: Option<usize>,
+    load_limit_ms: Option<f64>,
 }
 
 impl ConfigToml {
@@ -197,13 +149,17 @@ impl ConfigToml {
             models: models.collect::<Result<_, _>>()?,
             net: NetOptions {
                 http: self.http,
+                workers: self.workers,
                 max_connections: self.max_connections,
+                max_header_bytes: self.max_header_bytes,
                 max_body_bytes: self.max_body_bytes,
                 max_inflight_bytes: self.max_inflight_bytes,
                 header_timeout_ms: self.header_timeout_ms,
                 body_timeout_ms: self.body_timeout_ms,
                 idle_timeout_ms: self.idle_timeout_ms,
                 drain_ms: self.drain_ms,
+                allowed_hosts: self.allowed_hosts,
+                allowed_origins: self.allowed_origins,
             },
             options: ModelOptions {
                 engine: self.engine,
@@ -216,6 +172,7 @@ impl ConfigToml {
                 run_limit_ms: self.run_limit_ms,
                 row_by_row: self.row_by_row,
                 warmup: self.warmup,
+                load_limit_ms: self.load_limit_ms,
             },
             python: self.python,
         })
@@ -232,13 +189,17 @@ mod tests {
             models = ["digits=models/digits", "echo:FP32[2]"]
             python = "venv/bin/python"
             http = "[::1]:0"
+            workers = 15
             max_connections = 1
+            max_header_bytes = 16384
             max_body_bytes = 2
             max_inflight_bytes = 3
             header_timeout_ms = 4
             body_timeout_ms = 5
             idle_timeout_ms = 6
             drain_ms = 0
+            allowed_hosts = ["a.org", "b.org:80"]
+            allowed_origins = ["https://c.org"]
             engine = "onnx"
             max_batch = 7
             max_wait_ms = 0
@@ -249,6 +210,7 @@ mod tests {
             run_limit_ms = 12
             row_by_row = "auto"
             warmup = 13
+            load_limit_ms = 14
         "#;
         let expected = ConfigFile {
             models: vec![
@@ -257,13 +219,17 @@ mod tests {
             ],
             net: NetOptions {
                 http: Some("[::1]:0".parse().unwrap()),
+                workers: Some(15),
                 max_connections: Some(1),
+                max_header_bytes: Some(16384),
                 max_body_bytes: Some(2),
                 max_inflight_bytes: Some(3),
                 header_timeout_ms: Some(4.0),
                 body_timeout_ms: Some(5.0),
                 idle_timeout_ms: Some(6.0),
                 drain_ms: Some(0.0),
+                allowed_hosts: Some(vec!["a.org".to_owned(), "b.org:80".to_owned()]),
+                allowed_origins: Some(vec!["https://c.org".to_owned()]),
             },
             options: ModelOptions {
                 engine: Some(Engine::Onnx),
@@ -276,13 +242,11 @@ mod tests {
                 run_limit_ms: Some(12.0),
                 row_by_row: Some(RowByRow::Auto),
                 warmup: Some(13),
+                load_limit_ms: Some(14.0),
             },
             python: Some("venv/bin/python".into()),
         };
-        let read = ConfigFile::parse(text).unwrap();
-        assert_eq!(read, expected);
-        assert_eq!(read.net.or(&NetOptions::default()), expected.net);
-        assert_eq!(NetOptions::default().or(&read.net), expected.net);
+        assert_eq!(ConfigFile::parse(text).unwrap(), expected);
         assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
     }
 
@@ -298,6 +262,10 @@ mod tests {
             (
                 "drain_ms = -1",
                 "drain_ms must be a number of milliseconds from 0 to 86400000, but is -1",
+            ),
+            (
+                "allowed_hosts = [\"*\"]",
+                "allowed_hosts must be a list of names such as",
             ),
             (
                 "models = [\"a b=m.onnx\"]",

@@ -141,6 +141,7 @@ struct ModelToml {
     run_limit_ms: Option<f64>,
     row_by_row: Option<RowByRow>,
     warmup: Option<usize>,
+    load_limit_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -163,6 +164,7 @@ impl ModelToml {
                 run_limit_ms: self.run_limit_ms,
                 row_by_row: self.row_by_row,
                 warmup: self.warmup,
+                load_limit_ms: self.load_limit_ms,
             },
             name: self.name,
             file: self.file,
@@ -270,6 +272,7 @@ mod tests {
             run_limit_ms = 2000
             row_by_row = false
             warmup = 0
+            load_limit_ms = 5
             [page]
             sketch = { width = 8, height = 9, max = 16 }
         "#;
@@ -285,6 +288,7 @@ mod tests {
                 run_limit_ms: Some(2000.0),
                 row_by_row: Some(RowByRow::No),
                 warmup: Some(0),
+                load_limit_ms: Some(5.0),
             },
             name: Some("digits".to_owned()),
             file: Some("v2/net.onnx".to_owned()),
@@ -330,7 +334,7 @@ mod tests {
             ),
             (
                 "queue = 1\nmax_bach = 3",
-                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`",
+                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`, `load_limit_ms`",
             ),
             (
                 "row_by_row = \"maybe\"",

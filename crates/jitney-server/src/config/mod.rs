@@ -13,11 +13,13 @@
 
 mod file;
 mod manifest;
+mod net;
 mod options;
 mod source;
 
-pub use file::{ConfigError, ConfigFile, NetOptions};
+pub use file::{ConfigError, ConfigFile};
 pub use manifest::{Labels, Manifest, Sketch};
+pub use net::NetOptions;
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 

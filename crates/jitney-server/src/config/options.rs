@@ -32,6 +32,8 @@ pub struct ModelOptions {
     pub row_by_row: Option<RowByRow>,
     /// Warm-up runs for each batch size.
     pub warmup: Option<usize>,
+    /// How long in milliseconds the model may take to load before it counts as failed.
+    pub load_limit_ms: Option<f64>,
 }
 
 /// What every place but `model.toml` says, and where Python is.
@@ -43,6 +45,8 @@ pub struct Settings {
     pub file: ModelOptions,
     /// The Python whose packages may carry ONNX Runtime.
     pub python: Option<PathBuf>,
+    /// How long the batch sizes of a fast model are measured while it is loaded: 50 ms where nothing is said.
+    pub measuring: Option<Duration>,
 }
 
 /// The settings of one model, all decided.
@@ -68,6 +72,10 @@ pub struct ModelSettings {
     pub row_by_row: RowByRow,
     /// Warm-up runs for each batch size; 0 switches the warm-up off. Default 2: the first finds memory, the second is measured.
     pub warmup: usize,
+    /// How long it may take to load before it counts as failed. Default 120 s.
+    pub load_limit: Duration,
+    /// How long the batch sizes of a fast model are measured while it is loaded. Default 50 ms.
+    pub measuring: Duration,
 }
 
 /// What runs a model.
@@ -101,9 +109,9 @@ pub enum RowByRow {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} must be {allowed}, but is {value}")]
 pub struct OptionError {
-    key: &'static str,
-    value: String,
-    allowed: String,
+    pub(super) key: &'static str,
+    pub(super) value: String,
+    pub(super) allowed: String,
 }
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -121,7 +129,8 @@ impl ModelOptions {
         whole("queue", self.queue, 1, 1_000_000)?;
         milliseconds("deadline_ms", self.deadline_ms, 1.0, DAY_MS)?;
         milliseconds("run_limit_ms", self.run_limit_ms, 1.0, DAY_MS)?;
-        whole("warmup", self.warmup, 0, 100)
+        whole("warmup", self.warmup, 0, 100)?;
+        milliseconds("load_limit_ms", self.load_limit_ms, 1.0, DAY_MS)
     }
 
     /// These options, and the other ones where these say nothing.
@@ -138,15 +147,13 @@ impl ModelOptions {
             run_limit_ms: self.run_limit_ms.or(other.run_limit_ms),
             row_by_row: self.row_by_row.or(other.row_by_row),
             warmup: self.warmup.or(other.warmup),
+            load_limit_ms: self.load_limit_ms.or(other.load_limit_ms),
         }
     }
 
     fn resolve(&self) -> Result<ModelSettings, OptionError> {
         self.check()?;
         let count = |said: Option<usize>| said.and_then(NonZeroUsize::new);
-        let time = |said: Option<f64>, default| {
-            said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
-        };
         let default = ModelSettings::default();
         Ok(ModelSettings {
             engine: self.engine.unwrap_or_default(),
@@ -159,6 +166,8 @@ impl ModelOptions {
             run_limit: time(self.run_limit_ms, default.run_limit),
             row_by_row: self.row_by_row.unwrap_or_default(),
             warmup: self.warmup.unwrap_or(default.warmup),
+            load_limit: time(self.load_limit_ms, default.load_limit),
+            ..default
         })
     }
 }
@@ -181,7 +190,11 @@ impl Settings {
     /// # Ok::<(), jitney_server::config::OptionError>(())
     /// ```
     pub fn for_model(&self, model: &ModelOptions) -> Result<ModelSettings, OptionError> {
-        self.given.or(model).or(&self.file).resolve()
+        let resolved = self.given.or(model).or(&self.file).resolve()?;
+        Ok(ModelSettings {
+            measuring: self.measuring.unwrap_or(resolved.measuring),
+            ..resolved
+        })
     }
 }
 
@@ -198,6 +211,8 @@ impl Default for ModelSettings {
             run_limit: Duration::from_secs(30),
             row_by_row: RowByRow::Auto,
             warmup: 2,
+            load_limit: Duration::from_secs(120),
+            measuring: Duration::from_millis(50),
         }
     }
 }
@@ -289,6 +304,11 @@ pub(super) fn milliseconds(
     }
 }
 
+/// The time that was said in milliseconds, checked before, or the default.
+pub(super) fn time(said: Option<f64>, default: Duration) -> Duration {
+    said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,7 +334,7 @@ mod tests {
             let settings = Settings {
                 given: say(given),
                 file: say(file),
-                python: None,
+                ..Settings::default()
             };
             let resolved = settings.for_model(&say(model)).unwrap();
             assert_eq!(
@@ -339,6 +359,7 @@ mod tests {
             run_limit_ms: Some(8000.0),
             row_by_row: Some(RowByRow::No),
             warmup: Some(9),
+            load_limit_ms: Some(10_000.0),
         };
         let expected = ModelSettings {
             engine: Engine::Ort,
@@ -351,11 +372,14 @@ mod tests {
             run_limit: Duration::from_secs(8),
             row_by_row: RowByRow::No,
             warmup: 9,
+            load_limit: Duration::from_secs(10),
+            measuring: Duration::from_millis(11),
         };
         let settings = |given: &ModelOptions, file: &ModelOptions| Settings {
             given: given.clone(),
             file: file.clone(),
-            python: None,
+            measuring: Some(Duration::from_millis(11)),
+            ..Settings::default()
         };
         let none = ModelOptions::default();
         let through = [
@@ -436,6 +460,13 @@ mod tests {
                     ..none()
                 },
                 "warmup must be a whole number from 0 to 100, but is 101",
+            ),
+            (
+                ModelOptions {
+                    load_limit_ms: Some(0.0),
+                    ..none()
+                },
+                "load_limit_ms must be a number of milliseconds from 1 to 86400000, but is 0",
             ),
         ];
         for (options, message) in table {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jitney::batch::{self, BatchError, Batcher, Batching, Courier, Refused, Stats, Surroundings};
 use jitney_engine::{BatchAxis, Instance, LoadError, Model, RunError, Spec, Tensor, stack};
 
-use super::warmup::{self, Warmth};
+use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
 use crate::config::{ModelSettings, RowByRow};
 use crate::failure::{Code, Failure};
@@ -71,6 +71,16 @@ impl Lane {
         self.model.engine()
     }
 
+    /// What the engine stands on, for logs alone: it may name files.
+    pub fn runtime(&self) -> Option<&str> {
+        self.model.runtime()
+    }
+
+    /// How many threads one instance uses inside one call.
+    pub fn threads(&self) -> usize {
+        self.model.threads().get()
+    }
+
     /// Most rows that are run together; 1 where rows are kept apart.
     pub fn max_batch(&self) -> usize {
         match self.sharing {
@@ -94,7 +104,7 @@ impl Lane {
         self.deadline
     }
 
-    /// From the beginning of the load until it could be called.
+    /// From the beginning of the load until it could be called, without the time that its batch sizes were measured.
     pub fn took_to_load(&self) -> Duration {
         self.took_to_load
     }
@@ -149,18 +159,21 @@ impl Lane {
         let model: Arc<dyn Model> = load()?.into();
         let wished = Sharing::of(model.spec(), settings);
         let sizes = warmup::sizes(model.spec(), wished.max_batch());
-        let (limit, runs) = (settings.run_limit, settings.warmup);
-        let warmth = warmup::warm_up_within(limit, &model, &sizes, runs)
-            .map_err(|error| error.about(name))?;
+        let effort = Effort {
+            runs: settings.warmup,
+            budget: settings.measuring,
+            compare_rows: wished.max_batch() > 1 && settings.row_by_row == RowByRow::Auto,
+        };
+        let warmth = warmup::warm_up(&*model, &sizes, effort).map_err(|error| error.about(name))?;
         report(name, version, &warmth);
-        let sharing = match warmth.unjoined {
-            Some(_) => Sharing::Alone {
-                because: "it fails on more than one row at a time",
+        let sharing = match &warmth.apart {
+            Some(apart) => Sharing::Alone {
+                because: apart.because(),
             },
             None => wished,
         };
         let batching = batching(&*model, &sharing, settings);
-        let instances = batching.instances;
+        let (instances, measuring) = (batching.instances, warmth.measuring);
         let spec = as_run(model.spec(), &sharing);
         let batcher = start_batcher(name, batching, courier, &model, spec, warmth)
             .map_err(|error| error.about(name))?;
@@ -173,7 +186,7 @@ impl Lane {
             model,
             batcher,
             deadline: settings.deadline,
-            took_to_load: started.elapsed(),
+            took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
         })
     }
@@ -379,26 +392,37 @@ fn report(name: &str, version: &str, warmth: &Warmth) {
         let reason = log::one_line(why);
         tracing::warn!(model = name, version, %reason, "no input for a warm-up could be guessed; the first requests will be slower");
     }
-    if let Some(why) = &warmth.unjoined {
-        let reason = log::one_line(why);
-        tracing::warn!(model = name, version, %reason, "the model fails on more than one row at a time; rows are run one by one");
+    if let Some(apart) = &warmth.apart {
+        let (because, detail) = (apart.because(), log::one_line(apart.detail()));
+        tracing::warn!(model = name, version, %detail, "rows are run one by one: {because}");
     }
 }
 
 fn gain_sentence(sharing: &Sharing, stats: &Stats) -> String {
-    match sharing {
-        Sharing::Alone { because } => format!("rows are run one by one: {because}"),
-        Sharing::Together { .. } if stats.costs.is_empty() => {
-            "what batching gains is not known before the model has run".to_owned()
-        }
-        Sharing::Together { .. } if stats.aim <= 1 || stats.gain < 1.05 => {
-            "batching gains nothing: rows cost as much together as one by one".to_owned()
-        }
-        Sharing::Together { .. } => format!(
-            "batches of {} rows give {:.1} times the throughput of one row at a time",
-            stats.aim, stats.gain
-        ),
+    if let Sharing::Alone { because } = sharing {
+        return format!("rows are run one by one: {because}");
     }
+    let (Some((_, one)), Some((rows, took))) = (stats.costs.first(), stats.costs.last()) else {
+        return "what batching gains is not known before the model has run".to_owned();
+    };
+    let (aim, gain) = (stats.aim, stats.gain);
+    if aim > 1 && gain >= 1.05 {
+        let limit = if aim < *rows {
+            ", and larger ones no more"
+        } else {
+            ""
+        };
+        return format!(
+            "batches of {aim} rows give {gain:.1} times the throughput of one row at a time{limit}"
+        );
+    }
+    let together = took.as_secs_f64() / (one.as_secs_f64() * *rows as f64);
+    if together >= 1.05 {
+        return format!(
+            "batching gains nothing: {rows} rows together take {together:.1} times as long as one by one, so batches stay small"
+        );
+    }
+    "batching gains nothing: rows cost as much together as one by one".to_owned()
 }
 
 /// When to try again a model that is not there now but may soon be.
@@ -462,7 +486,8 @@ pub(super) fn draining() -> Failure {
     Failure::new(Code::Draining, "the model is being closed").retry_after(SOON)
 }
 
-fn no_instance() -> Failure {
+/// What a model answers whose instances are all lost.
+pub(super) fn no_instance() -> Failure {
     Failure::new(Code::Failed, "no instance of the model is alive").retry_after(SOON * 5)
 }
 

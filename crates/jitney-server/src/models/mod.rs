@@ -1,21 +1,25 @@
 //! The models of a server: found, loaded, warmed up, called, closed.
 //!
-//! Discovery finds what the sources hold, the [`Catalog`] loads each model on a thread of its own, and a loaded one is a [`Lane`]. A model
-//! that cannot be loaded fails alone: the others serve, and its state says why.
+//! Discovery finds what the sources hold, the [`Catalog`] has them loaded, and a loaded one is a [`Lane`]. A model that cannot be loaded
+//! fails alone: the others serve, and its state says why.
 
 mod discover;
 mod engines;
 mod lane;
+mod loader;
+#[cfg(test)]
+mod probe;
 mod state;
 mod warmup;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jitney::batch::{Courier, Stats};
 use jitney::tree::Node;
@@ -24,15 +28,13 @@ use tokio::sync::watch;
 
 use self::discover::{Card, Found, Plan};
 pub use self::lane::{Lane, Sharing};
+use self::loader::{Job, Loader};
 use self::state::Event;
 pub use self::state::ModelState;
 use crate::config::{ModelSource, Settings, Sketch, SourceError};
 use crate::failure::{Code, Failure};
 use crate::observe::log;
 use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading};
-
-/// Some engines go through a model recursively, so their threads have a stack as large as a main thread's.
-const ENGINE_STACK: usize = 8 << 20;
 
 /// Every model of a server. Cloning it gives another handle to the same models.
 #[derive(Clone)]
@@ -70,15 +72,15 @@ pub struct Loaded {
     pub sharing: Sharing,
     /// What batching gains, as a sentence.
     pub batching: String,
-    /// From the beginning of the load until it could be called.
+    /// From the beginning of the load until it could be called, without the time that its batch sizes were measured.
     pub took_to_load: Duration,
     /// What its batcher has counted.
     pub stats: Stats,
 }
 
 impl Catalog {
-    /// Finds the models of the sources and begins to load each on a thread of its own. Does not wait for them: until a model is loaded,
-    /// [`Catalog::model`] says that it is not ready. Reads folders and `model.toml` files, but no models, before it returns.
+    /// Finds the models of the sources and begins to load them, as many at a time as the machine has cores. Does not wait for them: until a
+    /// model is loaded, [`Catalog::model`] says that it is not ready. Reads folders and `model.toml` files, but no models, before it returns.
     ///
     /// What is wrong with one model is that model's state, never an error here. Answers are delivered by the courier, where there is one.
     ///
@@ -89,26 +91,26 @@ impl Catalog {
         settings: &Settings,
         metrics: &Metrics,
         node: &Node,
-        courier: Option<Courier>,
+        courier: Option<&Courier>,
     ) -> Result<Catalog, SourceError> {
         let found = discover::discover(sources, settings)?;
         let (pending, _) = watch::channel(found.len());
         let (entries, plans): (Vec<_>, Vec<_>) = found
             .into_iter()
-            .map(|found| Entry::new(found, metrics, node))
+            .map(|found| Entry::new(found, metrics, node, &pending))
             .unzip();
+        let python: Option<Arc<Path>> = settings.python.as_deref().map(Arc::from);
+        let jobs = entries.iter().zip(plans);
+        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &python, courier));
+        let at_once = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let shelf = Arc::new(Shelf {
+            loader: Loader::start(jobs.collect(), at_once),
             by_name: by_name(&entries),
             entries,
             pending,
-            loaders: Mutex::default(),
-            courier,
         });
         let watched = Arc::downgrade(&shelf);
         metrics.watch_models(move || readings(&watched));
-        for (entry, plan) in shelf.entries.iter().zip(plans) {
-            shelf.load(entry, plan, settings.python.clone());
-        }
         Ok(Catalog(shelf))
     }
 
@@ -161,14 +163,14 @@ impl Catalog {
         let mut pending = self.0.pending.subscribe();
         // The sender lives as long as this catalog, so the wait ends with the condition.
         pending.wait_for(|pending| *pending == 0).await.ok();
-        self.0.join_loaders();
     }
 
     /// Accepts no calls from now on. What is queued is still answered. Models that are being loaded are closed at once: the load goes on,
     /// since engines cannot be interrupted, but nobody waits for it.
     pub fn close(&self) {
+        self.0.loader.close();
         for entry in &self.0.entries {
-            entry.change(&mut entry.slot(), Event::Close, &self.0.pending);
+            entry.slot().change(entry, Event::Close);
         }
     }
 
@@ -182,9 +184,8 @@ impl Catalog {
             if let Some(lane) = lane {
                 lane.wait_closed().await;
             }
-            entry.change(&mut entry.slot(), Event::Emptied, &self.0.pending);
+            entry.slot().change(entry, Event::Emptied);
         }
-        self.0.join_loaders();
     }
 }
 
@@ -202,10 +203,9 @@ struct Shelf {
     entries: Vec<Arc<Entry>>,
     /// Lowest version first.
     by_name: HashMap<String, Vec<Arc<Entry>>>,
-    /// Models that are still being loaded.
+    /// How many models are still being loaded.
     pending: watch::Sender<usize>,
-    loaders: Mutex<Vec<JoinHandle<()>>>,
-    courier: Option<Courier>,
+    loader: Loader,
 }
 
 /// One version of one model.
@@ -215,52 +215,28 @@ struct Entry {
     card: Card,
     metrics: Arc<ModelMetrics>,
     node: Node,
+    pending: watch::Sender<usize>,
     slot: Mutex<Slot>,
 }
 
 struct Slot {
     state: ModelState,
-    /// There is one when the state is ready, draining, or closed after them.
+    /// There is one as soon as it was ready, and from then on.
     lane: Option<Arc<Lane>>,
+    /// When somebody last looked whether the lane is alive.
+    looked: Instant,
 }
 
-impl Shelf {
-    fn load(
-        self: &Arc<Shelf>,
-        entry: &Arc<Entry>,
-        plan: Result<Plan, String>,
-        python: Option<PathBuf>,
-    ) {
-        let plan = match plan {
-            Ok(plan) => plan,
-            Err(why) => return entry.broke(why, &self.pending),
-        };
-        let name = format!("load {}", entry.name);
-        let (shelf, loaded) = (Arc::clone(self), Arc::clone(entry));
-        let thread = thread::Builder::new().name(name).stack_size(ENGINE_STACK);
-        let run = move || loaded.load(&plan, python.as_deref(), &shelf);
-        match thread.spawn(run) {
-            Ok(loader) => lock(&self.loaders).push(loader),
-            Err(error) => entry.broke(format!("no thread to load it: {error}"), &self.pending),
-        }
-    }
-
-    /// Joins the threads that have nothing left to do.
-    fn join_loaders(&self) {
-        let mut loaders = lock(&self.loaders);
-        let (ended, running): (Vec<_>, Vec<_>) =
-            loaders.drain(..).partition(JoinHandle::is_finished);
-        *loaders = running;
-        drop(loaders);
-        for loader in ended {
-            // The load caught its panics itself.
-            let _ = loader.join();
-        }
-    }
-}
+/// Requests look whether their model is alive when nobody has for so long.
+const FRESH: Duration = Duration::from_millis(100);
 
 impl Entry {
-    fn new(found: Found, metrics: &Metrics, node: &Node) -> (Arc<Entry>, Result<Plan, String>) {
+    fn new(
+        found: Found,
+        metrics: &Metrics,
+        node: &Node,
+        pending: &watch::Sender<usize>,
+    ) -> (Arc<Entry>, Result<Plan, String>) {
         let node = node.child(format!("model {} version {}", found.name, found.version));
         node.label(ModelState::Loading.word());
         let card = found.plan.as_ref().map(|plan| plan.card.clone());
@@ -270,23 +246,43 @@ impl Entry {
             version: found.version,
             card: card.unwrap_or_default(),
             node,
+            pending: pending.clone(),
             slot: Mutex::new(Slot {
                 state: ModelState::Loading,
                 lane: None,
+                looked: Instant::now(),
             }),
         };
         (Arc::new(entry), found.plan)
     }
 
+    /// How it is loaded; `None` where that cannot even be tried.
+    fn job(
+        self: &Arc<Entry>,
+        plan: Result<Plan, String>,
+        python: &Option<Arc<Path>>,
+        courier: Option<&Courier>,
+    ) -> Option<Job> {
+        let plan = plan.map_err(|why| self.broke(why)).ok()?;
+        let (python, courier) = (python.clone(), courier.cloned());
+        let (loading, failing) = (Arc::clone(self), Arc::clone(self));
+        Some(Job {
+            name: self.name.clone(),
+            limit: plan.settings.load_limit,
+            load: Box::new(move || loading.load(&plan, python.as_deref(), courier)),
+            fail: Box::new(move |why| failing.broke(why)),
+        })
+    }
+
     /// The work of the loading thread. A panic of the engine is a model that failed.
-    fn load(&self, plan: &Plan, python: Option<&Path>, shelf: &Shelf) {
+    fn load(&self, plan: &Plan, python: Option<&Path>, courier: Option<Courier>) {
         let start = || {
             Lane::start(
                 &self.name,
                 &self.version,
                 &plan.settings,
                 Arc::clone(&self.metrics),
-                shelf.courier.clone(),
+                courier,
                 || engines::open(plan, python),
             )
         };
@@ -296,16 +292,17 @@ impl Entry {
             ))
         });
         match loaded {
-            Ok(lane) => self.loaded(lane, &shelf.pending),
-            Err(error) => self.broke(error.to_string(), &shelf.pending),
+            Ok(lane) => self.loaded(lane),
+            Err(error) => self.broke(error.to_string()),
         }
     }
 
-    fn loaded(&self, lane: Lane, pending: &watch::Sender<usize>) {
+    fn loaded(&self, lane: Lane) {
         tracing::info!(
             model = self.name,
             version = self.version,
             engine = lane.engine(),
+            runtime = lane.runtime(),
             instances = lane.instances(),
             batching = lane.batching(),
             seconds = lane.took_to_load().as_secs_f64(),
@@ -313,40 +310,29 @@ impl Entry {
         );
         let mut slot = self.slot();
         // Where it was closed in the meantime the lane is dropped here, which ends its threads.
-        if self.change(&mut slot, Event::Loaded, pending) {
+        if slot.change(self, Event::Alive) {
             slot.lane = Some(Arc::new(lane));
         }
     }
 
-    fn broke(&self, why: String, pending: &watch::Sender<usize>) {
-        tracing::error!(
-            model = self.name,
-            version = self.version,
-            error = %log::one_line(&why),
-            "the model could not be loaded"
-        );
-        self.change(&mut self.slot(), Event::Broke(why), pending);
-    }
-
-    /// The only place where a model's state changes. Says whether it did.
-    fn change(&self, slot: &mut Slot, event: Event, pending: &watch::Sender<usize>) -> bool {
-        let Some(next) = slot.state.after(event) else {
-            return false;
-        };
-        self.node.label(next.word());
-        if let (ModelState::Draining, Some(lane)) = (&next, &slot.lane) {
-            lane.close();
+    fn broke(&self, why: String) {
+        let mut slot = self.slot();
+        if slot.state != ModelState::Closed {
+            tracing::error!(
+                model = self.name,
+                version = self.version,
+                error = %log::one_line(&why),
+                "the model could not be loaded"
+            );
         }
-        let was_loading = slot.state == ModelState::Loading;
-        slot.state = next;
-        if was_loading {
-            pending.send_modify(|pending| *pending -= 1);
-        }
-        true
+        slot.change(self, Event::Broke(why));
     }
 
     fn lane(&self) -> Result<Arc<Lane>, Failure> {
-        let slot = self.slot();
+        let mut slot = self.slot();
+        if slot.looked.elapsed() > FRESH {
+            slot.look(self);
+        }
         match (&slot.state, &slot.lane) {
             (ModelState::Ready, Some(lane)) => Ok(Arc::clone(lane)),
             (ModelState::Loading | ModelState::Ready, _) => Err(Failure::new(
@@ -354,8 +340,9 @@ impl Entry {
                 format!("model \"{}\" is still being loaded", self.name),
             )
             .retry_after(lane::SOON)),
+            (ModelState::Failed { .. }, Some(_)) => Err(lane::no_instance()),
             // The cause may name files, so it is for the log and for status pages.
-            (ModelState::Failed { .. }, _) => Err(Failure::new(
+            (ModelState::Failed { .. }, None) => Err(Failure::new(
                 Code::Failed,
                 format!("model \"{}\" could not be loaded", self.name),
             )
@@ -365,12 +352,12 @@ impl Entry {
     }
 
     fn is_ready(&self) -> bool {
-        self.slot().state == ModelState::Ready
+        self.looked_at().state == ModelState::Ready
     }
 
     fn status(&self, default: bool) -> ModelStatus {
         let (state, lane) = {
-            let slot = self.slot();
+            let slot = self.looked_at();
             (slot.state.clone(), slot.lane.clone())
         };
         ModelStatus {
@@ -386,7 +373,54 @@ impl Entry {
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
-        lock(&self.slot)
+        // What is behind the lock is changed by single assignments, so a panic elsewhere leaves it whole.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slot as it is at this moment.
+    fn looked_at(&self) -> MutexGuard<'_, Slot> {
+        let mut slot = self.slot();
+        slot.look(self);
+        slot
+    }
+}
+
+impl Slot {
+    /// The only place where a model's state changes. Says whether it did.
+    fn change(&mut self, entry: &Entry, event: Event) -> bool {
+        let Some(next) = self.state.after(event) else {
+            return false;
+        };
+        entry.node.label(next.word());
+        if let (ModelState::Draining | ModelState::Closed, Some(lane)) = (&next, &self.lane) {
+            lane.close();
+        }
+        let was_loading = self.state == ModelState::Loading;
+        self.state = next;
+        if was_loading {
+            entry.pending.send_modify(|pending| *pending -= 1);
+        }
+        true
+    }
+
+    /// Finds out whether a loaded model is alive.
+    fn look(&mut self, entry: &Entry) {
+        self.looked = Instant::now();
+        let Some(lane) = &self.lane else { return };
+        let (model, version) = (&entry.name, &entry.version);
+        match lane.stats().dead {
+            Some(why) => {
+                if self.change(entry, Event::Broke(why.to_string())) {
+                    let error = log::one_line(&why);
+                    tracing::error!(model, version, %error, "no instance of the model is alive");
+                }
+            }
+            None => {
+                if self.change(entry, Event::Alive) {
+                    tracing::info!(model, version, "an instance of the model is alive again");
+                }
+            }
+        }
     }
 }
 
@@ -448,11 +482,6 @@ fn readings(shelf: &Weak<Shelf>) -> Vec<ModelReading> {
         }
     };
     shelf.entries.iter().map(reading).collect()
-}
-
-/// The states behind these locks are changed by single assignments, so a panic elsewhere leaves them whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

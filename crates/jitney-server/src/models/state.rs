@@ -5,9 +5,10 @@
 pub enum ModelState {
     /// It is read, checked and warmed up. Next: ready, failed, or closed.
     Loading,
-    /// It answers. Next: draining.
+    /// It answers. Next: draining, or failed when its last instance is lost.
     Ready,
-    /// It could not be loaded. Next: closed.
+    /// It could not be loaded, or not in time, or none of its instances is alive. Next: closed, or ready when the load ends after all or an
+    /// instance could be made again.
     Failed {
         /// Why, for the operator: it may name files.
         message: String,
@@ -21,9 +22,9 @@ pub enum ModelState {
 /// What can happen to a model.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// It was loaded.
-    Loaded,
-    /// It could not be loaded.
+    /// It was loaded, or has an instance.
+    Alive,
+    /// It could not be loaded, or has no instance.
     Broke(String),
     /// The server wants it to end.
     Close,
@@ -46,8 +47,12 @@ impl ModelState {
     /// The state that follows; `None` where the event changes nothing. This is the only place that knows.
     pub(super) fn after(&self, event: Event) -> Option<ModelState> {
         match (self, event) {
-            (ModelState::Loading, Event::Loaded) => Some(ModelState::Ready),
-            (ModelState::Loading, Event::Broke(message)) => Some(ModelState::Failed { message }),
+            (ModelState::Loading | ModelState::Failed { .. }, Event::Alive) => {
+                Some(ModelState::Ready)
+            }
+            (ModelState::Loading | ModelState::Ready, Event::Broke(message)) => {
+                Some(ModelState::Failed { message })
+            }
             // A load cannot be interrupted. Whoever finishes it finds the model closed and drops what was loaded.
             (ModelState::Loading | ModelState::Failed { .. }, Event::Close) => {
                 Some(ModelState::Closed)
@@ -69,7 +74,7 @@ mod tests {
             message: "why".to_owned(),
         };
         let events = [
-            Event::Loaded,
+            Event::Alive,
             Event::Broke("why".to_owned()),
             Event::Close,
             Event::Emptied,
@@ -80,8 +85,8 @@ mod tests {
                 Loading,
                 [Some(Ready), Some(failed.clone()), Some(Closed), None],
             ),
-            (Ready, [None, None, Some(Draining), None]),
-            (failed, [None, None, Some(Closed), None]),
+            (Ready, [None, Some(failed.clone()), Some(Draining), None]),
+            (failed, [Some(Ready), None, Some(Closed), None]),
             (Draining, [None, None, None, Some(Closed)]),
             (Closed, [None, None, None, None]),
         ];

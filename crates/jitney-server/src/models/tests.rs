@@ -1,11 +1,13 @@
-use std::time::Instant;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jitney::tree::Tree;
-use jitney_engine::Tensor;
+use jitney_engine::{BatchAxis, DataType, Dim, Tensor};
 
+use super::probe::Probe;
 use super::*;
 use crate::call::Call;
-use crate::config::ModelOptions;
+use crate::config::{ModelOptions, ModelSettings};
 
 /// A catalog of these sources, all loaded.
 async fn catalog(sources: &[&str]) -> (Catalog, Metrics, Tree) {
@@ -208,6 +210,82 @@ async fn closing_answers_what_was_accepted() {
 }
 
 #[tokio::test]
+async fn a_load_beyond_its_limit_has_failed_until_it_ends_after_all() {
+    let mut settings = Settings::default();
+    settings.given.load_limit_ms = Some(20.0);
+    let (catalog, ..) = loading(&["slow=echo:load_ms=300"], &settings);
+    catalog.wait_loaded().await;
+    let state = catalog.statuses().remove(0).state;
+    let ModelState::Failed { message } = state else {
+        panic!("{state:?}");
+    };
+    assert!(
+        message.starts_with("it was not loaded within 20ms"),
+        "{message}"
+    );
+    assert_eq!(catalog.model("slow", None).unwrap_err().code, Code::Failed);
+    while !catalog.is_ready() {
+        tokio::task::yield_now().await;
+    }
+    assert!(catalog.model("slow", None).is_ok());
+}
+
+/// A catalog whose only model panics on negative numbers, and the flag by which it gets no more instances.
+async fn fragile() -> (Catalog, Metrics, Arc<AtomicBool>) {
+    let (catalog, metrics, _tree) = catalog(&["e=echo:FP32[2]"]).await;
+    let shape = [Dim::Any, Dim::Fixed(2)];
+    let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, |inputs| {
+        assert!(inputs[0].to_vec::<f32>().unwrap()[0] >= 0.0, "a bad value");
+        Ok(inputs.to_vec())
+    });
+    let lost = Arc::clone(&probe.lost);
+    let measured = metrics.model("e", "1");
+    let lane = Lane::start("e", "1", &ModelSettings::default(), measured, None, || {
+        Ok(Box::new(probe))
+    });
+    catalog.0.entries[0].slot().lane = Some(Arc::new(lane.unwrap()));
+    (catalog, metrics, lost)
+}
+
+#[tokio::test]
+async fn a_model_without_instances_has_failed_until_there_is_one_again() {
+    let (catalog, metrics, lost) = fragile().await;
+    let lane = catalog.model("e", None).unwrap();
+    lost.store(true, Ordering::SeqCst);
+    let failure = lane.infer(call(&[[-1.0, 0.0]])).await.unwrap_err();
+    assert_eq!(failure.code, Code::WorkerCrashed);
+    while catalog.is_ready() {
+        tokio::task::yield_now().await;
+    }
+    let message = "the device is lost".to_owned();
+    assert_eq!(catalog.statuses()[0].state, ModelState::Failed { message });
+    let failure = catalog.model("e", None).unwrap_err();
+    assert_eq!(
+        (failure.code, &*failure.message),
+        (Code::Failed, "no instance of the model is alive")
+    );
+    let not_ready = r#"jitney_model_ready{model="e",version="1"} 0"#;
+    assert!(metrics.encode().contains(not_ready));
+
+    lost.store(false, Ordering::SeqCst);
+    while !catalog.is_ready() {
+        tokio::task::yield_now().await;
+    }
+    let lane = catalog.model("e", None).unwrap();
+    assert!(lane.infer(call(&[[1.0, 2.0]])).await.is_ok());
+}
+
+#[tokio::test]
+async fn where_only_requests_look_at_a_model_they_notice_that_it_is_lost() {
+    let (catalog, _, lost) = fragile().await;
+    lost.store(true, Ordering::SeqCst);
+    while let Ok(lane) = catalog.model("e", None) {
+        assert!(lane.infer(call(&[[-1.0, 0.0]])).await.is_err());
+    }
+    assert_eq!(catalog.model("e", None).unwrap_err().code, Code::Failed);
+}
+
+#[tokio::test]
 async fn rows_that_depend_on_each_other_are_run_alone() {
     let (catalog, ..) = catalog(&["e=echo:FP32[2],rows_independent=false"]).await;
     let lane = catalog.model("e", None).unwrap();
@@ -352,4 +430,32 @@ async fn the_digits_example_is_served() {
     };
     let outcome = lane.infer(blank).await.unwrap();
     assert_eq!(outcome.outputs[0].shape(), [3, 10]);
+}
+
+/// What the files alone do not say is found by running them.
+#[tokio::test]
+async fn real_models_share_batches_where_that_changes_nothing() {
+    let folder = std::env::var_os("JITNEY_TEST_MODELS")
+        .expect("JITNEY_TEST_MODELS is not set: run `cargo xtask test`, which prepares the models");
+    let mut settings = Settings::default();
+    settings.given.engine = Some(crate::config::Engine::Onnx);
+    let table = [
+        ("magika", true),
+        ("ocr_cls", true),
+        ("convolution", true),
+        ("matmul", true),
+        ("gather", true),
+        ("fixed_batch", true),
+        ("dynamic_quantization", false),
+        ("centred", false),
+        ("reversed_rows", false),
+    ];
+    for (name, together) in table {
+        let file = PathBuf::from(&folder).join(format!("{name}.onnx"));
+        let (catalog, ..) = loading(&[file.to_str().unwrap()], &settings);
+        catalog.wait_loaded().await;
+        let lane = catalog.model(name, None).unwrap();
+        let shares = matches!(lane.sharing(), Sharing::Together { .. });
+        assert_eq!(shares, together, "{name}: {:?}", lane.sharing());
+    }
 }

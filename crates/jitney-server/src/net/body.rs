@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body::Body;
 use http_body_util::BodyExt;
 
@@ -85,7 +86,13 @@ impl Pace {
     {
         loop {
             let until = self.window_end.min(self.limits.deadline);
-            let Ok(frame) = tokio::time::timeout_at(until.into(), body.frame()).await else {
+            // What is there already needs no timer: most bodies come with their heads.
+            let there = body.frame().now_or_never();
+            let frame = match there {
+                Some(frame) => Ok(frame),
+                None => tokio::time::timeout_at(until.into(), body.frame()).await,
+            };
+            let Ok(frame) = frame else {
                 self.late(Instant::now())?;
                 continue;
             };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{Method, Request, Version, request};
+use http::{HeaderValue, Method, Request, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -25,9 +25,33 @@ use crate::observe::{log, metrics};
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
     pub(crate) peer: &'a Peer,
-    pub(crate) head: &'a request::Parts,
     pub(crate) started: Instant,
     pub(crate) record: &'a mut Record,
+}
+
+/// What is remembered of a request's head when it is let go. The fields of a head share the memory that the connection reads into, which
+/// can be used again only when none of them is left.
+struct Brief {
+    version: Version,
+    method: Method,
+    path: String,
+    request_id: Option<HeaderValue>,
+}
+
+impl Brief {
+    fn of(head: &request::Parts) -> Brief {
+        let request_id = checks::request_id(&head.headers);
+        Brief {
+            version: head.version,
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
+            request_id: request_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()),
+        }
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
 }
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
@@ -40,40 +64,44 @@ pub(crate) async fn serve(
     let started = Instant::now();
     let _active = peer.begin_request();
     let (head, body) = request.into_parts();
-    let route = router::route(&head.method, head.uri.path());
+    let brief = Brief::of(&head);
+    let route = router::route(&brief.method, &brief.path);
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
     let exchange = Exchange {
         peer: &peer,
-        head: &head,
         started,
         record: &mut record,
     };
-    let answered = guarded(answer(exchange, route, body)).await;
+    // On the heap, because it is large and every layer around it would copy it when it is made.
+    let answered = guarded(Box::pin(answer(exchange, route, head, body))).await;
     record.finish(
         answered
             .as_ref()
             .map(|_| ())
             .map_err(|refusal| refusal.failure.code),
     );
-    Ok(finish(&peer, &head, answered))
+    Ok(finish(&peer, &brief, answered))
 }
 
 async fn answer(
     exchange: Exchange<'_>,
     route: Result<Route<'_>, NoRoute>,
+    mut head: request::Parts,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let (peer, head) = (exchange.peer, exchange.head);
+    let peer = exchange.peer;
     if head.method.as_str() == REFUSED
         && let Some(fault) = peer.fault.get()
     {
         return Err(fault_refusal(*fault, peer));
     }
-    checks::size(head, &peer.net.config)?;
-    peer.net.sites.check(head)?;
+    checks::size(&head, &peer.net.config)?;
+    peer.net.sites.check(&head)?;
+    let headers = std::mem::take(&mut head.headers);
+    drop(head);
     let answered = match route.map_err(no_route)? {
         Route::Control(view) => return control::answer(&peer.net, view).map_err(Refusal::from),
-        Route::Infer(form, model) => infer::answer(exchange, form, model, body).await,
+        Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -83,23 +111,23 @@ async fn answer(
 }
 
 /// What is the same for every answer.
-fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) -> Reply {
+fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply {
     let close = match &answered {
         Ok(_) => false,
         Err(refusal) => {
-            log_failure(head, &refusal.failure);
+            log_failure(brief, &refusal.failure);
             refusal.close
         }
     };
     let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
     let headers = reply.headers_mut();
-    if let Some(id) = checks::request_id(&head.headers) {
-        headers.insert(X_REQUEST_ID, id);
+    if let Some(id) = &brief.request_id {
+        headers.insert(X_REQUEST_ID, id.clone());
     }
-    if head.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
+    if brief.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
         reply::close(headers);
     }
-    if head.method == Method::HEAD {
+    if brief.method == Method::HEAD {
         reply::without_body(reply)
     } else {
         reply
@@ -108,29 +136,24 @@ fn finish(peer: &Peer, head: &request::Parts, answered: Result<Reply, Refusal>) 
 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:
 /// there are many of them when the server is overloaded.
-fn log_failure(head: &request::Parts, failure: &Failure) {
+fn log_failure(brief: &Brief, failure: &Failure) {
     if failure.code == Code::Internal {
         tracing::error!(
             code = failure.code.word(),
-            method = %head.method,
-            path = %log::escaped(head.uri.path()),
-            request_id = request_id(head),
+            method = %brief.method,
+            path = %log::escaped(&brief.path),
+            request_id = brief.request_id(),
             "{}", log::one_line(&failure.message)
         );
     } else {
         tracing::debug!(
             code = failure.code.word(),
-            method = %head.method,
-            path = %log::escaped(head.uri.path()),
-            request_id = request_id(head),
+            method = %brief.method,
+            path = %log::escaped(&brief.path),
+            request_id = brief.request_id(),
             "{}", log::one_line(&failure.message)
         );
     }
-}
-
-fn request_id(head: &request::Parts) -> Option<String> {
-    let id = checks::request_id(&head.headers)?;
-    id.to_str().map(str::to_owned).ok()
 }
 
 /// A panic of a handler costs its request an answer, and nobody else anything.

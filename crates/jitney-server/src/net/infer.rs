@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::Tensor;
 
@@ -23,6 +24,8 @@ use crate::protocol::predict::Format;
 use crate::protocol::{error, infer, predict};
 
 /// A body that may be decoded for a model.
+///
+/// The body is let go as soon as it is decoded: it may be large, and the connection's next request is read into its memory.
 struct Work {
     lane: Arc<Lane>,
     media: Media,
@@ -42,11 +45,11 @@ pub(crate) async fn answer(
     exchange: Exchange<'_>,
     form: Form,
     model: ModelRef<'_>,
+    headers: HeaderMap,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
     let Exchange {
         peer,
-        head,
         started,
         record,
     } = exchange;
@@ -55,8 +58,9 @@ pub(crate) async fn answer(
     if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
         record.reached(metrics);
     }
-    let media = checks::media(&head.headers)?;
-    let asked = checks::timeout(&head.headers)?;
+    let media = checks::media(&headers)?;
+    let asked = checks::timeout(&headers)?;
+    drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
     let lane = lane?;
@@ -110,16 +114,17 @@ async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failu
 }
 
 async fn predict_one(work: Work) -> Result<Answered, Failure> {
-    let spec = work.lane.spec();
-    let inputs = predict::decode_item(&work.body, spec)?;
+    let Work {
+        lane,
+        body,
+        deadline,
+        ..
+    } = work;
+    let spec = lane.spec();
+    let inputs = predict::decode_item(&body, spec)?;
+    drop(body);
     let decoded = Instant::now();
-    let outcome = work
-        .lane
-        .infer(Call {
-            inputs,
-            deadline: work.deadline,
-        })
-        .await?;
+    let outcome = lane.infer(Call { inputs, deadline }).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -131,14 +136,21 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
 }
 
 async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
-    let (lane, spec) = (&work.lane, work.lane.spec());
+    let Work {
+        lane,
+        body,
+        deadline,
+        ..
+    } = work;
+    let spec = lane.spec();
     let infer::Request {
         meta,
         inputs,
         outputs,
-    } = infer::decode(&work.body, spec)?;
+    } = infer::decode(&body, spec)?;
+    drop(body);
     let decoded = Instant::now();
-    let deadline = with_timeout(work.deadline, started, &meta);
+    let deadline = with_timeout(deadline, started, &meta);
     let outcome = lane.infer(Call { inputs, deadline }).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
@@ -168,12 +180,19 @@ fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
 
 /// Runs the items a few batches ahead of their answers, so that a body with more items than the queue has places is not refused by it.
 async fn predict_batch(work: Work) -> Result<Answered, Failure> {
-    let (lane, spec, deadline) = (&work.lane, work.lane.spec(), work.deadline);
-    let format = match work.media {
+    let Work {
+        lane,
+        media,
+        body,
+        deadline,
+    } = work;
+    let (lane, spec) = (&*lane, lane.spec());
+    let format = match media {
         Media::Json => Format::Json,
         Media::Ndjson => Format::Ndjson,
     };
-    let items = predict::decode_items(&work.body, format, spec)?;
+    let items = predict::decode_items(&body, format, spec)?;
+    drop(body);
     let decoded = Instant::now();
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = stream::iter(items)
@@ -199,7 +218,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         Format::Ndjson => {
             answers
                 .iter()
-                .for_each(|answer| encode_line(&mut out, &work.lane, answer));
+                .for_each(|answer| encode_line(&mut out, lane, answer));
             NDJSON
         }
     };

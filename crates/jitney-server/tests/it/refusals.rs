@@ -185,7 +185,8 @@ fn other_host_names_are_misdirected() {
         (format!("[::1]:{port}"), 200),
         (format!("127.0.0.1:{port}"), 200),
         (format!("evil.example:{port}"), 421),
-        ("localhost".to_owned(), 421),
+        ("localhost".to_owned(), 200),
+        ("localhost:1".to_owned(), 421),
         (String::new(), 421),
     ];
     for path in ["/v2", "/v2/health/live"] {

@@ -119,8 +119,12 @@ impl<M: Model> Shared<M> {
         let mut state = lock(&self.state);
         let seq = state.lane.submit(now, item, deadline, reply)?;
         let wake = state.whom_to_wake(deadline);
+        let leave_core = state.is_free_instance_late();
         drop(state);
         self.wake(wake);
+        if leave_core {
+            thread::yield_now();
+        }
         Ok(Ticket::new(receiver, self.clone(), seq))
     }
 
@@ -176,11 +180,10 @@ impl<M: Model> Shared<M> {
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
         let mut state = self.lead(lock(&self.state));
-        let mut held = false;
         let mut due = Vec::new();
         let items = loop {
             let now = self.clock.now();
-            let next = state.lane.next(now, seat, held, &mut due);
+            let next = state.lane.next(now, seat, &mut due);
             if !due.is_empty() && !matches!(next, Next::Run(_)) {
                 drop(state);
                 send(&mut due);
@@ -195,7 +198,6 @@ impl<M: Model> Shared<M> {
                     None
                 }
                 Next::Hold { until, rows } => {
-                    held = true;
                     state.leader = Leader::Holding { until, rows };
                     Some(until)
                 }
@@ -464,6 +466,12 @@ impl<M: Model> State<M> {
             follower,
             keeper: self.wake_keeper(),
         }
+    }
+
+    /// Whether a whole batch has come together though an instance is free: it has not had a core, perhaps for want of this one. It is let go
+    /// first, while what the batch needs is still in the caches.
+    fn is_free_instance_late(&self) -> bool {
+        matches!(self.leader, Leader::Awake) && self.lane.just_filled()
     }
 
     /// Whether something falls due before the keeper looks again.

@@ -28,6 +28,8 @@ pub(crate) struct Lane<M: Model> {
     slots: Vec<Slot<M>>,
     next_seq: u64,
     closing: bool,
+    /// Since when the door is held open, while it is.
+    held_since: Option<Instant>,
     /// Nothing of [`Lane::next_due`] falls due before this.
     due: Option<Instant>,
     counts: Counts,
@@ -53,7 +55,8 @@ struct Running<M: Model> {
     riders: Vec<Rider<M>>,
     rows: usize,
     started: Instant,
-    free_since: Instant,
+    /// Since when the door was held for it, if it was.
+    held_since: Option<Instant>,
     reason: Reason,
 }
 
@@ -114,6 +117,7 @@ impl<M: Model> Lane<M> {
             slots: (0..batching.instances.get()).map(absent).collect(),
             next_seq: 0,
             closing: false,
+            held_since: None,
             due: None,
             counts: Counts {
                 batch_rows: vec![0; batching.max_batch.get()],
@@ -267,6 +271,12 @@ impl<M: Model> Lane<M> {
         in_a_hurry || self.queue.rows() >= rows || self.queue.kinds() > 1
     }
 
+    /// Whether the last request made a batch full.
+    pub(crate) fn just_filled(&self) -> bool {
+        let max_batch = self.batching.max_batch.get();
+        max_batch > 1 && self.queue.rows().is_multiple_of(max_batch)
+    }
+
     /// Whether requests wait.
     pub(crate) fn waiting(&self) -> bool {
         self.queue.len() > 0
@@ -322,26 +332,24 @@ impl<M: Model> Lane<M> {
         reason
     }
 
-    /// What the free instance of `seat` should do now. `held` says whether it has been holding the door.
-    pub(crate) fn next(
-        &mut self,
-        now: Instant,
-        seat: Seat,
-        held: bool,
-        due: &mut Vec<Due<M>>,
-    ) -> Next<M::In> {
+    /// What the free instance of `seat` should do now.
+    pub(crate) fn next(&mut self, now: Instant, seat: Seat, due: &mut Vec<Due<M>>) -> Next<M::In> {
         if !self.sits(seat) {
             return Next::Stop;
         }
         self.expire(now, due);
         let aim = self.cost.aim_of_next(self.counts.batches.iter().sum());
         let Some(head) = self.queue.head(aim) else {
+            self.held_since = None;
             return if self.closing { Next::Stop } else { Next::Wait };
         };
-        let scene = self.scene(now, seat, &head, aim, held);
+        let scene = self.scene(now, seat, &head, aim);
         let cost = |rows| self.cost.seconds(rows);
         match policy::decide(&scene, cost, self.arrivals.expected(now)) {
-            Decision::Hold { until, rows } => Next::Hold { until, rows },
+            Decision::Hold { until, rows } => {
+                self.held_since.get_or_insert(now);
+                Next::Hold { until, rows }
+            }
             Decision::Go(reason) => {
                 let (entries, reason) = self.within_deadlines(now, &head, reason);
                 Next::Run(self.depart(now, seat, entries, reason))
@@ -349,7 +357,7 @@ impl<M: Model> Lane<M> {
         }
     }
 
-    fn scene(&self, now: Instant, seat: Seat, head: &Head, aim: usize, held: bool) -> Scene {
+    fn scene(&self, now: Instant, seat: Seat, head: &Head, aim: usize) -> Scene {
         let run = self
             .cost
             .expect(head.rows)
@@ -368,7 +376,7 @@ impl<M: Model> Lane<M> {
                 .map(|deadline| deadline.checked_sub(run).unwrap_or(now)),
             others_wait: head.others,
             draining: self.closing,
-            held,
+            held: self.held_since.is_some(),
         }
     }
 
@@ -429,12 +437,12 @@ impl<M: Model> Lane<M> {
         if let Some(count) = self.counts.batch_rows.get_mut(rows - 1) {
             *count += 1;
         }
-        let free_since = self.free_since(now, seat);
+        let held_since = self.held_since.take();
         self.slots[seat.slot].state = SlotState::Running(Running {
             riders,
             rows,
             started: now,
-            free_since,
+            held_since,
             reason,
         });
         self.falls_due(now.checked_add(self.batching.run_limit));
@@ -483,10 +491,11 @@ impl<M: Model> Lane<M> {
         let run = now.saturating_duration_since(running.started);
         for (rider, result) in running.riders.into_iter().zip(results) {
             let Some(reply) = rider.reply else { continue };
-            let free = running.free_since.max(rider.at);
+            let held_since = running.held_since.map(|since| since.max(rider.at));
+            let left_queue = held_since.unwrap_or(running.started);
             let trip = Trip {
-                queued: free.saturating_duration_since(rider.at),
-                held: running.started.saturating_duration_since(free),
+                queued: left_queue.saturating_duration_since(rider.at),
+                held: running.started.saturating_duration_since(left_queue),
                 run,
                 rows: running.rows,
                 reason: running.reason,

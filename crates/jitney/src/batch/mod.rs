@@ -303,9 +303,9 @@ pub struct Answer<T> {
 /// How a request travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trip {
-    /// From its arrival until an instance was free for its batch.
+    /// From its arrival until its batch left, but for the time of `held`.
     pub queued: Duration,
-    /// While a free instance held the door open for others.
+    /// While a free instance held the door open for others on purpose.
     pub held: Duration,
     /// Inside the model, with what isolation of bad items cost.
     pub run: Duration,

@@ -48,6 +48,7 @@ pub(super) struct Random {
 }
 
 impl Random {
+    #[cfg(not(fuzzing))]
     pub(super) fn seeded(seed: u64) -> Random {
         Random {
             script: Vec::new().into_iter(),
@@ -108,7 +109,7 @@ struct World {
 }
 
 enum At {
-    Free { held: bool },
+    Free,
     Running(Vec<Item>),
     Absent,
 }
@@ -142,7 +143,7 @@ impl World {
             .map(|slot| {
                 let seat = lane.seat(slot);
                 lane.sit(now, seat);
-                (seat, At::Free { held: false })
+                (seat, At::Free)
             })
             .collect();
         let (lost, callers, tally) = (Vec::new(), Vec::new(), Tally::default());
@@ -212,11 +213,11 @@ impl World {
     /// Every free instance looks at the queue.
     fn look(&mut self) {
         for slot in 0..self.seats.len() {
-            let (seat, At::Free { held }) = self.seats[slot] else {
+            let (seat, At::Free) = self.seats[slot] else {
                 continue;
             };
             let mut due = Vec::new();
-            let next = self.lane.next(self.now, seat, held, &mut due);
+            let next = self.lane.next(self.now, seat, &mut due);
             due.into_iter().for_each(Due::send);
             match next {
                 Next::Run(items) => {
@@ -225,9 +226,8 @@ impl World {
                 }
                 Next::Hold { until, .. } => {
                     assert!(until > self.now, "a hold must end later than now");
-                    self.seats[slot].1 = At::Free { held: true };
                 }
-                Next::Wait => self.seats[slot].1 = At::Free { held: false },
+                Next::Wait => {}
                 Next::Stop => panic!("the lane is open"),
             }
         }
@@ -260,7 +260,7 @@ impl World {
         if let (seat, At::Running(items)) = &self.seats[slot] {
             let (seat, items) = (*seat, items.clone());
             self.complete(seat, &items);
-            self.seats[slot].1 = At::Free { held: false };
+            self.seats[slot].1 = At::Free;
         }
     }
 
@@ -300,7 +300,7 @@ impl World {
         let slot = usize::try_from(self.random.next()).unwrap_or(0) % self.seats.len();
         let seat = self.seats[slot].0;
         match self.seats[slot].1 {
-            At::Free { .. } => {
+            At::Free => {
                 let mut due = Vec::new();
                 self.lane.vacate(seat, "killed".into(), &mut due);
                 due.into_iter().for_each(Due::send);
@@ -308,7 +308,7 @@ impl World {
             }
             At::Absent => {
                 self.lane.sit(self.now, seat);
-                self.seats[slot].1 = At::Free { held: false };
+                self.seats[slot].1 = At::Free;
             }
             At::Running(_) => {}
         }
@@ -341,7 +341,7 @@ impl World {
             self.lost.push((old, items));
             if self.random.one_in(2) {
                 self.lane.sit(self.now, fresh);
-                self.seats[slot].1 = At::Free { held: false };
+                self.seats[slot].1 = At::Free;
             }
         }
         due.into_iter().for_each(Due::send);
@@ -416,15 +416,15 @@ impl World {
                     At::Running(items) => {
                         let items = items.clone();
                         self.complete(seat, &items);
-                        self.seats[slot].1 = At::Free { held: false };
+                        self.seats[slot].1 = At::Free;
                     }
                     At::Absent => {
                         self.lane.sit(self.now, seat);
-                        self.seats[slot].1 = At::Free { held: false };
+                        self.seats[slot].1 = At::Free;
                     }
-                    At::Free { .. } => {
+                    At::Free => {
                         let mut due = Vec::new();
-                        let next = self.lane.next(self.now, seat, false, &mut due);
+                        let next = self.lane.next(self.now, seat, &mut due);
                         due.into_iter().for_each(Due::send);
                         match next {
                             Next::Run(items) => self.seats[slot].1 = At::Running(items),

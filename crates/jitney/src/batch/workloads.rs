@@ -120,7 +120,7 @@ impl Workload {
         match event {
             Event::Arrive(caller) => self.arrive(run, caller),
             Event::Done => self.done(run),
-            Event::Look(look) if look == run.looks && run.hold.is_some() => self.look(run, true),
+            Event::Look(look) if look == run.looks && run.hold.is_some() => self.look(run),
             Event::Look(_) => {}
         }
     }
@@ -140,17 +140,17 @@ impl Workload {
             Err(_) => run.report.refused += 1,
         }
         match run.hold {
-            Some((until, rows)) if run.lane.disturbs(until, rows, deadline) => self.look(run, true),
-            None if run.running.is_none() => self.look(run, false),
+            Some((until, rows)) if run.lane.disturbs(until, rows, deadline) => self.look(run),
+            None if run.running.is_none() => self.look(run),
             _ => {}
         }
     }
 
-    fn look(&self, run: &mut Run, held: bool) {
+    fn look(&self, run: &mut Run) {
         let now = run.start + run.now;
         let mut due = Vec::new();
         run.hold = None;
-        match run.lane.next(now, run.seat, held, &mut due) {
+        match run.lane.next(now, run.seat, &mut due) {
             Next::Run(items) => {
                 run.running = Some(items.len());
                 run.report.batches += 1;
@@ -203,7 +203,7 @@ impl Workload {
                     false
                 }
             });
-        self.look(run, false);
+        self.look(run);
     }
 }
 

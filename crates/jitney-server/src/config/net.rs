@@ -1,0 +1,261 @@
+//! The settings of the network: partly said in several places, and resolved.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use super::options::{OptionError, milliseconds, time, whole};
+use crate::net::NetConfig;
+
+/// The settings of the network as one place says them; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetOptions {
+    /// Where HTTP is served.
+    pub http: Option<SocketAddr>,
+    /// Threads of the data plane.
+    pub workers: Option<usize>,
+    /// Most connections at a time.
+    pub max_connections: Option<usize>,
+    /// Most bytes in the head of one request.
+    pub max_header_bytes: Option<usize>,
+    /// Most bytes in the body of one request.
+    pub max_body_bytes: Option<usize>,
+    /// Most bytes of request bodies held at a time.
+    pub max_inflight_bytes: Option<usize>,
+    /// Milliseconds that the head of a request may take.
+    pub header_timeout_ms: Option<f64>,
+    /// Milliseconds in which a body must have grown or ended.
+    pub body_timeout_ms: Option<f64>,
+    /// Milliseconds after which a connection without a request is closed.
+    pub idle_timeout_ms: Option<f64>,
+    /// Milliseconds that a drain waits for accepted requests.
+    pub drain_ms: Option<f64>,
+    /// Names under which the server may be called, as `host` or `host:port`.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Origins of web pages that may call the server, as `https://host` or `https://host:port`.
+    pub allowed_origins: Option<Vec<String>>,
+}
+
+const HOUR_MS: f64 = 3_600_000.0;
+
+impl NetOptions {
+    /// Checks every value that is said against the range of its setting.
+    ///
+    /// # Errors
+    /// The first setting out of its range, with its value and the range.
+    pub fn check(&self) -> Result<(), OptionError> {
+        whole("workers", self.workers, 1, 1024)?;
+        whole("max_connections", self.max_connections, 1, 1_000_000)?;
+        whole("max_header_bytes", self.max_header_bytes, 8192, 1 << 20)?;
+        whole("max_body_bytes", self.max_body_bytes, 1, usize::MAX)?;
+        whole("max_inflight_bytes", self.max_inflight_bytes, 1, usize::MAX)?;
+        milliseconds("header_timeout_ms", self.header_timeout_ms, 1.0, HOUR_MS)?;
+        milliseconds("body_timeout_ms", self.body_timeout_ms, 1.0, HOUR_MS)?;
+        milliseconds("idle_timeout_ms", self.idle_timeout_ms, 1.0, 24.0 * HOUR_MS)?;
+        milliseconds("drain_ms", self.drain_ms, 0.0, 24.0 * HOUR_MS)?;
+        const HOST: &str = "a list of names such as models.example.org or 10.0.0.1:8080";
+        each("allowed_hosts", &self.allowed_hosts, is_host, HOST)?;
+        const ORIGIN: &str = "a list of origins such as https://example.org";
+        each("allowed_origins", &self.allowed_origins, is_origin, ORIGIN)
+    }
+
+    /// These options, and the other ones where these say nothing.
+    #[must_use]
+    pub fn or(self, other: NetOptions) -> NetOptions {
+        NetOptions {
+            http: self.http.or(other.http),
+            workers: self.workers.or(other.workers),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_header_bytes: self.max_header_bytes.or(other.max_header_bytes),
+            max_body_bytes: self.max_body_bytes.or(other.max_body_bytes),
+            max_inflight_bytes: self.max_inflight_bytes.or(other.max_inflight_bytes),
+            header_timeout_ms: self.header_timeout_ms.or(other.header_timeout_ms),
+            body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
+            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
+            drain_ms: self.drain_ms.or(other.drain_ms),
+            allowed_hosts: self.allowed_hosts.or(other.allowed_hosts),
+            allowed_origins: self.allowed_origins.or(other.allowed_origins),
+        }
+    }
+
+    /// What is said here, and the defaults.
+    ///
+    /// # Errors
+    /// As [`NetOptions::check`].
+    pub fn resolve(self) -> Result<NetConfig, OptionError> {
+        self.check()?;
+        let default = NetConfig::default();
+        Ok(NetConfig {
+            http: self.http.unwrap_or(default.http),
+            workers: self.workers.and_then(NonZeroUsize::new),
+            max_connections: self.max_connections.unwrap_or(default.max_connections),
+            max_header_bytes: self.max_header_bytes.unwrap_or(default.max_header_bytes),
+            max_body_bytes: self.max_body_bytes.unwrap_or(default.max_body_bytes),
+            max_inflight_bytes: self
+                .max_inflight_bytes
+                .unwrap_or(default.max_inflight_bytes),
+            header_timeout: time(self.header_timeout_ms, default.header_timeout),
+            body_timeout: time(self.body_timeout_ms, default.body_timeout),
+            idle_timeout: time(self.idle_timeout_ms, default.idle_timeout),
+            drain: time(self.drain_ms, default.drain),
+            allowed_hosts: self.allowed_hosts.unwrap_or_default(),
+            allowed_origins: self.allowed_origins.unwrap_or_default(),
+            ..default
+        })
+    }
+}
+
+fn each(
+    key: &'static str,
+    said: &Option<Vec<String>>,
+    allowed: fn(&str) -> bool,
+    words: &str,
+) -> Result<(), OptionError> {
+    let mut values = said.iter().flatten();
+    match values.find(|value| !allowed(value)) {
+        Some(wrong) => Err(OptionError {
+            key,
+            value: format!("\"{}\"", wrong.escape_debug()),
+            allowed: words.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether it can be what a `Host` header says. No pattern is one: a `*` would be taken for a letter.
+fn is_host(text: &str) -> bool {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "-._:[]".contains(char);
+    !text.is_empty() && text.chars().all(plain)
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(is_host)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn everything() -> NetOptions {
+        let text = |text: &str| Some(vec![text.to_owned()]);
+        NetOptions {
+            http: Some("[::1]:0".parse().unwrap()),
+            workers: Some(1),
+            max_connections: Some(2),
+            max_header_bytes: Some(8193),
+            max_body_bytes: Some(4),
+            max_inflight_bytes: Some(5),
+            header_timeout_ms: Some(6000.0),
+            body_timeout_ms: Some(7000.0),
+            idle_timeout_ms: Some(8000.0),
+            drain_ms: Some(9000.0),
+            allowed_hosts: text("models.example.org"),
+            allowed_origins: text("https://example.org"),
+        }
+    }
+
+    /// None may land in another's field, and what one place says hides what the other says.
+    #[test]
+    fn every_option_is_passed_on() {
+        let nothing = NetOptions::default;
+        let second = Duration::from_secs(1);
+        let expected = NetConfig {
+            http: "[::1]:0".parse().unwrap(),
+            workers: NonZeroUsize::new(1),
+            max_connections: 2,
+            max_header_bytes: 8193,
+            max_body_bytes: 4,
+            max_inflight_bytes: 5,
+            header_timeout: 6 * second,
+            body_timeout: 7 * second,
+            idle_timeout: 8 * second,
+            drain: 9 * second,
+            allowed_hosts: vec!["models.example.org".to_owned()],
+            allowed_origins: vec!["https://example.org".to_owned()],
+            ..NetConfig::default()
+        };
+        for options in [everything().or(nothing()), nothing().or(everything())] {
+            assert_eq!(options.resolve().unwrap(), expected);
+        }
+        assert_eq!(nothing().resolve().unwrap(), NetConfig::default());
+        let other = NetOptions {
+            workers: Some(3),
+            allowed_hosts: Some(Vec::new()),
+            ..nothing()
+        };
+        let first = other.or(everything()).resolve().unwrap();
+        assert_eq!(
+            (first.workers, first.allowed_hosts),
+            (NonZeroUsize::new(3), Vec::new())
+        );
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let wrong =
+            |key, value: &str, allowed: &str| format!("{key} must be {allowed}, but is {value}");
+        let host = |text: &str| NetOptions {
+            allowed_hosts: Some(vec!["a.org".to_owned(), text.to_owned()]),
+            ..NetOptions::default()
+        };
+        let hosts = "a list of names such as models.example.org or 10.0.0.1:8080";
+        let origin = |text: &str| NetOptions {
+            allowed_origins: Some(vec![text.to_owned()]),
+            ..NetOptions::default()
+        };
+        let origins = "a list of origins such as https://example.org";
+        let table = [
+            (
+                NetOptions {
+                    workers: Some(0),
+                    ..NetOptions::default()
+                },
+                wrong("workers", "0", "a whole number from 1 to 1024"),
+            ),
+            (
+                NetOptions {
+                    max_header_bytes: Some(100),
+                    ..NetOptions::default()
+                },
+                wrong(
+                    "max_header_bytes",
+                    "100",
+                    "a whole number from 8192 to 1048576",
+                ),
+            ),
+            (host(""), wrong("allowed_hosts", "\"\"", hosts)),
+            (
+                host("*.a.org"),
+                wrong("allowed_hosts", "\"*.a.org\"", hosts),
+            ),
+            (
+                host("http://a.org"),
+                wrong("allowed_hosts", "\"http://a.org\"", hosts),
+            ),
+            (host("a\nb"), wrong("allowed_hosts", "\"a\\nb\"", hosts)),
+            (
+                origin("a.org"),
+                wrong("allowed_origins", "\"a.org\"", origins),
+            ),
+            (
+                origin("https://a.org/"),
+                wrong("allowed_origins", "\"https://a.org/\"", origins),
+            ),
+            (
+                origin("null"),
+                wrong("allowed_origins", "\"null\"", origins),
+            ),
+        ];
+        for (options, message) in table {
+            assert_eq!(options.check().unwrap_err().to_string(), message);
+            assert!(options.resolve().is_err());
+        }
+        for fine in ["a.org", "localhost:80", "[::1]:8080", "10.0.0.1"] {
+            assert_eq!(host(fine).check(), Ok(()));
+        }
+    }
+}
