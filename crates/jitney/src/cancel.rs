@@ -9,7 +9,6 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::group::context;
 use crate::lock::lock;
 
 /// Why something was cancelled.
@@ -126,12 +125,6 @@ impl Cancel {
     /// A request of its own, with no parent and no deadline.
     pub fn new() -> Cancel {
         Cancel::with_deadline(None)
-    }
-
-    /// The request that the running task should obey: that of the innermost [`Group`](crate::Group) around it.
-    /// Outside of any group it is a new one, which nobody will ever cancel.
-    pub fn current() -> Cancel {
-        context::cancel().unwrap_or_default()
     }
 
     /// A request that is cancelled with this one, and can be cancelled alone.

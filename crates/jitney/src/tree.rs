@@ -28,7 +28,6 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::group::context;
 use crate::lock::lock;
 
 /// Longest name in bytes; longer ones are cut.
@@ -85,11 +84,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node of the running task or scope, if it was started by a [`Scope`](crate::Scope).
-    pub fn current() -> Option<Node> {
-        context::node()
-    }
-
     /// Puts a node below this one. Names longer than [`NAME_MAX`] are cut.
     #[track_caller]
     pub fn child(&self, name: impl AsRef<str>) -> Node {

@@ -52,7 +52,6 @@ const CRATES: &[Rules] = &[
                 siblings: &["clock", "sync"],
                 foreign: &[],
             },
-            // These three know each other: a task has a node and a cancellation, and both can be asked for from within it.
             Module {
                 name: "group",
                 siblings: &["cancel", "lock", "tree"],
@@ -60,12 +59,12 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "cancel",
-                siblings: &["group", "lock"],
+                siblings: &["lock"],
                 foreign: &[],
             },
             Module {
                 name: "tree",
-                siblings: &["group", "lock"],
+                siblings: &["lock"],
                 foreign: &[],
             },
             Module {

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,9 +99,9 @@ impl Catalog {
             .into_iter()
             .map(|found| Entry::new(found, metrics, node, &pending))
             .unzip();
-        let python: Option<Arc<Path>> = settings.python.as_deref().map(Arc::from);
         let jobs = entries.iter().zip(plans);
-        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &python, courier));
+        let jobs = jobs
+            .filter_map(|(entry, plan)| entry.job(plan, settings.python.clone(), courier.cloned()));
         let at_once = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let shelf = Arc::new(Shelf {
             loader: Loader::start(jobs.collect(), at_once),
@@ -260,11 +260,10 @@ impl Entry {
     fn job(
         self: &Arc<Entry>,
         plan: Result<Plan, String>,
-        python: &Option<Arc<Path>>,
-        courier: Option<&Courier>,
+        python: Option<PathBuf>,
+        courier: Option<Courier>,
     ) -> Option<Job> {
         let plan = plan.map_err(|why| self.broke(why)).ok()?;
-        let (python, courier) = (python.clone(), courier.cloned());
         let (loading, failing) = (Arc::clone(self), Arc::clone(self));
         Some(Job {
             name: self.name.clone(),

@@ -29,12 +29,21 @@ impl Context {
     }
 }
 
-pub(crate) fn cancel() -> Option<Cancel> {
-    CONTEXT
-        .try_with(|context| context.scope.cancel.clone())
-        .ok()
+// What follows belongs to other modules and is here because groups set it: those modules need not know of groups.
+
+impl Cancel {
+    /// The request that the running task should obey: that of the innermost [`Group`](crate::Group) around it.
+    /// Outside of any group it is a new one, which nobody will ever cancel.
+    pub fn current() -> Cancel {
+        CONTEXT
+            .try_with(|context| context.scope.cancel.clone())
+            .unwrap_or_default()
+    }
 }
 
-pub(crate) fn node() -> Option<Node> {
-    CONTEXT.try_with(|context| context.node.clone()).ok()
+impl Node {
+    /// The node of the running task or scope, if it was started by a [`Scope`](crate::Scope).
+    pub fn current() -> Option<Node> {
+        CONTEXT.try_with(|context| context.node.clone()).ok()
+    }
 }

@@ -39,7 +39,7 @@
 //!
 //! Tasks run on tokio, and a scope must be run on a tokio runtime; with deadlines or grace, on one whose timer is enabled.
 
-pub(crate) mod context;
+mod context;
 mod error;
 mod handle;
 mod lease;

@@ -3,6 +3,8 @@ use jitney_engine::{DataType, RunError};
 use super::*;
 use crate::models::probe::{Probe, refuse};
 
+type Case = (fn(&[usize]) -> Result<(), RunError>, &'static str);
+
 const QUICK: Effort = Effort {
     runs: 2,
     budget: Duration::from_millis(50),
@@ -67,8 +69,7 @@ fn what_cannot_be_guessed_is_not_held_against_the_model() {
 
 #[test]
 fn a_model_that_cannot_run_at_all_is_refused() {
-    type Never = fn(&[usize]) -> Result<(), RunError>;
-    let table: [(Never, &str); 2] = [
+    let table: [Case; 2] = [
         (|_| refuse("no kernel for Foo"), "no kernel for Foo"),
         (|_| panic!("no kernel"), "the engine panicked"),
     ];

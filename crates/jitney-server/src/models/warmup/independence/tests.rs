@@ -7,8 +7,11 @@ use crate::models::probe::Probe;
 
 const WIDTH: usize = 3;
 
+type Rows = Vec<Vec<f32>>;
+type Case = (&'static str, fn(Rows) -> Rows);
+
 /// What is found of a model that answers the rows of a batch with what `answer` makes of them.
-fn found(answer: impl Fn(Vec<Vec<f32>>) -> Vec<Vec<f32>> + Send + Sync + 'static) -> Comparison {
+fn found(answer: impl Fn(Rows) -> Rows + Send + Sync + 'static) -> Comparison {
     let shape = [Dim::Any, Dim::Fixed(WIDTH)];
     let probe = Probe::new(DataType::Fp32, &shape, BatchAxis::Free, move |inputs| {
         let rows = inputs[0].rows();
@@ -21,23 +24,20 @@ fn found(answer: impl Fn(Vec<Vec<f32>>) -> Vec<Vec<f32>> + Send + Sync + 'static
     compare(&mut Stage::new(&probe).unwrap(), 1).unwrap()
 }
 
-fn mapped(rows: &[Vec<f32>], of: impl Fn(f32) -> f32) -> Vec<Vec<f32>> {
+fn mapped(rows: &[Vec<f32>], of: impl Fn(f32) -> f32) -> Rows {
     let row = |row: &Vec<f32>| row.iter().copied().map(&of).collect();
     rows.iter().map(row).collect()
 }
 
 /// One row more in a batch changes the order of additions, which some models magnify.
-/// What a model makes of a batch.
-type Answer = fn(Vec<Vec<f32>>) -> Vec<Vec<f32>>;
-
-fn blocked(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
+fn blocked(rows: &[Vec<f32>]) -> Rows {
     let noise = 1.0 + 1e-2 * rows.len() as f32;
     mapped(rows, |value| value * noise)
 }
 
 #[test]
 fn rows_that_leave_each_other_alone_are_left_together() {
-    let table: [(&str, Answer); 5] = [
+    let table: [Case; 5] = [
         ("identity", |rows| rows),
         ("a sum over the row", |rows| {
             let sum = |row: Vec<f32>| vec![row.iter().sum(); WIDTH];
@@ -61,7 +61,7 @@ fn rows_that_leave_each_other_alone_are_left_together() {
 
 #[test]
 fn rows_that_change_each_others_answers_are_found() {
-    let table: [(&str, Answer); 8] = [
+    let table: [Case; 8] = [
         ("quantized by the range of the batch", |rows| {
             let step = rows.concat().into_iter().fold(0.0, f32::max) / 255.0;
             mapped(&rows, |value| (value / step).round() * step)
@@ -79,13 +79,13 @@ fn rows_that_change_each_others_answers_are_found() {
         ("the first row for all", |rows| {
             vec![rows[0].clone(); rows.len()]
         }),
-        ("added up row after row", |mut rows| {
-            for at in 1..rows.len() {
-                let before = rows[at - 1].clone();
-                let sums = rows[at].iter_mut().zip(before);
-                sums.for_each(|(value, before)| *value += before);
-            }
-            rows
+        ("added up row after row", |rows| {
+            let add = |sums: &mut Vec<f32>, row: Vec<f32>| {
+                let pairs = sums.iter_mut().zip(row);
+                pairs.for_each(|(sum, value)| *sum += value);
+                Some(sums.clone())
+            };
+            rows.into_iter().scan(vec![0.0; WIDTH], add).collect()
         }),
         ("shared among the rows", |rows| {
             let share = 1.0 / rows.len() as f32;
