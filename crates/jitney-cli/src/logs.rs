@@ -28,7 +28,26 @@ pub(crate) fn start(args: &LogArgs, default_level: &str) -> Result<(), Problem> 
         LogFormat::Text => events.try_init(),
         LogFormat::Json => events.json().flatten_event(true).try_init(),
     };
-    started.map_err(Problem::failure)
+    started.map_err(Problem::failure)?;
+    log_panics();
+    Ok(())
+}
+
+/// Makes a panic an event like any other: its text may hold what a client sent, and would come in lines of its own.
+fn log_panics() {
+    let by_default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(
+            panic = panic.payload_as_str().unwrap_or("no message"),
+            at = panic.location().map(tracing::field::display),
+            thread = std::thread::current().name(),
+            "a thread panicked"
+        );
+        // Whoever asks for the trace gets it as the language prints it.
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|wish| wish != "0") {
+            by_default(panic);
+        }
+    }));
 }
 
 /// Makes writers that keep every event on one line.

@@ -95,6 +95,13 @@ impl LoadError {
         self.hint = Some(hint.into());
         self
     }
+
+    /// Begins with the name of what it is about, where the message does not name it.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> LoadError {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
 }
 
 impl fmt::Display for LoadError {

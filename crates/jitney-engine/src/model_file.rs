@@ -8,7 +8,7 @@ mod signature;
 mod wire;
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Seek};
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
@@ -98,12 +98,17 @@ impl ModelFile {
     /// When the file cannot be read, is no ONNX file, is cut off or damaged, nests too deeply, or keeps weights outside its folder.
     pub(crate) fn read(path: &Path) -> Result<ModelFile, LoadError> {
         let unreadable = |error| LoadError::new(format!("{}: {error}", path.display()));
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
+        // Before it is opened: opening a pipe waits for somebody to write to it.
+        let metadata = path.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
-            let message = format!("{}: expected a file, got a folder", path.display());
+            let message = format!(
+                "{}: expected a file, got {}",
+                path.display(),
+                kind(&metadata)
+            );
             return Err(LoadError::new(message));
         }
+        let file = File::open(path).map_err(unreadable)?;
         let mut model = ModelFile::parse(BufReader::new(file), metadata.len())
             .map_err(|error| damaged(path, &error))?;
         model.path = path.to_path_buf();
@@ -309,11 +314,10 @@ impl ModelFile {
 
     /// Checks that the weights beside the file are there and whole, and counts their bytes.
     fn check_external(&self) -> Result<u64, LoadError> {
-        let folder = self.path.parent().unwrap_or(Path::new(""));
         let mut total = 0_u64;
         for external in &self.external {
             let bytes = external
-                .check(folder)
+                .check(&self.path)
                 .map_err(|error| LoadError::new(format!("{}: {error}", self.path.display())))?;
             total = total.saturating_add(bytes);
         }
@@ -380,7 +384,7 @@ impl External {
     }
 
     /// The number of bytes, when they are all there and nowhere but in the folder.
-    fn check(&self, folder: &Path) -> Result<u64, String> {
+    fn check(&self, model: &Path) -> Result<u64, String> {
         let location = self.location.as_deref().unwrap_or_default();
         let plain = Path::new(location);
         let inside = !location.is_empty()
@@ -390,10 +394,8 @@ impl External {
                 "its weights must lie in its own folder, but it asks for \"{location}\""
             ));
         }
-        let path = folder.join(plain);
-        let file = path
-            .metadata()
-            .map_err(|error| format!("its weights are missing: {}: {error}", path.display()))?;
+        let path = model.with_file_name(plain);
+        let file = own_file(model, &path)?;
         let number = |text: &Option<String>| -> Result<Option<u64>, String> {
             let Some(text) = text else { return Ok(None) };
             let wrong = |_| format!("expected a number of bytes, got \"{text}\"");
@@ -409,6 +411,63 @@ impl External {
                 file.len(),
             )),
         }
+    }
+}
+
+/// What is known of a file that really is in the model's folder: not elsewhere behind a link, and not a device or a pipe. A model from a
+/// stranger must not be able to show what is in other files of the machine.
+fn own_file(model: &Path, path: &Path) -> Result<Metadata, String> {
+    let missing = |error| format!("its weights are missing: {}: {error}", path.display());
+    let file = path.metadata().map_err(missing)?;
+    if !file.is_file() {
+        let kind = kind(&file);
+        return Err(format!(
+            "its weights must be a file, but {} is {kind}",
+            path.display()
+        ));
+    }
+    let real = path.canonicalize().map_err(missing)?;
+    if !real_folders(model).any(|folder| real.starts_with(folder)) {
+        return Err(format!(
+            "its weights must lie in its own folder, but {} is a link to elsewhere; copy the file there",
+            path.display()
+        ));
+    }
+    if links(&file) > 1 {
+        return Err(format!(
+            "its weights must lie in its own folder only, but {} is a hard link; copy the file there",
+            path.display()
+        ));
+    }
+    Ok(file)
+}
+
+/// Where a model's folder really is: the folder of its path, and that of the file when its path is a link. Download caches keep a model's
+/// files in one folder and links to all of them in another.
+fn real_folders(model: &Path) -> impl Iterator<Item = PathBuf> {
+    let named = match model.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let linked = model.canonicalize().ok();
+    let linked = linked.and_then(|real| real.parent().map(Path::to_path_buf));
+    named.canonicalize().into_iter().chain(linked)
+}
+
+/// Under how many names the file is known.
+fn links(file: &Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(file);
+    #[cfg(not(unix))]
+    return 1;
+}
+
+/// What something is that is no file.
+fn kind(other: &Metadata) -> &'static str {
+    if other.is_dir() {
+        "a folder"
+    } else {
+        "a pipe or device"
     }
 }
 

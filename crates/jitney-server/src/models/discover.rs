@@ -356,6 +356,10 @@ fn read_manifest(path: &Path) -> Result<Manifest, String> {
 
 fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
+    // Opening a pipe would wait for somebody to write to it.
+    if path.exists() && !path.is_file() {
+        return Err(format!("{}: expected a file of text", path.display()));
+    }
     let read = fs::File::open(path)
         .and_then(|file| file.take(LONGEST_TEXT + 1).read_to_string(&mut text))
         .map_err(|error| format!("{}: {error}", path.display()))?;

@@ -165,7 +165,7 @@ impl Lane {
             budget: settings.measuring,
             compare_rows: wished.max_batch() > 1 && settings.row_by_row == RowByRow::Auto,
         };
-        let warmth = warmup::warm_up(&*model, &sizes, effort)?;
+        let warmth = warmup::warm_up(&*model, &sizes, effort).map_err(|error| error.about(name))?;
         report(name, version, &warmth);
         let sharing = match &warmth.apart {
             Some(apart) => Sharing::Alone {
@@ -176,7 +176,8 @@ impl Lane {
         let batching = batching(&*model, &sharing, settings);
         let (instances, measuring) = (batching.instances, warmth.measuring);
         let spec = as_run(model.spec(), &sharing);
-        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)?;
+        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)
+            .map_err(|error| error.about(name))?;
         Ok(Lane {
             name: name.to_owned(),
             version: version.to_owned(),
@@ -212,7 +213,8 @@ impl Lane {
                 rows,
                 max_batch: self.max_rows,
             };
-            return Err(self.refused(&refused));
+            // A bad request like any other: the batcher has not received it, so it is none of those that it refused.
+            return Err(refusal(&refused));
         }
         let rows = match self.sharing {
             Sharing::Together { .. } => rows,

@@ -102,6 +102,34 @@ impl Sites {
     }
 }
 
+/// Checks that the head is within its limits. In HTTP/1.1 it is: there it was counted as it arrived.
+pub(crate) fn size(head: &request::Parts, config: &NetConfig) -> Result<(), Failure> {
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let bytes = target + head.headers.iter().map(field).sum::<usize>();
+    if bytes <= config.max_header_bytes && head.headers.len() <= config.max_headers {
+        return Ok(());
+    }
+    Err(head_too_large(config))
+}
+
+/// The refusal of a head beyond its limits.
+pub(crate) fn head_too_large(config: &NetConfig) -> Failure {
+    Failure::new(
+        Code::HeadersTooLarge,
+        format!(
+            "the request's head is larger than {} bytes or has more than {} header lines",
+            config.max_header_bytes, config.max_headers
+        ),
+    )
+}
+
 /// What the request calls the server. HTTP/2 says it in the request's target.
 fn host(head: &request::Parts) -> Result<Option<&str>, Refusal> {
     match head.headers.get(HOST) {

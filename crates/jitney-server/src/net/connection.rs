@@ -181,10 +181,12 @@ pub(crate) fn http(config: &NetConfig, group: &Group<Infallible>) -> auto::Build
     if config.max_headers > HYPER_MAX_HEADERS {
         http.http1().max_headers(config.max_headers);
     }
+    // Beyond this limit h2 refuses without a word, so it is twice ours, and what lies between is refused with one.
+    let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
-        .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(header_list)
         .max_pending_accept_reset_streams(Some(20))
         .max_local_error_reset_streams(Some(256))
         .initial_stream_window_size(Some(256 * 1024))

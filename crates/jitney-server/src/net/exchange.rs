@@ -95,6 +95,7 @@ async fn answer(
     {
         return Err(fault_refusal(*fault, peer));
     }
+    checks::size(&head, &peer.net.config)?;
     peer.net.sites.check(&head)?;
     let headers = std::mem::take(&mut head.headers);
     drop(head);
@@ -177,13 +178,7 @@ fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
         Fault::Malformed(text) => {
             Failure::invalid(format!("the request is not valid HTTP/1.1: {text}"))
         }
-        Fault::HeadTooLarge => Failure::new(
-            Code::HeadersTooLarge,
-            format!(
-                "the request's head is larger than {} bytes or has more than {} header lines",
-                config.max_header_bytes, config.max_headers
-            ),
-        ),
+        Fault::HeadTooLarge => checks::head_too_large(config),
         Fault::HeadTooSlow => Failure::new(
             Code::RequestTimeout,
             format!(

@@ -4,6 +4,7 @@
 //! ways in the wild is refused here, before hyper sees it: bare line feeds, folded lines, spaces around names, a length given twice or in two
 //! ways, no host or two. What passes has only one reading. Pure: fed bytes, it answers how many of them may go on.
 
+use http::Uri;
 use memchr::memchr;
 
 /// What every HTTP/2 connection begins with.
@@ -264,8 +265,10 @@ fn request_line(line: &[u8]) -> Result<Version, Fault> {
     if method.is_empty() || !method.iter().copied().all(is_token) {
         return malformed;
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
-        return malformed;
+    if !is_target(method, target) {
+        return Err(Fault::Malformed(
+            "the target is no path, or has a character that must be percent-encoded",
+        ));
     }
     match version {
         b"HTTP/1.1" => Ok(Version::Http11),
@@ -357,6 +360,21 @@ impl Fields {
     }
 }
 
+/// Whether the target has the form that belongs to the method. hyper reads every target that passes; what it cannot read it would answer
+/// itself, without a word.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    if !target.iter().copied().all(is_target_byte) {
+        return false;
+    }
+    match target {
+        b"*" | [b'/', ..] => true,
+        _ => Uri::try_from(target).is_ok_and(|uri| match method {
+            b"CONNECT" => uri.scheme().is_none() && uri.port().is_some(),
+            _ => uri.scheme().is_some(),
+        }),
+    }
+}
+
 /// Moves over the bytes of a chunked body, at most to its end.
 fn chunked(at: &mut Chunk, extras: &mut u32, rest: &[u8]) -> Result<usize, Fault> {
     let mut used = 0;
@@ -444,6 +462,11 @@ const fn is_token(byte: u8) -> bool {
         | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
 }
 
+/// A character that hyper takes in a path as in a query. `#` would begin a fragment, which is never sent and which hyper drops.
+const fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`')
+}
+
 /// A character of a header's value.
 const fn is_field_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
@@ -470,6 +493,9 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
             "GET /a%20b?c HTTP/1.1\r\nhOsT:a\r\nx-empty:\r\n\r\n",
+            "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -504,6 +530,14 @@ mod tests {
             "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
             "GET /\tx HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET /<b> HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?q=\"b\" HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /`b` HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /\r\n\r\n",
             "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "\x16\x03\x01",
@@ -614,6 +648,15 @@ mod tests {
             ][row].as_bytes();
             let whole = advance(stream);
             prop_assert_eq!(in_pieces(stream, &cuts), (whole.release, whole.fault));
+        }
+
+        /// hyper answers what it cannot read itself, without a body; so there must be no such target.
+        #[test]
+        fn targets_that_pass_can_be_read(target in "[/*a:]?[!-~]{0,12}", connect: bool) {
+            let method: &[u8] = if connect { b"CONNECT" } else { b"GET" };
+            if is_target(method, target.as_bytes()) {
+                prop_assert!(Uri::try_from(target.as_str()).is_ok(), "{}", target);
+            }
         }
 
         /// No bytes make it panic, and it never releases more than there are.
