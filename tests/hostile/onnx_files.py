@@ -88,9 +88,7 @@ def endless_loop():
     loop = node("Loop", ["most", "true", "x"], ["y"], bytes_(1, "body") + bytes_(6, body) + number(20, 5))
     most = constant("most", INT64, [], struct.pack("<q", 2**63 - 1))
     true = constant("true", BOOL, [], b"\x01")
-    return model(
-        graph([loop], [value_info("x", FLOAT, ["n", 2])], [value_info("y", FLOAT, ["n", 2])], [most, true])
-    )
+    return model(graph([loop], [value_info("x", FLOAT, ["n", 2])], [value_info("y", FLOAT, ["n", 2])], [most, true]))
 
 
 def large_output():

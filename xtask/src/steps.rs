@@ -84,6 +84,12 @@ const STEPS: &[Step] = &[
         run: digits,
     },
     Step {
+        name: "hostile",
+        about: "what a hostile client or model file can do to the built server, from the outside",
+        needs: &[Need::Jitney],
+        run: hostile,
+    },
+    Step {
         name: "page",
         about: "the server's page in a headless browser",
         needs: &[Need::Venv, Need::Browser, Need::Jitney],
@@ -217,6 +223,13 @@ fn digits(workspace: &Workspace) -> Outcome {
         let client = ["examples/digits/client.py", url, "--check"];
         shell::run(workspace.command(workspace.python()).args(client))
     })
+}
+
+fn hostile(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command("python3");
+    test.arg("tests/hostile/test_hostile.py");
+    test.env("JITNEY_BIN", workspace.jitney());
+    shell::run(&mut test)
 }
 
 /// The pictures it takes are left in `target/screenshots`, for a person to look at.

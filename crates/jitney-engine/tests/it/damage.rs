@@ -128,3 +128,70 @@ fn what_is_no_model_is_called_so() {
             .contains("expected a file")
     );
 }
+
+/// A file whose weights lie in another one, as it says.
+fn beside(location: &str) -> Vec<u8> {
+    let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
+    let tensor = [&[8, 1, 16, 1][..], &field(13, &entry), &[14 << 3, 1]].concat();
+    file(&field(5, &tensor))
+}
+
+#[cfg(unix)]
+#[test]
+fn weights_behind_links_are_not_read() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let secret = elsewhere.path().join("secret");
+    std::fs::write(&secret, [0; 64]).unwrap();
+    let here = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink(&secret, here("link.data")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", here("device.data")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), here("folder")).unwrap();
+    std::fs::hard_link(&secret, here("hard.data")).unwrap();
+    std::fs::write(here("own.data"), [0; 64]).unwrap();
+    let table = [
+        ("link.data", "is a link to elsewhere"),
+        ("folder/secret", "is a link to elsewhere"),
+        ("device.data", "is a pipe or device"),
+        ("folder", "is a folder"),
+        ("hard.data", "is a hard link"),
+        ("../x", "must lie in its own folder"),
+        ("/dev/zero", "must lie in its own folder"),
+    ];
+    for (location, expected) in table {
+        let error = load(folder.path(), &beside(location)).unwrap();
+        assert!(error.contains(expected), "{location}: {error}");
+    }
+    // This graph has no inputs and outputs, and is refused for that.
+    let error = load(folder.path(), &beside("own.data")).unwrap();
+    assert!(!error.contains("weights"), "{error}");
+}
+
+/// Download caches keep files under other names in one folder, and links to them in another.
+#[cfg(unix)]
+#[test]
+fn weights_beside_a_linked_model_are_its_own() {
+    let cache = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshot"));
+    std::fs::create_dir(&blobs).unwrap();
+    std::fs::create_dir(&snapshot).unwrap();
+    std::fs::write(blobs.join("1"), beside("w.data")).unwrap();
+    std::fs::write(blobs.join("2"), [0; 64]).unwrap();
+    std::os::unix::fs::symlink("../blobs/1", snapshot.join("m.onnx")).unwrap();
+    std::os::unix::fs::symlink("../blobs/2", snapshot.join("w.data")).unwrap();
+    let refused = onnx::load(&snapshot.join("m.onnx"), &LoadOptions::default());
+    let error = refused.err().unwrap().to_string();
+    assert!(!error.contains("weights"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_are_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("device.onnx");
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    let error = onnx::load(&path, &LoadOptions::default()).err().unwrap();
+    assert!(
+        error.to_string().contains("got a pipe or device"),
+        "{error}"
+    );
+}

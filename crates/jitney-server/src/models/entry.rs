@@ -82,7 +82,7 @@ impl Entry {
             name: self.name.clone(),
             limit: plan.settings.load_limit,
             load: Box::new(move || loading.load(&plan, python.as_deref(), courier)),
-            fail: Box::new(move |why| failing.broke(why)),
+            fail: Box::new(move |why| failing.broke(format!("{}: {why}", failing.name))),
         })
     }
 
@@ -99,9 +99,8 @@ impl Entry {
             )
         };
         let loaded = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| {
-            Err(LoadError::new(
-                "the engine panicked while it loaded the model",
-            ))
+            let error = LoadError::new("the engine panicked while it loaded the model");
+            Err(error.about(&self.name))
         });
         match loaded {
             Ok(lane) => self.loaded(lane),

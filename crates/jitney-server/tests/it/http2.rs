@@ -69,6 +69,23 @@ fn routes_and_names_are_checked_as_in_http1() {
 }
 
 #[test]
+fn heads_beyond_their_limits_are_refused_with_words() {
+    let server = start(&["m=echo:FP32[1]"]);
+    let get = || Request::get(format!("http://{}/v2", server.address()));
+    let many = (0..101).fold(get(), |request, at| request.header(format!("x-{at}"), "y"));
+    let long = get().header("x-long", "y".repeat(40_000));
+    for (request, what) in [(many, "101 header lines"), (long, "40 kB")] {
+        let request = request.body(Full::default()).unwrap();
+        let exchange =
+            with_connection(&server, async |mut sender| send(&mut sender, request).await);
+        let ((status, body), _) = server.block_on(exchange);
+        assert_eq!(status.as_u16(), 431, "{what}");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "headers_too_large", "{what}");
+    }
+}
+
+#[test]
 fn a_reset_stream_cancels_its_request() {
     let server = start(&["m=echo:FP32[1],call_ms=300"]);
     let exchange = with_connection(&server, async |mut sender| {
