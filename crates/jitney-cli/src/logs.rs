@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use jitney_server::observe::log::is_plain;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::MakeWriter;
@@ -80,13 +81,10 @@ impl<W: Write> Write for Line<W> {
 fn escape(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len() + 1);
     for character in line.chars() {
-        match character {
-            // The line and paragraph separators end a line for some readers; the others turn text around or hide it.
-            '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                escaped.extend(character.escape_unicode());
-            }
-            character if character.is_control() => escaped.extend(character.escape_default()),
-            character => escaped.push(character),
+        if is_plain(character) {
+            escaped.push(character);
+        } else {
+            escaped.extend(character.escape_default());
         }
     }
     escaped.push('\n');

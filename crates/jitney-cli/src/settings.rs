@@ -5,6 +5,7 @@ use std::time::Duration;
 use jitney_server::config::{
     Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
 };
+use jitney_server::observe::log;
 
 use crate::args::check::CheckArgs;
 use crate::args::load::LoadArgs;
@@ -18,23 +19,23 @@ const CHECK_MEASURING: Duration = Duration::from_secs(2);
 /// Everything that `jitney serve` runs with.
 pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let file = match &args.config {
-        Some(path) => ConfigFile::read(path).map_err(|error| Problem::usage(chain(&error)))?,
+        Some(path) => ConfigFile::read(path).map_err(|error| Problem::usage(log::chain(&error)))?,
         None => ConfigFile::default(),
     };
     let models = sources(&args.sources, file.models)?;
     let given_net = NetOptions {
         http: args.http,
-        drain_ms: args.drain_ms,
+        drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
         ..NetOptions::default()
     };
     let given = ModelOptions {
-        max_batch: args.max_batch,
-        max_wait_ms: args.max_wait_ms,
-        instances: args.instances,
-        queue: args.queue,
-        deadline_ms: args.deadline_ms,
-        run_limit_ms: args.run_limit_ms,
+        max_batch: args.batching.max_batch,
+        max_wait_ms: args.batching.max_wait_ms,
+        instances: args.batching.instances,
+        queue: args.limits.queue,
+        deadline_ms: args.limits.deadline_ms,
+        run_limit_ms: args.limits.run_limit_ms,
         ..load_options(&args.load)?
     };
     given.check().map_err(Problem::usage)?;
@@ -106,15 +107,4 @@ fn load_options(args: &LoadArgs) -> Result<ModelOptions, Problem> {
         threads: args.threads,
         ..ModelOptions::default()
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,8 +1,6 @@
 //! Chooses the engine for an ONNX file.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use crate::{LoadError, LoadOptions, Model};
 
@@ -16,34 +14,6 @@ pub enum EngineChoice {
     Onnx,
     /// ONNX Runtime.
     Ort,
-}
-
-impl EngineChoice {
-    /// The word for it, as in `--engine ort`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            EngineChoice::Auto => "auto",
-            EngineChoice::Onnx => "onnx",
-            EngineChoice::Ort => "ort",
-        }
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for EngineChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<EngineChoice, String> {
-        [EngineChoice::Auto, EngineChoice::Onnx, EngineChoice::Ort]
-            .into_iter()
-            .find(|choice| choice.name() == text)
-            .ok_or_else(|| format!("expected an engine of auto, onnx or ort, got \"{text}\""))
-    }
 }
 
 /// Loads an ONNX file with the chosen engine. `python` is the interpreter whose packages are searched for ONNX Runtime.
@@ -124,21 +94,4 @@ fn auto(
     _python: Option<&Path>,
 ) -> Result<Box<dyn Model>, LoadError> {
     embedded(path, options)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn engines_are_chosen_by_name() {
-        for choice in [EngineChoice::Auto, EngineChoice::Onnx, EngineChoice::Ort] {
-            assert_eq!(choice.to_string().parse(), Ok(choice));
-        }
-        let error = "cuda".parse::<EngineChoice>().unwrap_err();
-        assert_eq!(
-            error,
-            "expected an engine of auto, onnx or ort, got \"cuda\""
-        );
-    }
 }

@@ -50,64 +50,50 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Most rows in a batch [default: 32]
-    #[arg(
-        long,
-        value_name = "N",
-        env = "JITNEY_MAX_BATCH",
-        help_heading = "Batching"
-    )]
-    pub(crate) max_batch: Option<usize>,
+    #[command(flatten)]
+    pub(crate) batching: BatchingArgs,
 
-    /// Longest time a request is held back for others to join its batch; a lone request never waits [default: 5]
-    #[arg(
-        long,
-        value_name = "MS",
-        env = "JITNEY_MAX_WAIT_MS",
-        help_heading = "Batching"
-    )]
-    pub(crate) max_wait_ms: Option<f64>,
-
-    /// Instances of each model, each on a thread of its own [default: chosen for the machine]
-    #[arg(
-        long,
-        value_name = "N",
-        env = "JITNEY_INSTANCES",
-        help_heading = "Batching"
-    )]
-    pub(crate) instances: Option<usize>,
-
-    /// Most requests waiting for one model; more are refused with 429 [default: 256]
-    #[arg(long, value_name = "N", env = "JITNEY_QUEUE", help_heading = "Limits")]
-    pub(crate) queue: Option<usize>,
-
-    /// How long a request may take when it does not say [default: 30000]
-    #[arg(
-        long,
-        value_name = "MS",
-        env = "JITNEY_DEADLINE_MS",
-        help_heading = "Limits"
-    )]
-    pub(crate) deadline_ms: Option<f64>,
-
-    /// How long a model may run on one batch before it is given up [default: 30000]
-    #[arg(
-        long,
-        value_name = "MS",
-        env = "JITNEY_RUN_LIMIT_MS",
-        help_heading = "Limits"
-    )]
-    pub(crate) run_limit_ms: Option<f64>,
-
-    /// How long accepted requests may take to finish once the server is told to stop [default: 30000]
-    #[arg(
-        long,
-        value_name = "MS",
-        env = "JITNEY_DRAIN_MS",
-        help_heading = "Limits"
-    )]
-    pub(crate) drain_ms: Option<f64>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// Settings about forming batches.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Batching")]
+pub(crate) struct BatchingArgs {
+    /// Most rows in a batch [default: 32]
+    #[arg(long, value_name = "N", env = "JITNEY_MAX_BATCH")]
+    pub(crate) max_batch: Option<usize>,
+
+    /// Longest time a request is held back for others to join its batch; a lone request never waits [default: 5]
+    #[arg(long, value_name = "MS", env = "JITNEY_MAX_WAIT_MS")]
+    pub(crate) max_wait_ms: Option<f64>,
+
+    /// Instances of each model, each on a thread of its own [default: chosen for the machine]
+    #[arg(long, value_name = "N", env = "JITNEY_INSTANCES")]
+    pub(crate) instances: Option<usize>,
+}
+
+/// How long things may take, and how many may wait.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Most requests waiting for one model; more are refused with 429 [default: 256]
+    #[arg(long, value_name = "N", env = "JITNEY_QUEUE")]
+    pub(crate) queue: Option<usize>,
+
+    /// How long a request may take when it does not say [default: 30000]
+    #[arg(long, value_name = "MS", env = "JITNEY_DEADLINE_MS")]
+    pub(crate) deadline_ms: Option<f64>,
+
+    /// How long a model may run on one batch before it is given up [default: 30000]
+    #[arg(long, value_name = "MS", env = "JITNEY_RUN_LIMIT_MS")]
+    pub(crate) run_limit_ms: Option<f64>,
+
+    /// How long accepted requests may take to finish once the server is told to stop [default: 30000]
+    #[arg(long, value_name = "MS", env = "JITNEY_DRAIN_MS")]
+    pub(crate) drain_ms: Option<f64>,
 }

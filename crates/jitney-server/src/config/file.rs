@@ -84,8 +84,7 @@ impl ConfigFile {
     }
 
     fn understand(text: &str) -> Result<ConfigFile, String> {
-        let file: ConfigToml =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file: ConfigToml = super::read_toml(text)?;
         let file = file.into_config()?;
         file.options.check().map_err(|error| error.to_string())?;
         file.net.check().map_err(|error| error.to_string())?;

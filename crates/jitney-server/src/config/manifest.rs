@@ -70,8 +70,7 @@ impl Manifest {
     /// # Errors
     /// What is wrong, with line and column where it is a matter of the text, or with the key, its value and the allowed range.
     pub fn parse(text: &str) -> Result<Manifest, String> {
-        let file: ModelToml =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file: ModelToml = super::read_toml(text)?;
         let manifest = file.into_manifest()?;
         manifest.check()?;
         Ok(manifest)

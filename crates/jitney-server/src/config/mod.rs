@@ -23,6 +23,8 @@ pub use net::NetOptions;
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 
+use serde::de::DeserializeOwned;
+
 use crate::net::NetConfig;
 
 /// Everything a server is started with.
@@ -34,4 +36,9 @@ pub struct Config {
     pub settings: Settings,
     /// Its models.
     pub models: Vec<ModelSource>,
+}
+
+/// Reads a file's text; the error shows the place of the mistake.
+fn read_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
 }

@@ -231,19 +231,6 @@ impl FromStr for Engine {
     }
 }
 
-impl FromStr for RowByRow {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<RowByRow, String> {
-        match text {
-            "auto" => Ok(RowByRow::Auto),
-            "true" => Ok(RowByRow::Yes),
-            "false" => Ok(RowByRow::No),
-            _ => Err(format!("expected auto, true or false, got \"{text}\"")),
-        }
-    }
-}
-
 impl<'de> Deserialize<'de> for RowByRow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RowByRow, D::Error> {
         deserializer.deserialize_any(RowByRowVisitor)

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jitney::batch::{self, BatchError, Batcher, Batching, Courier, Refused, Stats, Surroundings};
-use jitney_engine::{BatchAxis, Instance, LoadError, Model, RunError, Spec, Tensor, stack};
+use jitney_engine::{BatchAxis, Instance, LoadError, Model, Spec, Tensor, stack};
 
+use super::failures::{failure, refusal};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
 use crate::config::{ModelSettings, RowByRow};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::observe::log;
 use crate::observe::metrics::ModelMetrics;
 
@@ -423,72 +424,6 @@ fn gain_sentence(sharing: &Sharing, stats: &Stats) -> String {
         );
     }
     "batching gains nothing: rows cost as much together as one by one".to_owned()
-}
-
-/// When to try again a model that is not there now but may soon be.
-pub(super) const SOON: Duration = Duration::from_secs(1);
-
-fn refusal(refused: &Refused) -> Failure {
-    match refused {
-        Refused::Full {
-            queued,
-            retry_after,
-        } => Failure::new(
-            Code::Overloaded,
-            format!("the model's queue is full: {queued} requests wait"),
-        )
-        .retry_after(*retry_after),
-        Refused::TooLate { remaining, .. } if remaining.is_zero() => Failure::new(
-            Code::DeadlineExceeded,
-            "the deadline had passed before the request could be queued",
-        ),
-        Refused::TooLate {
-            estimate,
-            remaining,
-        } => Failure::new(
-            Code::Overloaded,
-            format!(
-                "it could not be answered in time: about {estimate:.0?} are needed, {remaining:.0?} are left"
-            ),
-        )
-        .retry_after(*estimate),
-        Refused::TooLarge { rows, max_batch } => Failure::invalid(format!(
-            "the request has {rows} rows, but the model takes at most {max_batch} in one request"
-        )),
-        Refused::Closed => draining(),
-        Refused::Failed(_) => no_instance(),
-    }
-}
-
-fn failure(error: &BatchError<stack::Error>) -> Failure {
-    match error {
-        BatchError::Expired { .. } | BatchError::RunLimit(_) => {
-            Failure::new(Code::DeadlineExceeded, error.to_string())
-        }
-        BatchError::Closed => draining(),
-        BatchError::CountMismatch { .. } => Failure::new(Code::OutputMismatch, error.to_string()),
-        BatchError::Panicked(_) => Failure::new(
-            Code::WorkerCrashed,
-            "the model crashed while it computed this request",
-        ),
-        BatchError::Failed(_) => no_instance(),
-        BatchError::Model(error) => match &**error {
-            stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
-            stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
-            stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
-        },
-        BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),
-    }
-}
-
-/// What a model that is being closed answers.
-pub(super) fn draining() -> Failure {
-    Failure::new(Code::Draining, "the model is being closed").retry_after(SOON)
-}
-
-/// What a model answers whose instances are all lost.
-pub(super) fn no_instance() -> Failure {
-    Failure::new(Code::Failed, "no instance of the model is alive").retry_after(SOON * 5)
 }
 
 #[cfg(test)]

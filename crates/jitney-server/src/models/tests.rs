@@ -1,4 +1,6 @@
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use jitney::tree::Tree;
 use jitney_engine::{BatchAxis, DataType, Dim, Tensor};

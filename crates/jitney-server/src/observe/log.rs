@@ -35,6 +35,16 @@ pub fn one_line(message: &str) -> impl fmt::Display + use<> {
     Escaped(words.join(" "), LONGEST_MESSAGE)
 }
 
+/// Whether a character can stand in a log line as it is: it is neither a control character nor one of the invisible ones that turn the
+/// reading direction or take no room.
+pub fn is_plain(char: char) -> bool {
+    let reorders_or_hides = matches!(
+        char,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    !char.is_control() && !reorders_or_hides
+}
+
 /// An error followed by its causes, from the outermost to the root.
 pub fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl fmt::Display + 'a {
     Chain(error)
@@ -46,7 +56,7 @@ impl fmt::Display for Escaped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.chars();
         for char in rest.by_ref().take(self.1) {
-            if harmless(char) {
+            if is_plain(char) && char != '\\' {
                 fmt::Write::write_char(f, char)?;
             } else {
                 write!(f, "{}", char.escape_default())?;
@@ -71,15 +81,6 @@ impl fmt::Display for Chain<'_> {
         }
         Ok(())
     }
-}
-
-/// Neither a control character nor one of the invisible ones that turn the reading direction or take no room.
-fn harmless(char: char) -> bool {
-    let reorders_or_hides = matches!(
-        char,
-        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-    );
-    !char.is_control() && !reorders_or_hides && char != '\\'
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl<M: Model> Shared<M> {
         let mut state = lock(&self.state);
         let seq = state.lane.submit(now, item, deadline, reply)?;
         let wake = state.whom_to_wake(deadline);
-        let leave_core = state.is_free_instance_late();
+        let leave_core = state.lane.free_instance_is_late();
         drop(state);
         self.wake(wake);
         if leave_core {
@@ -468,12 +468,6 @@ impl<M: Model> State<M> {
         }
     }
 
-    /// Whether a whole batch has come together though an instance is free: it has not had a core, perhaps for want of this one. It is let go
-    /// first, while what the batch needs is still in the caches.
-    fn is_free_instance_late(&self) -> bool {
-        matches!(self.leader, Leader::Awake) && self.lane.just_filled()
-    }
-
     /// Whether something falls due before the keeper looks again.
     fn wake_keeper(&mut self) -> bool {
         let late = match self.keeper {
@@ -491,6 +485,13 @@ impl<M: Model> State<M> {
             self.threads -= 1;
             self.hung += 1;
             self.vacant.push(slot);
+        }
+        if self.hung > self.hung_max {
+            let reason: Arc<str> = "it hangs, and so did the instances that took its place".into();
+            for &slot in &self.vacant {
+                let seat = self.lane.seat(slot);
+                self.lane.vacate(seat, reason.clone(), due);
+            }
         }
     }
 

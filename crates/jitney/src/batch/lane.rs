@@ -271,10 +271,15 @@ impl<M: Model> Lane<M> {
         in_a_hurry || self.queue.rows() >= rows || self.queue.kinds() > 1
     }
 
-    /// Whether the last request made a batch full.
-    pub(crate) fn just_filled(&self) -> bool {
+    /// Whether the last request made a batch full though an instance is free: it has not had a core, perhaps for want of the caller's. It
+    /// should be let go first, while what the batch needs is still in the caches.
+    pub(crate) fn free_instance_is_late(&self) -> bool {
         let max_batch = self.batching.max_batch.get();
-        max_batch > 1 && self.queue.rows().is_multiple_of(max_batch)
+        let full = max_batch > 1 && self.queue.rows().is_multiple_of(max_batch);
+        full && self
+            .slots
+            .iter()
+            .any(|slot| matches!(slot.state, SlotState::Free(_)))
     }
 
     /// Whether requests wait.

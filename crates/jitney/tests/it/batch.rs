@@ -450,6 +450,40 @@ async fn a_hung_batch_is_given_up_and_its_late_reply_ignored() {
 }
 
 #[tokio::test]
+async fn a_model_that_always_hangs_is_given_up_for_as_long_as_it_does() {
+    let run_limit = Duration::from_secs(2);
+    let rig = Rig::new(Batching {
+        run_limit,
+        ..batching(1)
+    });
+    for _ in 0..2 {
+        let hung = rig.occupy();
+        rig.clock.advance(run_limit);
+        assert!(matches!(hung.await, Err(BatchError::RunLimit(_))));
+    }
+    let refused = rig.batcher.submit(Item::Double(1), None).unwrap_err();
+    assert!(
+        matches!(&refused, Refused::Failed(why) if why.contains("hangs")),
+        "{refused}"
+    );
+    assert!(rig.batcher.stats().dead.is_some());
+    rig.open(2);
+    let answer = loop {
+        match rig.batcher.submit(Item::Double(2), None) {
+            Ok(ticket) => break ticket,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    rig.open(1);
+    assert_eq!(
+        value(answer.await),
+        4,
+        "one came back, so there is room for another"
+    );
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn shapes_are_not_mixed_and_none_starves() {
     let rig = Rig::new(batching(4));
     let first = rig.occupy();
