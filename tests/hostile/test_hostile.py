@@ -663,7 +663,7 @@ def unread_answers_over_http1(served):
     with Bystander(served), Client(served.port, timeout=0.5) as client:
         try:
             for _ in range(2000):
-                client.sock.sendall(request("GET", "/metrics") * 50)
+                client.sock.sendall(request("GET", "/") * 50)
         except TimeoutError:
             pass
         else:
@@ -686,7 +686,7 @@ def closed_windows(served):
     """Answers for which there is no window stay few and small, whoever asks for them."""
     with Bystander(served), Http2(served.port, setting(4, 0)) as client:
         for _ in range(400):
-            client.begin(fields_of("GET", "/metrics"))
+            client.begin(fields_of("GET", "/"))
         time.sleep(0.3)
 
 
