@@ -663,7 +663,7 @@ def unread_answers_over_http1(served):
     with Bystander(served), Client(served.port, timeout=0.5) as client:
         try:
             for _ in range(2000):
-                client.sock.sendall(request("GET", "/metrics") * 50)
+                client.sock.sendall(request("GET", "/") * 50)
         except TimeoutError:
             pass
         else:
@@ -686,7 +686,7 @@ def closed_windows(served):
     """Answers for which there is no window stay few and small, whoever asks for them."""
     with Bystander(served), Http2(served.port, setting(4, 0)) as client:
         for _ in range(400):
-            client.begin(fields_of("GET", "/metrics"))
+            client.begin(fields_of("GET", "/"))
         time.sleep(0.3)
 
 
@@ -828,20 +828,27 @@ def nothing_forges_the_log(port):
 
 
 def log_lines_stay_whole():
-    for log in ("debug", "trace"):
-        with Served(["echo=" + MODELS["echo"]], log=log) as served:
+    for level, form in [("debug", "text"), ("trace", "text"), ("debug", "json")]:
+        models = [f"{name}={MODELS[name]}" for name in ("echo", "faulty")]
+        with Served(models, "--log-format", form, log=level) as served:
             nothing_forges_the_log(served.port)
+            assert served.predict("faulty", PANIC, 0).code == "worker_crashed"
             served.terminate()
             assert served.exit_code(5) == 0
-            log_text = served.log()
-        bad = re.search(r"[^\n\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f\u2028\u202e]", log_text)
-        assert bad is None, f"a raw control character: {log_text[max(0, bad.start() - 200) : bad.end() + 20]!r}"
-        odd = [
-            line
-            for line in log_text.splitlines()
-            if not re.match(r"\d{4}-\d\d-\d\dT\S+Z +(TRACE|DEBUG|INFO|WARN|ERROR) ", line)
-        ]
+            log = served.log()
+        bad = re.search(r"[^\n\x20-\x7e\x80-\U0010ffff]|[\x80-\x9f\u2028\u202e]", log)
+        assert bad is None, f"a raw control character: {log[max(0, bad.start() - 200) : bad.end() + 20]!r}"
+        odd = [line for line in log.splitlines() if not is_event(line, form)]
         assert not odd, f"lines that are no events: {odd[:3]}"
+
+
+def is_event(line, form):
+    if form == "text":
+        return re.match(r"\d{4}-\d\d-\d\dT\S+Z +(TRACE|DEBUG|INFO|WARN|ERROR) ", line)
+    try:
+        return {"timestamp", "level", "message"} <= set(json.loads(line))
+    except json.JSONDecodeError:
+        return False
 
 
 # Starting, stopping, running out
@@ -932,6 +939,24 @@ def as_many_connections_as_allowed():
         for client in clients:
             client.close()
         wait_for(lambda: served.predict("echo", 1, 2, 3, 4).status == 200, 1)
+
+
+def silence_keeps_nobody_out():
+    """Connections that say nothing, as many as there may be: whoever does say something is heard."""
+    with Served(["echo=" + MODELS["echo"]], config="max_connections = 8\n") as served:
+        clients = [connect(served.port) for _ in range(24)]
+        for _ in range(3):
+            for answer in (served.ask("GET", "/v2/health/live"), served.predict("echo", 1, 2, 3, 4)):
+                assert answer.status == 200, answer
+                assert answer.took_s < SOON_S, f"answered only after {answer.took_s:.1f} s"
+        for client in clients:
+            client.close()
+    with Served(["echo=" + MODELS["echo"]], descriptors=96) as served:
+        clients = [connect(served.port) for _ in range(120)]
+        answer = served.ask("GET", "/v2/health/live")
+        assert answer.took_s < SOON_S, f"answered only after {answer.took_s:.1f} s without descriptors"
+        for client in clients:
+            client.close()
 
 
 def as_many_bytes_as_allowed():
@@ -1201,6 +1226,7 @@ ALONE = [
     what_was_accepted_is_answered_at_the_end,
     out_of_descriptors,
     as_many_connections_as_allowed,
+    silence_keeps_nobody_out,
     as_many_bytes_as_allowed,
     damaged_model_files,
     hostile_model_files,

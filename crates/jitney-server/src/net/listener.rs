@@ -13,7 +13,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{self, Arrived, Plane};
@@ -27,13 +27,17 @@ const CONTROL_SEATS: usize = 256;
 /// How long a client that is turned away is given to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process has no descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
+/// How often that is worth a line in the log.
+const WARNING_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many connections there may be, each kind for itself.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    /// For those that were accepted and have not shown what they want: as many as for data. Beyond it they wait in the kernel.
+    /// For those that were accepted and have not shown what they want: as many as for data.
     arrivals: Arc<Semaphore>,
+    /// Woken for whoever has arrived first and said nothing since, to leave for somebody else.
+    leave: Notify,
     control: Arc<Semaphore>,
     data: Arc<Semaphore>,
     data_max: u32,
@@ -45,6 +49,7 @@ impl Seats {
         let data_max = u32::try_from(data_max).unwrap_or(u32::MAX);
         Seats {
             arrivals: Arc::new(Semaphore::new(data_max as usize)),
+            leave: Notify::new(),
             control: Arc::new(Semaphore::new(CONTROL_SEATS)),
             data: Arc::new(Semaphore::new(data_max as usize)),
             data_max,
@@ -56,6 +61,25 @@ impl Seats {
         // Neither semaphore is ever closed, so these do not fail.
         let _ = self.control.acquire_many(CONTROL_SEATS as u32).await;
         let _ = self.data.acquire_many(self.data_max).await;
+    }
+
+    /// A seat for one who arrives. Where there is none, the one who has been silent the longest leaves: connections that say nothing must not
+    /// keep a health check waiting.
+    async fn arrival(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(seat) = Arc::clone(&self.arrivals).try_acquire_owned() {
+            return Some(seat);
+        }
+        self.leave.notify_one();
+        // The semaphore is never closed, so this does not fail.
+        Arc::clone(&self.arrivals).acquire_owned().await.ok()
+    }
+
+    /// Lets the one who has been silent the longest leave, if there is one.
+    fn make_room(&self) {
+        // Without this check the word would wait for the next one who arrives.
+        if self.arrivals.available_permits() < self.data_max as usize {
+            self.leave.notify_one();
+        }
     }
 
     fn of(&self, plane: Plane) -> &Arc<Semaphore> {
@@ -93,11 +117,14 @@ pub(crate) async fn accept(net: Arc<Net>, listener: TcpListener) {
 }
 
 async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
-    // The semaphore is never closed, so this ends only by being dropped.
-    while let Ok(arrival) = Arc::clone(&net.seats.arrivals).acquire_owned().await {
+    let mut warned: Option<Instant> = None;
+    loop {
         match listener.accept().await {
             Ok((socket, _)) => {
                 net.metrics.server().connections_accepted.add(1);
+                let Some(arrival) = net.seats.arrival().await else {
+                    return;
+                };
                 net.spawn(
                     Plane::Control,
                     "arrival",
@@ -106,7 +133,11 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
             }
             Err(error) if concerns_one_connection(&error) => (),
             Err(error) => {
-                tracing::warn!(%error, "connections cannot be accepted");
+                if warned.is_none_or(|warned| warned.elapsed() >= WARNING_PAUSE) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    warned = Some(Instant::now());
+                }
+                net.seats.make_room();
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
@@ -124,7 +155,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
     let first_head_by = Instant::now() + net.config.header_timeout;
     let mut first = [0; 512];
-    let Ok(Ok(count @ 1..)) = timeout_at(first_head_by, socket.peek(&mut first)).await else {
+    let said = tokio::select! {
+        biased;
+        said = timeout_at(first_head_by, socket.peek(&mut first)) => said,
+        () = net.seats.leave.notified() => return,
+    };
+    let Ok(Ok(count @ 1..)) = said else {
         return;
     };
     let control = router::begins_with_control(&first[..count]);

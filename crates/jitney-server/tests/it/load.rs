@@ -113,6 +113,17 @@ fn connections_are_bounded_but_for_control() {
     );
 }
 
+#[test]
+fn whoever_says_nothing_makes_room() {
+    let server = start_with(SLOW, |net| {
+        net.max_connections = 2;
+    });
+    let mut silent: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+    assert_eq!(server.connect().get("/v2/health/live").status, 200);
+    assert_eq!(server.connect().post("/predict/m", ITEM).status, 200);
+    assert!(silent[0].is_closed(), "the first leaves first");
+}
+
 fn cancelled(server: &crate::support::Fixture) -> f64 {
     let text = server.connect().get("/metrics").text();
     let lines = text
