@@ -68,6 +68,11 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "process",
+                siblings: &["lock"],
+                foreign: &[],
+            },
+            Module {
                 name: "clock",
                 siblings: &["sync"],
                 foreign: &[],
