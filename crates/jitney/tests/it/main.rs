@@ -7,6 +7,7 @@
 )]
 
 mod batch;
+mod batch_terms;
 mod cancel;
 mod group;
 mod orphans;
