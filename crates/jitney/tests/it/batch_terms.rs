@@ -159,8 +159,10 @@ impl Rig {
     }
 
     fn open(&self, runs: usize) {
-        // Nobody is left to pass when the batcher has closed already.
-        (0..runs).for_each(|_| drop(self.leave.send(())));
+        for _ in 0..runs {
+            // Nobody is left to pass when the batcher has closed already.
+            self.leave.send(()).ok();
+        }
     }
 
     /// The items of the next runs, each of which is let go.
