@@ -9,6 +9,7 @@
 mod batch;
 mod batch_terms;
 mod cancel;
+mod defects;
 mod group;
 mod orphans;
 mod random;
