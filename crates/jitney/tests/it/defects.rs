@@ -22,7 +22,7 @@ type Work = Arc<dyn Fn(&[u64]) -> Said + Send + Sync>;
 struct Worker {
     work: Work,
     noted: Arc<Mutex<Vec<Vec<u64>>>>,
-    gate: Option<(SyncSender<()>, Arc<Mutex<Receiver<()>>>)>,
+    gate: Option<Gate>,
 }
 
 impl Model for Worker {
@@ -48,6 +48,9 @@ impl Model for Worker {
         if *item == 999 { 3 } else { 1 }
     }
 }
+
+/// Says that a batch has entered, and waits to be let go.
+type Gate = (SyncSender<()>, Arc<Mutex<Receiver<()>>>);
 
 struct Rig {
     batcher: Batcher<Worker>,
