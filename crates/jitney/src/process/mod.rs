@@ -13,6 +13,7 @@
 mod error;
 mod frame;
 mod program;
+mod supervisor;
 
 pub use error::{CallError, StartError};
 pub use program::{Output, Program, RestartPolicy, Settings, Stream};
