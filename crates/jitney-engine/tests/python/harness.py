@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self, source, name="model.py", cls="Model", env=None, stdout=subprocess.PIPE, **hello):
         self.folder = tempfile.TemporaryDirectory()
-        self.path = os.path.join(os.path.realpath(self.folder.name), name)
+        self.path = str(Path(self.folder.name).resolve() / name)
         if source is not None:
             Path(self.path).write_text(textwrap.dedent(source), encoding="utf-8")
         self.socket, theirs = socket.socketpair()
