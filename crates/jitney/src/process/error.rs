@@ -1,11 +1,11 @@
 //! What can go wrong, in the words of the caller.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Request;
+use super::supervisor::StartFailure;
+use super::{Program, Request};
 
 /// Why a pool did not start.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum StartError {
         /// What was to be run.
         program: String,
         /// What the system said.
-        error: io::Error,
+        error: String,
     },
     /// The first worker said that it cannot serve; these are its words.
     #[error("the worker cannot serve: {}", String::from_utf8_lossy(.0))]
@@ -63,12 +63,38 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// The error of a head that does not fit a frame.
-    pub(super) fn long_meta(request: &Request<'_>) -> Self {
-        Self::TooLarge {
-            what: "head of the message",
-            bytes: request.meta.len() as u64,
-            max: Request::META_MAX as u64,
+    /// Whether a request can be sent at all.
+    pub(super) fn check(request: &Request<'_>, payload: u64, payload_max: u64) -> Result<(), Self> {
+        let too_large = |what, bytes, max| Err(Self::TooLarge { what, bytes, max });
+        if request.meta.len() > Request::META_MAX {
+            return too_large(
+                "head of the message",
+                request.meta.len() as u64,
+                Request::META_MAX as u64,
+            );
+        }
+        if payload > payload_max {
+            return too_large("payload", payload, payload_max);
+        }
+        Ok(())
+    }
+}
+
+impl StartError {
+    /// The error of a first start that came to nothing.
+    pub(super) fn of(failure: StartFailure, program: &Program) -> Self {
+        match failure {
+            StartFailure::Refused(why) => Self::Failed(why),
+            StartFailure::Slow(limit) => Self::Slow(limit),
+            StartFailure::Died(how) => Self::Died(how),
+            StartFailure::Spawn(error) => Self::spawn(program.executable.display(), error),
+        }
+    }
+
+    pub(super) fn spawn(program: impl ToString, error: impl ToString) -> Self {
+        Self::Spawn {
+            program: program.to_string(),
+            error: error.to_string(),
         }
     }
 }

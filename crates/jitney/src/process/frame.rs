@@ -64,7 +64,15 @@ pub(super) struct Inbox {
 impl Header {
     /// A header without a body, a payload or anything else.
     pub(super) fn new(kind: Kind) -> Self {
-        Self { body: 0, kind, flags: 0, slot: 0, id: 0, a: 0, b: 0 }
+        Self {
+            body: 0,
+            kind,
+            flags: 0,
+            slot: 0,
+            id: 0,
+            a: 0,
+            b: 0,
+        }
     }
 
     pub(super) fn has(&self, flag: u8) -> bool {
@@ -106,13 +114,19 @@ impl Header {
 
     fn check(&self) -> Result<(), String> {
         if self.body > BODY_MAX {
-            return Err(format!("a body of {} bytes, where {BODY_MAX} is the most", self.body));
+            return Err(format!(
+                "a body of {} bytes, where {BODY_MAX} is the most",
+                self.body
+            ));
         }
         if self.flags & !(DESCRIPTOR | REGION) != 0 {
             return Err(format!("unknown flags {:#x}", self.flags));
         }
         if self.kind == Kind::Done && !self.has(REGION) && self.a > self.body as u64 {
-            return Err(format!("a payload of {} bytes in a body of {}", self.a, self.body));
+            return Err(format!(
+                "a payload of {} bytes in a body of {}",
+                self.a, self.body
+            ));
         }
         if self.kind != Kind::Done && self.flags != 0 {
             return Err(format!("flags {:#x} on a frame that has none", self.flags));
@@ -137,7 +151,11 @@ impl Inbox {
     const ROOM: usize = 64 << 10;
 
     pub(super) fn new() -> Self {
-        Self { buffer: vec![0; Self::ROOM], start: 0, end: 0 }
+        Self {
+            buffer: vec![0; Self::ROOM],
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Where to put what arrives next. Never empty.
@@ -174,7 +192,7 @@ impl Inbox {
         Ok(Some(Frame { header, body }))
     }
 
-    /// Moves what waits to the front; makes the buffer longer if that is not enough, and shorter again after a long frame.
+    /// Moves what waits to the front; makes the buffer longer if that is not enough, up to the longest frame.
     fn make_room(&mut self) {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -193,7 +211,14 @@ mod tests {
     use super::*;
 
     fn done(body: &[u8], a: u64) -> Vec<u8> {
-        let header = Header { body: body.len(), slot: 3, id: 77, a, b: 5, ..Header::new(Kind::Done) };
+        let header = Header {
+            body: body.len(),
+            slot: 3,
+            id: 77,
+            a,
+            b: 5,
+            ..Header::new(Kind::Done)
+        };
         [&header.encode(), body].concat()
     }
 
@@ -218,7 +243,15 @@ mod tests {
 
     #[test]
     fn the_layout_is_the_agreed_one() {
-        let header = Header { body: 0x0102, kind: Kind::Run, flags: 3, slot: 0x0405, id: 6, a: 7, b: 8 };
+        let header = Header {
+            body: 0x0102,
+            kind: Kind::Run,
+            flags: 3,
+            slot: 0x0405,
+            id: 6,
+            a: 7,
+            b: 8,
+        };
         let mut expected = vec![2, 1, 0, 0, 2, 3, 5, 4];
         for number in [6_u64, 7, 8] {
             expected.extend(number.to_le_bytes());
@@ -240,7 +273,14 @@ mod tests {
             (set(5, 4), "unknown flags"),
             (set(16, 4), "a payload of 4 bytes in a body of 3"),
             (set(23, 255), "a payload of"),
-            ([set(5, 1)].map(|mut bytes| { bytes[4] = 65; bytes })[0].clone(), "flags 0x1 on a frame"),
+            (
+                [set(5, 1)].map(|mut bytes| {
+                    bytes[4] = 65;
+                    bytes
+                })[0]
+                    .clone(),
+                "flags 0x1 on a frame",
+            ),
         ];
         for (bytes, expected) in table {
             let error = read(&bytes, || usize::MAX).unwrap_err();

@@ -10,19 +10,40 @@
 //!
 //! Every method here blocks: call it from threads, not from tasks.
 
+mod call;
+mod channel;
+mod child;
+mod desk;
 mod error;
 mod frame;
+mod guard;
+mod keeper;
+mod lines;
+mod link;
 mod program;
+mod region;
 mod supervisor;
 
 pub use error::{CallError, StartError};
 pub use program::{Output, Program, RestartPolicy, Settings, Stream};
 
 use std::fmt;
+use std::io;
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use self::call::Calling;
+use self::desk::Desk;
+use self::guard::Guard;
+use self::keeper::{Keeper, Shared};
+use self::supervisor::Supervisor;
+use crate::lock::lock;
 
 /// Worker processes under supervision.
 ///
@@ -41,7 +62,11 @@ use bytes::Bytes;
 /// println!("{} bytes after {:?}", reply.payload.len(), reply.took);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Pool {}
+pub struct Pool {
+    shared: Arc<Shared>,
+    next_call: AtomicU64,
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+}
 
 /// What one call asks of a worker.
 #[derive(Clone, Copy)]
@@ -94,6 +119,8 @@ pub enum Health {
 /// One worker, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerStatus {
+    /// The number under which its output appears.
+    pub worker: usize,
     /// The process, while there is one.
     pub pid: Option<u32>,
     /// What it is doing.
@@ -102,7 +129,7 @@ pub struct WorkerStatus {
     pub restarts: u64,
     /// The weight of the runs that this process has finished.
     pub served: u64,
-    /// Resident memory in bytes, as last seen. It is only looked at when a [`Settings::memory_mark`] is set, or on being asked.
+    /// The resident memory of the process in bytes.
     pub rss: Option<u64>,
 }
 
@@ -139,13 +166,24 @@ impl Pool {
         settings: Settings,
         output: impl Fn(Output<'_>) + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let _ = (program, settings, output);
-        Err(StartError::Failed(Bytes::new()))
+        settings.check()?;
+        let output: Arc<dyn Fn(Output<'_>) + Send + Sync> = Arc::new(output);
+        let shared = Shared::new(program, settings, output)?;
+        let pool = Self {
+            shared: Arc::new(shared),
+            next_call: AtomicU64::new(1),
+            keepers: Mutex::default(),
+        };
+        // Returning early drops the pool, which closes it and waits.
+        pool.hire()?;
+        let started = pool.shared.desk.wait_started();
+        started.map_err(|failure| StartError::of(failure, &pool.shared.program))?;
+        Ok(pool)
     }
 
     /// What the first worker said when it was ready. A later worker that says anything else is not taken.
     pub fn greeting(&self) -> Bytes {
-        Bytes::new()
+        self.shared.greeting.get().cloned().unwrap_or_default()
     }
 
     /// Hands the request to the ready worker with the fewest runs in flight and waits for its reply.
@@ -157,27 +195,159 @@ impl Pool {
     /// See [`CallError`]. The pool itself never runs a request twice: whether to call again after [`CallError::Crashed`] is the caller's
     /// decision.
     pub fn call(&self, request: &Request<'_>) -> Result<Reply, CallError> {
-        let _ = request;
-        Err(CallError::Closed)
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        Calling::begin(
+            &self.shared.desk,
+            id,
+            request,
+            self.shared.settings.payload_max,
+        )?
+        .finish()
     }
 
     /// How the pool is.
     pub fn health(&self) -> Health {
-        Health::Closed
+        self.shared
+            .desk
+            .with(None, |inner| inner.supervisor.health())
     }
 
-    /// How each worker is.
+    /// How each worker is: as many as there should be, and those that are about to leave.
     pub fn workers(&self) -> Vec<WorkerStatus> {
-        Vec::new()
+        let desk = &self.shared.desk;
+        let mut workers: Vec<_> = (0..desk.seats())
+            .map(|worker| self.worker(worker))
+            .collect();
+        // The place that is kept for a replacement is none of the user's business while it is empty.
+        let empty = workers
+            .iter()
+            .position(|worker| worker.state == WorkerState::Resting);
+        if let Some(empty) = empty.filter(|_| workers.len() > self.shared.settings.workers) {
+            workers.remove(empty);
+        }
+        workers
     }
 
     /// Takes no new calls. Workers finish what they run, are told to go, and are killed with their groups once
     /// [`Settings::close_limit`] has passed. Does not wait; calling it again changes nothing.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        self.shared
+            .desk
+            .with(None, |inner| inner.supervisor.close(Instant::now()));
+    }
 
     /// Waits until a closed pool has no process and no thread left.
-    pub fn wait_closed(&self) {}
+    pub fn wait_closed(&self) {
+        let mut keepers = lock(&self.keepers);
+        for keeper in keepers.drain(..) {
+            let _ = keeper.join();
+        }
+        if let Some(guard) = &self.shared.guard {
+            guard.close();
+        }
+    }
+
+    /// Starts the keepers.
+    fn hire(&self) -> Result<(), StartError> {
+        let mut keepers = lock(&self.keepers);
+        for index in 0..self.shared.desk.seats() {
+            let keeper = Keeper {
+                shared: Arc::clone(&self.shared),
+                index,
+            };
+            let thread = std::thread::Builder::new().name(format!("jitney-worker-{index}"));
+            let handle = thread.spawn(move || keeper.run());
+            keepers.push(handle.map_err(|error| StartError::spawn("a thread", error))?);
+        }
+        Ok(())
+    }
+
+    fn worker(&self, worker: usize) -> WorkerStatus {
+        let desk = &self.shared.desk;
+        let (state, restarts, served) = desk.with(None, |inner| inner.supervisor.status(worker));
+        let pid = desk.pid(worker);
+        WorkerStatus {
+            worker,
+            pid,
+            state,
+            restarts,
+            served,
+            rss: pid.and_then(child::resident),
+        }
+    }
 }
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+        self.wait_closed();
+    }
+}
+
+impl Shared {
+    fn new(
+        program: Program,
+        settings: Settings,
+        output: Arc<dyn Fn(Output<'_>) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let system = |error: io::Error| StartError::spawn(program.executable.display(), error);
+        let random: [u8; 16] = random().map_err(system)?;
+        let seed = u64::from_le_bytes(std::array::from_fn(|index| random[index]));
+        let token = random
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        let supervisor = Supervisor::new(settings.clone(), seed, Instant::now());
+        let desk = Desk::new(supervisor).map_err(system)?;
+        let guard = match &program.guard {
+            Some(argv) => Some(
+                Guard::start(argv, &program, &token, Arc::clone(&output))
+                    .map_err(|error| StartError::spawn("the guard", error))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            program,
+            settings,
+            token,
+            desk,
+            greeting: OnceLock::new(),
+            guard,
+            output,
+        })
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), StartError> {
+        let wrong = |what: &str| Err(StartError::Settings(what.to_owned()));
+        match self {
+            Self { workers: 0, .. } => wrong("a pool needs at least one worker"),
+            Self { depth: 0, .. } => wrong("a worker needs to be given at least one run at a time"),
+            Self { depth, .. } if *depth > DEPTH_MAX => {
+                wrong("a worker can be given at most 64 runs at a time")
+            }
+            Self {
+                recycle_after: Some(0),
+                ..
+            } => wrong("a worker must be allowed to run something before it is replaced"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes that nobody can guess.
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
+}
+
+/// Descriptors that a child has sent but whose frames have not come are bounded, and so must the runs be that may bring one.
+const DEPTH_MAX: usize = 64;
 
 impl<'a> Request<'a> {
     /// The most bytes that [`Request::meta`] may have.

@@ -82,7 +82,7 @@ pub enum Output<'a> {
         stream: Stream,
         /// The line without its end, with what is not UTF-8 replaced.
         text: &'a str,
-        /// The line is longer: this is a piece of it, and the next line is the next piece.
+        /// The line is longer than is passed on: the rest of it is left out.
         cut: bool,
     },
     /// A worker printed more than is passed on.

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 use rustix::io::{Errno, pread, pwritev};
 
 /// A region of ours, which only this process writes.
@@ -36,7 +38,10 @@ impl Region {
     pub(super) fn exactly(capacity: u64) -> io::Result<Self> {
         let memory = memfd_create("jitney", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&memory, capacity)?;
-        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        fcntl_add_seals(
+            &memory,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+        )?;
         Ok(Self { memory, capacity })
     }
 
@@ -73,11 +78,13 @@ impl AsFd for Region {
 impl Foreign {
     /// Takes a descriptor that a child sent, if it is memory that cannot shrink: anything else could make a read block or fail.
     pub(super) fn accept(memory: OwnedFd) -> Result<Self, String> {
-        let seals = fcntl_get_seals(&memory).map_err(|_| "a descriptor that is no memory".to_owned())?;
+        let seals =
+            fcntl_get_seals(&memory).map_err(|_| "a descriptor that is no memory".to_owned())?;
         if !seals.contains(SealFlags::SHRINK) {
             return Err("a region that is not sealed against shrinking".to_owned());
         }
-        let stat = fstat(&memory).map_err(|error| format!("a region that cannot be read: {error}"))?;
+        let stat =
+            fstat(&memory).map_err(|error| format!("a region that cannot be read: {error}"))?;
         let capacity = u64::try_from(stat.st_size).unwrap_or(0);
         Ok(Self { memory, capacity })
     }
@@ -91,7 +98,9 @@ impl Foreign {
     pub(super) fn read(&self, bytes: u64) -> io::Result<Bytes> {
         let wanted = usize::try_from(bytes).map_err(|_| ErrorKind::OutOfMemory)?;
         let mut payload = Vec::new();
-        payload.try_reserve_exact(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
+        payload
+            .try_reserve_exact(wanted)
+            .map_err(|_| ErrorKind::OutOfMemory)?;
         while payload.len() < wanted {
             let offset = payload.len() as u64;
             match pread(&self.memory, spare_capacity(&mut payload), offset) {
@@ -114,7 +123,9 @@ mod tests {
 
     #[test]
     fn pieces_come_out_as_one() {
-        let pieces: Vec<Vec<u8>> = (0..3000_u32).map(|n| vec![n as u8; n as usize % 100]).collect();
+        let pieces: Vec<Vec<u8>> = (0..3000_u32)
+            .map(|n| vec![n as u8; n as usize % 100])
+            .collect();
         let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let joined = pieces.concat();
         let region = Region::new(joined.len() as u64).unwrap();
@@ -139,6 +150,10 @@ mod tests {
         assert!(region.holds(64 << 10) && !region.holds((64 << 10) + 1));
         assert!(ftruncate(&region.memory, 1).is_err());
         assert!(ftruncate(&region.memory, 1 << 20).is_err());
-        assert!(region.write(&[IoSlice::new(&[1; 100])], (64 << 10) - 50).is_err());
+        assert!(
+            region
+                .write(&[IoSlice::new(&[1; 100])], (64 << 10) - 50)
+                .is_err()
+        );
     }
 }

@@ -11,6 +11,7 @@ mod simulation;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
+use std::vec::Drain;
 
 use bytes::Bytes;
 
@@ -231,18 +232,23 @@ impl Supervisor {
         }
     }
 
-    /// State, restarts, weight served and resident memory of a worker.
-    pub(super) fn status(&self, index: usize) -> (WorkerState, u64, u64, Option<u64>) {
+    /// How many places there are: one more than workers, where they are replaced before they leave.
+    pub(super) fn places(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// State, restarts and weight served of a worker.
+    pub(super) fn status(&self, index: usize) -> (WorkerState, u64, u64) {
         let seat = &self.seats[index];
-        (seat.status(), seat.restarts, seat.served, seat.rss)
+        (seat.status(), seat.restarts, seat.served)
     }
 
-    pub(super) fn take_verdicts(&mut self) -> Vec<(CallId, Verdict)> {
-        std::mem::take(&mut self.verdicts)
+    pub(super) fn take_verdicts(&mut self) -> Drain<'_, (CallId, Verdict)> {
+        self.verdicts.drain(..)
     }
 
-    pub(super) fn take_nudges(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.nudges)
+    pub(super) fn take_nudges(&mut self) -> Drain<'_, usize> {
+        self.nudges.drain(..)
     }
 }
 
@@ -309,11 +315,22 @@ impl Supervisor {
     }
 
     /// The process said that it cannot serve, or its greeting is not the one expected.
-    pub(super) fn refused(&mut self, index: usize, why: Bytes) {
-        if self.seats[index].is_starting() {
-            self.start_failed(index, StartFailure::Refused(why));
+    ///
+    /// # Errors
+    /// It had said that it is ready.
+    pub(super) fn refused(&mut self, index: usize, why: Bytes) -> Result<(), String> {
+        match self.seats[index].state {
+            State::Starting { .. } => {}
+            State::Dying { .. } => return Ok(()),
+            _ => {
+                return Err(
+                    "it said that it cannot serve after it had said that it is ready".to_owned(),
+                );
+            }
         }
+        self.start_failed(index, StartFailure::Refused(why));
         self.seats[index].state = State::Dying { killed: false };
+        Ok(())
     }
 
     /// A reply came. `kept` says that the caller has yet to read it from the worker's region, and will report

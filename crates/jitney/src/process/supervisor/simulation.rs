@@ -307,8 +307,8 @@ impl World {
     /// Delivers verdicts and asks for advice where the supervisor says so, and only there.
     fn settle(&mut self) {
         loop {
-            let verdicts = self.supervisor.take_verdicts();
-            let nudges = self.supervisor.take_nudges();
+            let verdicts: Vec<_> = self.supervisor.take_verdicts().collect();
+            let nudges: Vec<_> = self.supervisor.take_nudges().collect();
             if verdicts.is_empty() && nudges.is_empty() {
                 break;
             }
@@ -474,7 +474,10 @@ impl World {
         match luck {
             0 | 1 => self.die(seat),
             2 => child.stuck = true,
-            3 => self.supervisor.refused(seat, Bytes::from_static(b"no")),
+            3 => self
+                .supervisor
+                .refused(seat, Bytes::from_static(b"no"))
+                .unwrap(),
             4 => self.supervisor.garbage(seat, "noise"),
             _ => {
                 self.lives[seat].ready = Some(self.now);
