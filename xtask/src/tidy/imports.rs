@@ -151,6 +151,11 @@ const CRATES: &[Rules] = &[
                 foreign: &["ort"],
             },
             Module {
+                name: "python",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &["jitney", "serde", "serde_json"],
+            },
+            Module {
                 name: "load",
                 siblings: &["contract", "spec", "tensor", "onnx", "ort"],
                 foreign: &[],
