@@ -10,6 +10,8 @@ mod batch;
 mod cancel;
 mod group;
 mod orphans;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
 mod random;
 mod support;
 mod tree;
