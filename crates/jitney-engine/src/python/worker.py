@@ -679,7 +679,7 @@ class Arrays:
         except Exception as error:
             raise Wrong(MISMATCH, f"{spec.label}: {kind_of(value)} is no array: {error_text(error)}") from None
         if lead and array.shape[:1] != lead:
-            got = f"{array.shape[0]} rows" if array.ndim else "a single number"
+            got = array.shape[0] if array.ndim else "a single number"
             raise Wrong(MISMATCH, f"{spec.label}: expected {lead[0]} rows, got {got}")
         row = array.shape[len(lead) :]
         if len(row) != len(spec.shape) or any(want not in (-1, got) for want, got in zip(spec.shape, row)):
