@@ -21,6 +21,7 @@ use super::link::{Link, Received};
 use super::region::Foreign;
 use super::supervisor::{Advice, StartFailure, Supervisor};
 use super::{Output, Program, Settings, Stream};
+use crate::lock::lock;
 
 /// What all keepers of a pool share.
 pub(super) struct Shared {
@@ -53,6 +54,8 @@ struct Sitter {
     greeting: Option<Greeting>,
     /// It can still be heard.
     listening: bool,
+    /// It died before it had read all that it was sent.
+    unread: bool,
     /// It was told to leave, or killed.
     dismissed: bool,
     stdout: Printed,
@@ -122,7 +125,12 @@ impl Keeper {
             Err(error) => {
                 self.event(None, &format!("could not be started: {error}"));
                 self.supervise(|supervisor, now| {
-                    supervisor.exited(self.index, StartFailure::Spawn(error.to_string()), now)
+                    supervisor.exited(
+                        self.index,
+                        StartFailure::Spawn(error.to_string()),
+                        false,
+                        now,
+                    )
                 });
                 self.shared.desk.announce();
                 None
@@ -153,6 +161,7 @@ impl Keeper {
             descriptors: VecDeque::new(),
             greeting: Some(Greeting::new(&program.preamble, &program.hello)),
             listening: true,
+            unread: false,
             dismissed: false,
             stdout: Printed::new(Stream::Out),
             stderr: Printed::new(Stream::Err),
@@ -165,17 +174,26 @@ impl Keeper {
     fn bury(&self, sitter: &mut Sitter) {
         self.hear_the_last(sitter);
         let how = sitter.child.reap();
-        self.supervise(|supervisor, now| {
-            supervisor.exited(self.index, StartFailure::Died(how.clone()), now)
-        });
-        self.shared.desk.set_occupant(self.index, None);
-        self.shared.desk.announce();
+        self.report_death(sitter, &how);
         sitter.child.sweep();
         self.print_the_last(sitter);
         self.event(Some(sitter.pid), &how);
         if let Some(guard) = &self.shared.guard {
             guard.remove(sitter.child.pid);
         }
+    }
+
+    /// Nobody may be sending meanwhile: whoever failed to send has to say so before the blame is given.
+    fn report_death(&self, sitter: &Sitter, how: &str) {
+        sitter.channel.link.shut();
+        let turn = lock(&sitter.channel.sending);
+        let failure = StartFailure::Died(how.to_owned());
+        self.supervise(|supervisor, now| {
+            supervisor.exited(self.index, failure, sitter.unread, now)
+        });
+        drop(turn);
+        self.shared.desk.set_occupant(self.index, None);
+        self.shared.desk.announce();
     }
 
     /// A reply that was sent before the death counts; what was not answered is then known not to have been.
@@ -260,7 +278,11 @@ impl Keeper {
             }
             Ok(Received::Nothing) => false,
             Ok(Received::End) => self.deaf(sitter, "it closed its channel"),
-            Err(error) => self.deaf(sitter, &error.to_string()),
+            Err(error) => {
+                // The system says so when a socket is closed before everything was read.
+                sitter.unread = error.kind() == io::ErrorKind::ConnectionReset;
+                self.deaf(sitter, &error.to_string())
+            }
         }
     }
 
