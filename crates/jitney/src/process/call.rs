@@ -166,7 +166,7 @@ impl<'a> Calling<'a> {
         self.desk.with(None, |inner| {
             inner
                 .supervisor
-                .withdraw(self.id, place, why, Instant::now())
+                .withdraw(self.id, place, why, Instant::now());
         });
     }
 
@@ -196,7 +196,7 @@ impl<'a> Calling<'a> {
             |region| region.read(bytes),
         );
         self.desk.with(None, |inner| {
-            inner.supervisor.released(sent.place, Instant::now())
+            inner.supervisor.released(sent.place, Instant::now());
         });
         read.map_err(|error| {
             CallError::Garbage(format!(

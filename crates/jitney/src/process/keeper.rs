@@ -130,7 +130,7 @@ impl Keeper {
                         StartFailure::Spawn(error.to_string()),
                         false,
                         now,
-                    )
+                    );
                 });
                 self.shared.desk.announce();
                 None
@@ -189,7 +189,7 @@ impl Keeper {
         let turn = lock(&sitter.channel.sending);
         let failure = StartFailure::Died(how.to_owned());
         self.supervise(|supervisor, now| {
-            supervisor.exited(self.index, failure, sitter.unread, now)
+            supervisor.exited(self.index, failure, sitter.unread, now);
         });
         drop(turn);
         self.shared.desk.set_occupant(self.index, None);
@@ -323,15 +323,15 @@ impl Keeper {
                 .replace(frame.header.slot.into(), Foreign::accept(descriptor)?)?;
         }
         match frame.header.kind {
-            Kind::Ready => self.ready(sitter, frame.body),
+            Kind::Ready => self.ready(sitter, &frame.body),
             Kind::Failed => self.failed(sitter, frame.body),
             _ => self.done(sitter, frame),
         }
     }
 
-    fn ready(&self, sitter: &mut Sitter, greeting: Bytes) -> Result<(), String> {
+    fn ready(&self, sitter: &Sitter, greeting: &Bytes) -> Result<(), String> {
         let first = self.shared.greeting.get_or_init(|| greeting.clone());
-        if *first != greeting {
+        if first != greeting {
             return self.failed(
                 sitter,
                 Bytes::from_static(b"its greeting is not the one that the first worker gave"),
@@ -343,7 +343,7 @@ impl Keeper {
         result
     }
 
-    fn failed(&self, sitter: &mut Sitter, why: Bytes) -> Result<(), String> {
+    fn failed(&self, sitter: &Sitter, why: Bytes) -> Result<(), String> {
         self.event(
             Some(sitter.pid),
             &format!("cannot serve: {}", String::from_utf8_lossy(&why)),
@@ -420,7 +420,7 @@ impl Keeper {
             Ok(0) => printed.open = false,
             Ok(bytes) => {
                 printed.lines.feed(&buffer[..bytes], |text, cut| {
-                    self.line(*pid, stream, meter, text, cut)
+                    self.line(*pid, stream, meter, text, cut);
                 });
                 return true;
             }

@@ -318,7 +318,7 @@ impl World {
                 break;
             }
             for (id, verdict) in verdicts {
-                self.hear(id, verdict);
+                self.hear(id, &verdict);
             }
             for seat in nudges {
                 self.ask(seat);
@@ -594,9 +594,9 @@ impl World {
         );
     }
 
-    fn hear(&mut self, id: CallId, verdict: Verdict) {
+    fn hear(&mut self, id: CallId, verdict: &Verdict) {
         match verdict {
-            Verdict::Assigned(place) => {
+            &Verdict::Assigned(place) => {
                 let before = self.calls.insert(id, Some(place));
                 self.given_again += u64::from(before.flatten().is_some());
                 let time = self.upto(4);

@@ -1,7 +1,7 @@
 //! Nothing is left behind, however it ends.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -161,9 +161,15 @@ fn server() {
     number(&pool, "fork");
     number(&pool, "fork leaves");
     number(&pool, "fork leaves holds");
-    println!("mark {mark}");
-    println!("pid {}", std::process::id());
+    say(&format!("mark {mark}\npid {}", std::process::id()));
     thread::sleep(PATIENCE);
+}
+
+/// To the test that started this process.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{text}").unwrap();
+    stdout.flush().unwrap();
 }
 
 fn leaks() {
@@ -189,7 +195,7 @@ fn leaks() {
     assert_eq!((descriptors(), threads()), before);
     assert_eq!(shared_memory(), [""; 0]);
     assert_eq!(children_of(std::process::id()), []);
-    println!("\nclean");
+    say("\nclean");
 }
 
 fn descriptors() -> usize {
