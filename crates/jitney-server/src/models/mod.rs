@@ -3,6 +3,7 @@
 //! Discovery finds what the sources hold, the [`Catalog`] has them loaded, and a loaded one is a [`Lane`]. A model that cannot be loaded
 //! fails alone: the others serve, and its state says why.
 
+mod classes;
 mod discover;
 mod engines;
 mod entry;
