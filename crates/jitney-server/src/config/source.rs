@@ -120,6 +120,16 @@ impl FromStr for ModelSource {
 }
 
 impl SourceKind {
+    /// Where it lies on the disk, which the fake model does not.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            SourceKind::Onnx(path)
+            | SourceKind::Folder(path)
+            | SourceKind::Python { file: path, .. } => Some(path),
+            SourceKind::Echo(_) => None,
+        }
+    }
+
     fn parse(source: &str) -> SourceKind {
         if source == "echo" || source.starts_with("echo:") {
             return SourceKind::Echo(source.to_owned());

@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) version: String,
     /// How to load it, or why that cannot even be tried.
     pub(super) plan: Result<Plan, String>,
+    /// The files that it is made of, as far as they are known, whether they are there or not.
+    pub(super) files: Vec<PathBuf>,
     /// Its folder or file as a person would name it.
     origin: String,
     /// Versions of one model have the same group; models with the same name must not have different ones.
@@ -137,8 +139,15 @@ impl Search<'_> {
     ) -> Result<(), SourceError> {
         let name = source.name.as_deref().unwrap_or(fallback);
         check_name(name).map_err(SourceError::Name)?;
+        let files = source.kind.path().map(Path::to_owned).into_iter().collect();
         let plan = file.and_then(|file| self.plan(file, &Manifest::default(), Card::default()));
-        self.add(name.to_owned(), "1".to_owned(), source.origin(), plan);
+        self.add(
+            name.to_owned(),
+            "1".to_owned(),
+            source.origin(),
+            files,
+            plan,
+        );
         self.groups += 1;
         Ok(())
     }
@@ -180,12 +189,16 @@ impl Search<'_> {
         check_name(&name).map_err(SourceError::Name)?;
         let origin = folder.path.display().to_string();
         if folder.versions.is_empty() {
-            let plan = self.plan_in(folder, &folder.path);
-            self.add(name, "1".to_owned(), origin, plan);
+            let (files, plan) = (
+                folder.files(&folder.path),
+                self.plan_in(folder, &folder.path),
+            );
+            self.add(name, "1".to_owned(), origin, files, plan);
         } else {
             for version in &folder.versions {
-                let plan = self.plan_in(folder, &folder.path.join(version));
-                self.add(name.clone(), version.clone(), origin.clone(), plan);
+                let place = folder.path.join(version);
+                let (files, plan) = (folder.files(&place), self.plan_in(folder, &place));
+                self.add(name.clone(), version.clone(), origin.clone(), files, plan);
             }
         }
         self.groups += 1;
@@ -220,11 +233,19 @@ impl Search<'_> {
         }
     }
 
-    fn add(&mut self, name: String, version: String, origin: String, plan: Result<Plan, String>) {
+    fn add(
+        &mut self,
+        name: String,
+        version: String,
+        origin: String,
+        files: Vec<PathBuf>,
+        plan: Result<Plan, String>,
+    ) {
         self.found.push(Found {
             name,
             version,
             plan,
+            files,
             origin,
             group: self.groups,
         });
@@ -261,6 +282,18 @@ impl Folder {
             manifest: manifest.unwrap_or_else(|| Ok(Manifest::default())),
             versions,
         })
+    }
+
+    /// What speaks of the model that lies in that place.
+    fn files(&self, place: &Path) -> Vec<PathBuf> {
+        let said = self.manifest.as_ref().ok();
+        let named = said.and_then(|manifest| manifest.file.as_deref());
+        let models = match named {
+            Some(name) => vec![name],
+            None => vec![ONNX_FILE, PYTHON_FILE],
+        };
+        let models = models.into_iter().map(|name| place.join(name));
+        models.chain([self.path.join(MANIFEST)]).collect()
     }
 
     fn model_file(&self, manifest: &Manifest, place: &Path) -> Result<ModelFile, String> {

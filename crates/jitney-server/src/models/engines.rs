@@ -11,13 +11,17 @@ use super::discover::{self, ModelFile, Plan};
 use crate::config::Engine;
 
 /// Opens the model on this thread, which may take long.
-pub(super) fn open(plan: &Plan, python: Option<&Path>) -> Result<Box<dyn Model>, LoadError> {
+pub(super) fn open(
+    name: &str,
+    plan: &Plan,
+    python: Option<&Path>,
+) -> Result<Box<dyn Model>, LoadError> {
     let options = LoadOptions {
         threads: plan.settings.threads,
     };
     let path = match &plan.file {
         ModelFile::Echo(text) => return Ok(Box::new(Echo::parse(text)?)),
-        ModelFile::Python { file, class } => return run_python(file, class.as_deref()),
+        ModelFile::Python { file, class } => return run_python(name, file, class.as_deref()),
         ModelFile::Onnx(path) => path,
     };
     let engine = match plan.settings.engine {
@@ -29,14 +33,14 @@ pub(super) fn open(plan: &Plan, python: Option<&Path>) -> Result<Box<dyn Model>,
     load::onnx(path, engine, &options, python)
 }
 
-fn run_python(file: &Path, class: Option<&str>) -> Result<Box<dyn Model>, LoadError> {
+fn run_python(name: &str, file: &Path, class: Option<&str>) -> Result<Box<dyn Model>, LoadError> {
     let class = match class {
         Some(class) => class.to_owned(),
         None => only_model(file)
             .map_err(|why| LoadError::new(why).about(&file.display().to_string()))?,
     };
     Err(LoadError::new(format!(
-        "{}:{class}: Python models are not part of this build yet",
+        "{name}: {}:{class}: Python models are not part of this build yet",
         file.display()
     )))
 }
