@@ -68,6 +68,11 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "process",
+                siblings: &["lock"],
+                foreign: &[],
+            },
+            Module {
                 name: "clock",
                 siblings: &["sync"],
                 foreign: &[],
@@ -144,6 +149,11 @@ const CRATES: &[Rules] = &[
                 name: "ort",
                 siblings: ENGINE,
                 foreign: &["ort"],
+            },
+            Module {
+                name: "python",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &["jitney", "serde", "serde_json"],
             },
             Module {
                 name: "load",

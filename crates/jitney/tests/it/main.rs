@@ -12,6 +12,8 @@ mod cancel;
 mod defects;
 mod group;
 mod orphans;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
 mod random;
 mod support;
 mod tree;
