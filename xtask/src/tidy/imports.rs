@@ -198,7 +198,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &["net"],
+                siblings: &[],
                 foreign: &["serde", "toml"],
             },
             Module {
@@ -224,7 +224,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "failure", "models", "observe", "protocol",
+                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },
