@@ -5,6 +5,8 @@ pub mod cancel;
 pub mod clock;
 pub mod group;
 mod lock;
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub mod process;
 mod sync;
 pub mod tree;
 

@@ -68,6 +68,11 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "process",
+                siblings: &["lock"],
+                foreign: &[],
+            },
+            Module {
                 name: "clock",
                 siblings: &["sync"],
                 foreign: &[],
@@ -146,6 +151,11 @@ const CRATES: &[Rules] = &[
                 foreign: &["ort"],
             },
             Module {
+                name: "python",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &["jitney", "serde", "serde_json"],
+            },
+            Module {
                 name: "load",
                 siblings: &["contract", "spec", "tensor", "onnx", "ort"],
                 foreign: &[],
@@ -188,7 +198,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &["net"],
+                siblings: &[],
                 foreign: &["serde", "toml"],
             },
             Module {
@@ -214,7 +224,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "failure", "models", "observe", "protocol",
+                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },

@@ -379,6 +379,8 @@ impl<M: Model> Shared<M> {
         let shared = self.clone();
         let keep = move || {
             shared.keep(&make);
+            // What the instances are made from has ended too when this is said.
+            drop(make);
             ended.send_replace(true);
         };
         let keeper = thread::Builder::new().name(format!("{} keeper", self.name));

@@ -58,6 +58,8 @@ pub mod simulation;
 #[cfg(test)]
 mod simulation;
 mod ticket;
+#[cfg(doctest)]
+mod unwritable;
 #[cfg(test)]
 mod workloads;
 

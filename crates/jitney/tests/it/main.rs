@@ -9,8 +9,11 @@
 mod batch;
 mod batch_terms;
 mod cancel;
+mod defects;
 mod group;
 mod orphans;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
 mod random;
 mod support;
 mod tree;
