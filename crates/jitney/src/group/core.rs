@@ -211,7 +211,7 @@ impl Core {
     /// The result, once everything has ended.
     pub(super) fn conclude<T, E: 'static>(&self, value: Option<T>) -> Result<T, GroupError<E>> {
         let mut ledger = self.around.close_ledger();
-        if self.tasks.cancel.cause() == Some(Cause::SiblingSucceeded) {
+        if self.has_succeeded() {
             ledger.retain(|failure| self.counts_beside_a_success(failure));
         }
         match (ledger.into_error(), value) {
@@ -227,6 +227,14 @@ impl Core {
                 omitted: 0,
             }),
         }
+    }
+
+    /// Whether one success was enough, and came. A scope inside a task that was not needed is cancelled for the same cause.
+    fn has_succeeded(&self) -> bool {
+        let tasks = &self.tasks.cancel;
+        self.policy == Policy::FirstSuccess
+            && tasks.cause() == Some(Cause::SiblingSucceeded)
+            && !tasks.is_inherited()
     }
 
     fn counts_beside_a_success(&self, failure: &Kept) -> bool {

@@ -109,7 +109,10 @@ impl Unwinding {
         drop(runtime.spawn(async move {
             // Captured whole, because the place must be given back after everything else is dropped.
             let (unwinding, OwnersPlace(core)) = &mut debt;
-            std::future::poll_fn(|cx| core.around.lease.poll_alone(cx)).await;
+            // What is being cleaned up is a member itself, and began when the tasks had ended.
+            if unwinding.current.is_none() {
+                std::future::poll_fn(|cx| core.around.lease.poll_alone(cx)).await;
+            }
             std::future::poll_fn(|cx| unwinding.poll(core, cx)).await;
         }));
     }

@@ -317,7 +317,9 @@ fn holds_on(runtime: &tokio::runtime::Runtime, plan: Plan) {
         Ok(())
     });
     // What the dropped ones failed with comes here.
-    lab.read(&runtime.block_on(outer));
+    let patience = Duration::from_secs(600);
+    let outcome = runtime.block_on(async { tokio::time::timeout(patience, outer).await });
+    lab.read(&outcome.expect("it never ends"));
     assert_eq!(*lab.complaints.lock().unwrap(), [""; 0]);
     assert_eq!(lab.alive.count(), 0);
     let told = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
