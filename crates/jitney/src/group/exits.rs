@@ -139,7 +139,10 @@ fn run(
         AssertUnwindSafe(cleanup).catch_unwind(),
     );
     async move {
-        let kind = match cleanup.await {
+        let ended = cleanup.await;
+        let task = TaskInfo::of(&node);
+        node.leave();
+        let kind = match ended {
             Ok(Ok(Ok(()))) => return None,
             Ok(Ok(Err(error))) => FailureKind::Cleanup {
                 message: bounded(&error),
@@ -151,8 +154,6 @@ fn run(
                 message: message(&*panic),
             },
         };
-        let task = TaskInfo::of(&node);
-        node.leave();
         Some(Failure { task, kind })
     }
 }

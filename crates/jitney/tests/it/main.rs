@@ -8,6 +8,7 @@
 
 mod batch;
 mod cancel;
+mod exits;
 mod group;
 mod orphans;
 mod random;
