@@ -18,10 +18,18 @@ tokio::task_local! {
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) scope: Arc<Surroundings>,
-    /// The task or scope it is polled in; none outside of any.
-    pub(super) node: Option<Node>,
-    /// What belongs to this task alone; none for what is no task.
-    pub(super) own: Option<Arc<dyn Own>>,
+    pub(super) holder: Holder,
+}
+
+/// Whose future is polled.
+#[derive(Clone)]
+pub(super) enum Holder {
+    /// That of a task, which can be cancelled alone.
+    Task(Arc<dyn Own>),
+    /// That of a scope, or something in a task that has a time limit.
+    Place(Node),
+    /// Something that has a time limit outside of any scope.
+    Nobody,
 }
 
 impl Context {
@@ -31,9 +39,17 @@ impl Context {
 
     /// What the task should obey: its own request to stop, which follows that of its group.
     pub(super) fn cancel(&self) -> Cancel {
-        match &self.own {
-            Some(own) => own.personal().cancel_below(&self.scope.cancel),
-            None => self.scope.cancel.clone(),
+        match &self.holder {
+            Holder::Task(own) => own.personal().cancel_below(&self.scope.cancel),
+            Holder::Place(_) | Holder::Nobody => self.scope.cancel.clone(),
+        }
+    }
+
+    pub(super) fn node(&self) -> Option<&Node> {
+        match &self.holder {
+            Holder::Task(own) => Some(own.node()),
+            Holder::Place(node) => Some(node),
+            Holder::Nobody => None,
         }
     }
 
@@ -42,7 +58,7 @@ impl Context {
     }
 
     pub(super) fn member(&self) -> Option<u64> {
-        self.node.as_ref().map(Node::id)
+        self.node().map(Node::id)
     }
 
     /// Runs `act` for this place, and for all those whose dropping would drop the future that runs here.
@@ -208,6 +224,6 @@ impl Deadline {
 impl Node {
     /// The node of the running task or scope, if it was started by a [`Scope`](crate::Scope).
     pub fn current() -> Option<Node> {
-        CONTEXT.try_with(|context| context.node.clone()).ok()?
+        CONTEXT.try_with(|context| context.node().cloned()).ok()?
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::cancel::{Cancel, Cause};
 use crate::lock::lock;
+use crate::tree::Node;
 
 /// The value a task will give. Dropping it discards the value, never the task: the group waits for that in any case.
 ///
@@ -34,23 +35,21 @@ use crate::lock::lock;
 #[must_use = "dropping a handle discards the task's value, never the task: say so with drop(..)"]
 pub struct Handle<T> {
     slot: Arc<Slot<T>>,
-    id: u64,
-    name: Arc<str>,
 }
 
 impl<T> Handle<T> {
-    pub(super) fn new(slot: Arc<Slot<T>>, id: u64, name: Arc<str>) -> Handle<T> {
-        Handle { slot, id, name }
+    pub(super) fn new(slot: Arc<Slot<T>>) -> Handle<T> {
+        Handle { slot }
     }
 
     /// The task's id in the tree.
     pub fn id(&self) -> u64 {
-        self.id
+        self.slot.node.id()
     }
 
     /// The task's name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.slot.node.name()
     }
 
     /// Asks this task alone to stop; it is dropped after the grace of its scope. That is no failure of the group.
@@ -90,7 +89,7 @@ impl<T> Drop for Handle<T> {
 
 impl<T> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({} #{})", self.name, self.id)
+        write!(f, "Handle({} #{})", self.name(), self.id())
     }
 }
 
@@ -104,6 +103,7 @@ pub struct Cancelled {
 
 /// What a task and its handle share.
 pub(super) struct Slot<T> {
+    node: Node,
     value: Mutex<Value<T>>,
     personal: Personal,
 }
@@ -118,11 +118,16 @@ enum Value<T> {
 }
 
 impl<T> Slot<T> {
-    pub(super) fn new() -> Arc<Slot<T>> {
+    pub(super) fn new(node: Node) -> Arc<Slot<T>> {
         Arc::new(Slot {
+            node,
             value: Mutex::new(Value::Awaited(None)),
             personal: Personal::default(),
         })
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
     }
 
     pub(super) fn personal(&self) -> &Personal {
@@ -146,10 +151,15 @@ impl<T> Slot<T> {
 
 /// A slot of whatever type.
 pub(super) trait Own: Send + Sync {
+    fn node(&self) -> &Node;
     fn personal(&self) -> &Personal;
 }
 
 impl<T: Send> Own for Slot<T> {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
     fn personal(&self) -> &Personal {
         &self.personal
     }

@@ -44,6 +44,8 @@ mod core;
 mod error;
 mod exits;
 mod handle;
+#[cfg(all(test, feature = "model-check"))]
+mod interleavings;
 mod lease;
 mod scope;
 mod spawn;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::context::{CONTEXT, Context, Shield, Surroundings};
+use super::context::{CONTEXT, Context, Holder, Shield, Surroundings};
 use super::core::below;
 use super::lease::Place;
 use crate::cancel::{Cancel, Cause};
@@ -143,7 +143,7 @@ pub(super) async fn enforce<F: Future>(
     let open = Open::new(bound, outer.as_ref(), &limit);
     let outcome = {
         let _shield = (bound == Bound::Shield).then(|| Shield::raise(outer.clone()));
-        let mut work = pin!(CONTEXT.scope(open.context(outer), future));
+        let mut work = pin!(CONTEXT.scope(open.context(outer.as_ref()), future));
         // A future that uses up its budget in every poll must not keep the alarm from being heard.
         let alarm = tokio::time::sleep_until(limit.deadline.into());
         let mut alarm = pin!(tokio::task::unconstrained(alarm));
@@ -182,11 +182,12 @@ impl Open {
         }
     }
 
-    fn context(&self, outer: Option<Context>) -> Context {
+    fn context(&self, outer: Option<&Context>) -> Context {
         Context {
             scope: self.around.clone(),
-            node: outer.and_then(|outer| outer.node),
-            own: None,
+            holder: outer
+                .and_then(|outer| outer.node().cloned())
+                .map_or(Holder::Nobody, Holder::Place),
         }
     }
 

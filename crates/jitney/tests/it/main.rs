@@ -13,4 +13,5 @@ mod group;
 mod orphans;
 mod random;
 mod support;
+mod timeout;
 mod tree;
