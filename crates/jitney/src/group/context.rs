@@ -1,6 +1,6 @@
 //! What a task knows about where it runs.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::error::{Kept, Ledger};
 use super::handle::Own;
@@ -46,11 +46,7 @@ impl Context {
     }
 
     pub(super) fn node(&self) -> Option<&Node> {
-        match &self.holder {
-            Holder::Task(own) => Some(own.node()),
-            Holder::Place(node) => Some(node),
-            Holder::Nobody => None,
-        }
+        self.holder.node()
     }
 
     pub(super) fn within(&self) -> Within {
@@ -76,6 +72,16 @@ impl Context {
     }
 }
 
+impl Holder {
+    pub(super) fn node(&self) -> Option<&Node> {
+        match self {
+            Holder::Task(own) => Some(own.node()),
+            Holder::Place(node) => Some(node),
+            Holder::Nobody => None,
+        }
+    }
+}
+
 /// What a scope, or a time limit, is to what runs inside it.
 pub(super) struct Surroundings {
     pub(super) cancel: Cancel,
@@ -89,6 +95,10 @@ pub(super) struct Surroundings {
     /// Which member is part of the future that opened this.
     body: Option<u64>,
     opened_in: Option<(Arc<Surroundings>, Option<u64>)>,
+    /// The scope or time limit that was opened last inside.
+    inside: Mutex<Weak<Surroundings>>,
+    /// The name of the scope.
+    name: Option<Arc<str>>,
 }
 
 /// Takes failures that have no scope left to report them.
@@ -106,6 +116,7 @@ impl Surroundings {
             ledger: Mutex::new(Ledger::open()),
             on_orphan,
             body: Some(body.id()),
+            name: Some(body.shared_name()),
             ..Surroundings::of_limit(outer, cancel)
         }
     }
@@ -121,6 +132,8 @@ impl Surroundings {
             shielded: Mutex::new(Vec::new()),
             body: outer.and_then(Context::member),
             opened_in: outer.map(|outer| (outer.scope.clone(), outer.member())),
+            inside: Mutex::new(Weak::new()),
+            name: None,
         }
     }
 
@@ -135,7 +148,29 @@ impl Surroundings {
             shielded: Mutex::new(Vec::new()),
             body: None,
             opened_in: Some((scope.clone(), None)),
+            inside: Mutex::new(Weak::new()),
+            name: None,
         }
+    }
+
+    /// Has the one around know that this is open.
+    pub(super) fn opened(self: Arc<Surroundings>) -> Arc<Surroundings> {
+        if let Some((around, _)) = &self.opened_in {
+            let before = std::mem::replace(&mut *lock(&around.inside), Arc::downgrade(&self));
+            drop(before);
+        }
+        self
+    }
+
+    /// The names of the scopes that are open inside, as far as the youngest in each tells: outermost first.
+    pub(super) fn names_inside(&self) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        let mut next = lock(&self.inside).upgrade();
+        while let Some(inside) = next {
+            names.extend(inside.name.clone());
+            next = lock(&inside.inside).upgrade();
+        }
+        names
     }
 
     /// Keeps a failure here, or if this is gone with the nearest scope that is not, or gives it to the nearest hook.

@@ -65,7 +65,7 @@ impl Core {
         };
         let (cancel, alarm) = below(outer.as_ref(), limit);
         let around = Surroundings::of_scope(outer.as_ref(), cancel, &node, settings.on_orphan);
-        let around = Arc::new(around);
+        let around = Arc::new(around).opened();
         let tasks = match settings.policy {
             Policy::FirstSuccess => Arc::new(Surroundings::of_part(&around, Place::Member)),
             Policy::CancelSiblings | Policy::Isolate => around.clone(),

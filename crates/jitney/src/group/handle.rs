@@ -64,24 +64,20 @@ impl<T> Future for Handle<T> {
     type Output = Result<T, Cancelled>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mine = Value::Awaited(Some(cx.waker().clone()));
-        let mut value = lock(&self.slot.value);
-        let before = match *value {
-            Value::Awaited(_) => std::mem::replace(&mut *value, mine),
-            _ => std::mem::replace(&mut *value, Value::Taken),
-        };
-        // Dropping a waker may run foreign code, which must not find the lock taken.
-        drop(value);
-        match before {
-            Value::Ready(outcome) => Poll::Ready(outcome),
-            Value::Awaited(_) | Value::Taken | Value::Unwanted => Poll::Pending,
+        if let Some(outcome) = self.slot.take() {
+            return Poll::Ready(outcome);
         }
+        // Cloning and dropping a waker may run foreign code, which must not find the lock taken.
+        let waker = Value::Awaited(Some(cx.waker().clone()));
+        let before = self.slot.replace_unless_ready(waker);
+        drop(before);
+        self.slot.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        let value = std::mem::replace(&mut *lock(&self.slot.value), Value::Unwanted);
+        let value = self.slot.replace(Value::Unwanted);
         // Values are foreign code, which must not find the lock taken.
         drop(value);
     }
@@ -132,6 +128,29 @@ impl<T> Slot<T> {
 
     pub(super) fn personal(&self) -> &Personal {
         &self.personal
+    }
+
+    fn take(&self) -> Option<Result<T, Cancelled>> {
+        let mut value = lock(&self.value);
+        match std::mem::replace(&mut *value, Value::Taken) {
+            Value::Ready(outcome) => Some(outcome),
+            other => {
+                *value = other;
+                None
+            }
+        }
+    }
+
+    fn replace(&self, new: Value<T>) -> Value<T> {
+        std::mem::replace(&mut *lock(&self.value), new)
+    }
+
+    /// Puts a waker in the place of another; gives it back if nothing will wake it any more.
+    fn replace_unless_ready(&self, waker: Value<T>) -> Value<T> {
+        match &mut *lock(&self.value) {
+            value @ Value::Awaited(_) => std::mem::replace(value, waker),
+            _ => waker,
+        }
     }
 
     /// Gives the outcome to the handle, or back if that is gone.

@@ -42,6 +42,29 @@ async fn the_error_says_which_deadline_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_error_says_where_the_work_was_stuck() {
+    let fetch = async || {
+        let scope = Scope::named("fetch").run(async |_: Group<Text>| never().await);
+        Scope::named("over")
+            .run(async |_: Group<Text>| Ok(()))
+            .await
+            .unwrap();
+        drop(scope.await);
+    };
+    let in_a_task = Scope::named("request").run(async |group: Group<Text>| {
+        let task = group
+            .named("page")
+            .spawn(async move { Ok(timeout(SECOND, fetch()).await) });
+        task.await.map_err(|_| "cancelled")
+    });
+    let elapsed = in_a_task.await.unwrap().unwrap_err();
+    assert_eq!(elapsed.stuck.as_deref(), Some("page > fetch"));
+    assert!(elapsed.to_string().ends_with(" while in page > fetch"));
+    let elapsed = timeout(SECOND, fetch()).await.unwrap_err();
+    assert_eq!(elapsed.stuck.as_deref(), Some("fetch"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_nested_deadlines_the_earliest_passes_and_is_named() {
     for (outer, inner, passed) in [
         (1, 2, "outer"),
