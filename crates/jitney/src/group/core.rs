@@ -197,7 +197,7 @@ impl Core {
         }
         match group.limit() {
             Some(limit) if cause == Cause::Deadline => {
-                Some(FailureKind::TimedOut(limit.elapsed(None)))
+                Some(FailureKind::TimedOut(Box::new(limit.elapsed(None))))
             }
             _ => group
                 .is_inherited()

@@ -8,6 +8,7 @@
 
 mod batch;
 mod cancel;
+mod compared;
 mod exits;
 mod group;
 mod orphans;
