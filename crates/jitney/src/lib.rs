@@ -3,12 +3,20 @@
 pub mod batch;
 pub mod cancel;
 pub mod clock;
+pub mod gather;
 pub mod group;
 mod lock;
+mod outcome;
+mod race;
+pub mod retry;
 mod sync;
 pub mod tree;
 
 pub use cancel::{Cancel, Cause, Deadline};
+pub use gather::{Gather, NotEnough, Settled, Winner, gather, gather_stream};
 pub use group::{
     Cancelled, Failure, FailureKind, Group, GroupError, Handle, Policy, Scope, TaskInfo,
 };
+pub use outcome::Outcome;
+pub use race::{first, first_ok, hedge};
+pub use retry::{Budget, Retry};

@@ -51,3 +51,4 @@ pub use error::{FAILURES_MAX, Failure, FailureKind, GroupError, PANIC_MESSAGE_MA
 pub use handle::{Cancelled, Handle};
 pub use scope::{Policy, Scope};
 pub use spawn::Group;
+pub(crate) use task::message as panic_message;
