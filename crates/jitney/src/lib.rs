@@ -1,10 +1,12 @@
 //! Structured concurrency and dynamic batching for services that call models.
 
+mod background;
 pub mod batch;
 pub mod cancel;
 pub mod clock;
 pub mod gather;
 pub mod group;
+mod jobs;
 mod lock;
 mod outcome;
 mod race;
@@ -12,11 +14,13 @@ pub mod retry;
 mod sync;
 pub mod tree;
 
+pub use background::{Background, Drained, Refusal, Refused};
 pub use cancel::{Cancel, Cause, Deadline};
 pub use gather::{Gather, NotEnough, Settled, Winner, gather, gather_stream};
 pub use group::{
     Cancelled, Failure, FailureKind, Group, GroupError, Handle, Policy, Scope, TaskInfo,
 };
+pub use jobs::{DeadLetter, JobSettings, JobStats, Jobs};
 pub use outcome::Outcome;
 pub use race::{first, first_ok, hedge};
 pub use retry::{Budget, Retry};

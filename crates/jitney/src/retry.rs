@@ -227,7 +227,8 @@ impl<E: fmt::Display> fmt::Display for GaveUp<E> {
             attempts,
             reason,
         } = self;
-        write!(f, "gave up after {attempts} of its attempts, because {reason}: {error}")
+        let s = if *attempts == 1 { "" } else { "s" };
+        write!(f, "gave up after {attempts} attempt{s}, because {reason}: {error}")
     }
 }
 

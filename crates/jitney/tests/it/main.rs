@@ -8,6 +8,7 @@
 
 mod batch;
 mod cancel;
+mod gather;
 mod group;
 mod orphans;
 mod random;
