@@ -6,11 +6,14 @@
     reason = "a test fails by panicking"
 )]
 
+mod background;
 mod batch;
 mod cancel;
 mod gather;
 mod group;
 mod orphans;
+mod race;
 mod random;
+mod retry;
 mod support;
 mod tree;
