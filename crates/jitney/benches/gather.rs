@@ -32,7 +32,11 @@ mod ready_at_once {
     #[divan::bench]
     fn gather(bencher: Bencher<'_, '_>) {
         run(bencher, || async {
-            jitney::gather((0..ITEMS).map(ready)).limit(LIMIT).all().await.unwrap_or_default()
+            jitney::gather((0..ITEMS).map(ready))
+                .limit(LIMIT)
+                .all()
+                .await
+                .unwrap_or_default()
         });
     }
 
@@ -52,7 +56,11 @@ mod pending_once {
     #[divan::bench]
     fn gather(bencher: Bencher<'_, '_>) {
         run(bencher, || async {
-            jitney::gather((0..ITEMS).map(once_pending)).limit(LIMIT).all().await.unwrap_or_default()
+            jitney::gather((0..ITEMS).map(once_pending))
+                .limit(LIMIT)
+                .all()
+                .await
+                .unwrap_or_default()
         });
     }
 
@@ -82,7 +90,9 @@ mod as_tasks {
         run(bencher, || async {
             #[expect(clippy::disallowed_methods, reason = "it is what we are compared with")]
             let handles = stream::iter((0..ITEMS).map(|number| tokio::spawn(ready(number))));
-            let buffered = handles.buffered(LIMIT).map(|joined| joined.unwrap_or(Ok(0)));
+            let buffered = handles
+                .buffered(LIMIT)
+                .map(|joined| joined.unwrap_or(Ok(0)));
             buffered.try_collect::<Vec<_>>().await.unwrap_or_default()
         });
     }
@@ -93,7 +103,10 @@ fn run<F>(bencher: Bencher<'_, '_>, gather: impl Fn() -> F + Sync)
 where
     F: Future<Output = Vec<u64>>,
 {
-    #[expect(clippy::expect_used, reason = "without a runtime there is nothing to measure")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without a runtime there is nothing to measure"
+    )]
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

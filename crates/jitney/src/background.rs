@@ -324,13 +324,15 @@ impl Driver {
     async fn run<G>(mut self) -> Result<(), G> {
         let scope = Scope::named("work").policy(Policy::Isolate);
         let body = async |group: Group<Infallible>| {
+            let work = async {
+                feed(&mut self.queue, &self.closing, &group).await;
+                self.outstanding.close();
+                self.outstanding.wait().await;
+            };
             tokio::select! {
                 biased;
                 cause = self.stop.cancelled() => group.cancel(cause),
-                () = feed(&mut self.queue, &self.closing, &group) => {
-                    self.outstanding.close();
-                    self.outstanding.wait().await;
-                }
+                () = work => {}
             }
             Ok(())
         };

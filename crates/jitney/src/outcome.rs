@@ -94,10 +94,7 @@ impl<T, E: fmt::Display> fmt::Display for Outcome<T, E> {
 }
 
 /// Polls a future, and makes a panic its outcome.
-pub(crate) fn poll_caught<F, T, E>(
-    future: Pin<&mut F>,
-    cx: &mut Context<'_>,
-) -> Poll<Outcome<T, E>>
+pub(crate) fn poll_caught<F, T, E>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Outcome<T, E>>
 where
     F: Future<Output = Result<T, E>>,
 {

@@ -228,7 +228,10 @@ impl<E: fmt::Display> fmt::Display for GaveUp<E> {
             reason,
         } = self;
         let s = if *attempts == 1 { "" } else { "s" };
-        write!(f, "gave up after {attempts} attempt{s}, because {reason}: {error}")
+        write!(
+            f,
+            "gave up after {attempts} attempt{s}, because {reason}: {error}"
+        )
     }
 }
 

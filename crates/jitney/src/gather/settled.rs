@@ -116,7 +116,11 @@ impl<T, E: fmt::Display> fmt::Display for NotEnough<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NotEnough { wanted, settled } = self;
         let oks = settled.oks().count();
-        write!(f, "{wanted} had to succeed, but only {oks} of {} did", settled.len())?;
+        write!(
+            f,
+            "{wanted} had to succeed, but only {oks} of {} did",
+            settled.len()
+        )?;
         settled.errors().try_for_each(|(index, error)| match error {
             // They follow from the others.
             Outcome::Cancelled(_) => Ok(()),

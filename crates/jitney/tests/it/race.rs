@@ -10,11 +10,7 @@ type Text = &'static str;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// After so many seconds this result, while a guard is alive.
-async fn after(
-    alive: Alive,
-    seconds: u32,
-    result: Result<u32, Text>,
-) -> Result<u32, Text> {
+async fn after(alive: Alive, seconds: u32, result: Result<u32, Text>) -> Result<u32, Text> {
     let _guard = alive.guard();
     tokio::time::sleep(SECOND * seconds).await;
     result
@@ -32,7 +28,7 @@ async fn losers_have_ended_with_what_they_started() {
                 drop(group.spawn(async move {
                     let _guard = alive.guard();
                     let cause = jitney::Cancel::current().cancelled().await;
-                    assert_eq!(cause, Cause::ParentGone);
+                    assert_eq!(cause, Cause::SiblingFailed);
                     tokio::time::sleep(SECOND).await;
                     Ok(())
                 }));
@@ -41,15 +37,17 @@ async fn losers_have_ended_with_what_they_started() {
             outcome.await.map_err(|_| "cut off")
         }
     };
-    let contenders: [futures_util::future::BoxFuture<'static, _>; 2] = [
-        Box::pin(loser),
-        Box::pin(after(alive.clone(), 5, Ok(7))),
-    ];
+    let contenders: [futures_util::future::BoxFuture<'static, _>; 2] =
+        [Box::pin(loser), Box::pin(after(alive.clone(), 5, Ok(7)))];
     let began = tokio::time::Instant::now();
     let winner = first(contenders).await.unwrap();
     assert_eq!((winner.index, winner.value), (1, 7));
     assert_eq!((alive.count(), alive.peak()), (0, 2));
-    assert_eq!(began.elapsed().as_secs(), 6, "it did not wait for the loser's clean-up");
+    assert_eq!(
+        began.elapsed().as_secs(),
+        6,
+        "it did not wait for the loser's clean-up"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,8 +68,14 @@ async fn first_ends_with_a_failure_and_first_ok_does_not() {
     };
     let missed = first(contenders()).await.unwrap_err();
     let cut = Outcome::Cancelled(Cause::SiblingFailed);
-    assert_eq!(missed.settled.outcomes(), [cut.clone(), Outcome::Err("a"), cut]);
-    assert_eq!(missed.to_string(), "1 had to succeed, but only 0 of 3 did; item 1: a");
+    assert_eq!(
+        missed.settled.outcomes(),
+        [cut.clone(), Outcome::Err("a"), cut]
+    );
+    assert_eq!(
+        missed.to_string(),
+        "1 had to succeed, but only 0 of 3 did; item 1: a"
+    );
     assert_eq!(first_ok(contenders()).await.unwrap().value, 3);
     let all_fail = [2, 1].map(|seconds| after(alive.clone(), seconds, Err("down")));
     let missed = first_ok(all_fail).await.unwrap_err();
