@@ -58,4 +58,5 @@ pub use error::{
 pub use handle::{Cancelled, Handle};
 pub use scope::{Policy, Scope, scope};
 pub use spawn::{Group, NotReady, Ready};
+pub(crate) use task::message as panic_message;
 pub use timeout::{move_on_after, shield, timeout};
