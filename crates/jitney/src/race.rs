@@ -117,10 +117,7 @@ where
     E: Send + 'static,
 {
     let first = stream::once(std::future::ready(make()));
-    let second = stream::once(async move {
-        tokio::time::sleep(delay).await;
-        make()
-    });
+    let second = stream::once(tokio::time::sleep(delay)).map(move |()| make());
     let attempts = gather_stream(first.chain(second)).named("hedge");
     attempts.parallel().first_ok_in_time().await
 }

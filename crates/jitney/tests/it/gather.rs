@@ -323,7 +323,7 @@ async fn a_limit_of_zero_is_one() {
 #[tokio::test]
 async fn the_plain_form_borrows_and_need_not_be_send() {
     let seen = Cell::new(0);
-    let texts = vec!["a".to_owned(), "bc".to_owned()];
+    let texts = ["a".to_owned(), "bc".to_owned()];
     let lengths = gather(texts.iter().map(async |text| {
         seen.set(seen.get() + 1);
         tokio::task::yield_now().await;
@@ -420,10 +420,11 @@ async fn other_tasks_have_their_turn_while_all_items_are_ready() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_may_take_its_time() {
     for mode in MODES {
-        let input = stream::iter(0..5).then(async |index| {
+        let every_second = stream::iter(0..5).then(async |index| {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            async move { Ok::<_, Text>(index) }
+            index
         });
+        let input = every_second.map(async |index| Ok::<_, Text>(index));
         let gather = gather_stream(input);
         let values = match mode {
             Mode::Inline => gather.all().await,

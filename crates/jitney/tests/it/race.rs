@@ -86,7 +86,8 @@ async fn first_ends_with_a_failure_and_first_ok_does_not() {
 async fn a_hedge_is_made_late_and_only_if_needed() {
     // How long each attempt takes and what it gives; the delay is five seconds. Then: attempts made, the result, and when.
     type Row = (u32, Result<u32, Text>, u32, Result<u32, Text>);
-    let table: [(Row, usize, Result<u32, Vec<Text>>, u64); 7] = [
+    type Expected = Result<u32, Vec<Text>>;
+    let table: [(Row, usize, Expected, u64); 7] = [
         ((1, Ok(1), 1, Ok(2)), 1, Ok(1), 1),
         ((9, Ok(1), 1, Ok(2)), 2, Ok(2), 6),
         ((9, Ok(1), 60, Ok(2)), 2, Ok(1), 9),
