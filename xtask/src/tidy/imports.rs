@@ -54,12 +54,22 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "group",
-                siblings: &["cancel", "lock", "tree"],
+                siblings: &["cancel", "close", "deadline", "lock", "sync", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "close",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
                 name: "cancel",
-                siblings: &["lock"],
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "deadline",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
@@ -198,7 +208,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &["net"],
+                siblings: &[],
                 foreign: &["serde", "toml"],
             },
             Module {
@@ -224,7 +234,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "failure", "models", "observe", "protocol",
+                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },
