@@ -54,12 +54,22 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "group",
-                siblings: &["cancel", "lock", "tree"],
+                siblings: &["cancel", "close", "deadline", "lock", "sync", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "close",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
                 name: "cancel",
-                siblings: &["lock"],
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "deadline",
+                siblings: &[],
                 foreign: &[],
             },
             Module {

@@ -3,7 +3,10 @@ def boot():
     import sys
 
     if sys.version_info < (3, 9):
-        text = '{"error": "expected CPython 3.9 or newer, got %d.%d.%d", "where": null, "traceback": null}' % sys.version_info[:3]
+        text = (
+            '{"error": "expected CPython 3.9 or newer, got %d.%d.%d", "where": null, "traceback": null}'
+            % sys.version_info[:3]
+        )
         import struct
 
         os.write(0, struct.pack("<IBBHQQQ", len(text), 66, 0, 0, 0, 0, 0) + text.encode())

@@ -93,7 +93,65 @@ fn is_plain(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use jitney::process::Stream;
+    use tracing::field::{Field, Visit};
+    use tracing::span;
+
     use super::*;
+
+    /// Keeps the fields of each event.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<String>>>);
+
+    struct Fields(Vec<String>);
+
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.0.push(format!("{field}={value:?}"));
+        }
+    }
+
+    impl tracing::Subscriber for Kept {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = Fields(Vec::new());
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0.join(" "));
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn printed_lines_say_who_printed_them() {
+        let kept = Kept::default();
+        tracing::subscriber::with_default(kept.clone(), || {
+            logger("digits")(Output::Line {
+                worker: 2,
+                pid: 77,
+                stream: Stream::Err,
+                text: "red \u{1b}[31m",
+                cut: true,
+            });
+        });
+        let expected = r#"message=red \u{1b}[31m… model="digits" worker=2 stream="stderr""#;
+        assert_eq!(*kept.0.lock().unwrap(), [expected]);
+    }
 
     #[test]
     fn nothing_printed_can_pass_for_another_line() {

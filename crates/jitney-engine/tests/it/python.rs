@@ -1,5 +1,6 @@
 //! Models in Python, in real worker processes.
 
+mod batched;
 mod faults;
 mod loading;
 mod modes;

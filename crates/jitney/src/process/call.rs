@@ -1,5 +1,6 @@
 //! One call, on its caller's thread.
 
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,10 +117,12 @@ impl<'a> Calling<'a> {
         if self.request.left.is_some() {
             channel.flag(place.slot, self.id, &self.flags);
         }
-        let filled = match self.bytes > INLINE_MAX as u64 {
-            true => channel.fill(place.slot, self.request.payload, self.bytes),
-            false => Ok(()),
-        };
+        if self.bytes > INLINE_MAX as u64
+            && let Err(error) = channel.fill(place.slot, self.request.payload, self.bytes)
+        {
+            self.withdraw(place, &error);
+            return None;
+        }
         let run = Run {
             id: self.id,
             place,
@@ -127,21 +130,44 @@ impl<'a> Calling<'a> {
             bytes: self.bytes,
             remaining: self.remaining(),
         };
+        self.send_in_turn(&channel, &run)
+            .then_some(Sent { channel, place })
+    }
+
+    /// Sends the run behind those that were sent before, if its place is still its own.
+    fn send_in_turn(&self, channel: &Channel, run: &Run<'_>) -> bool {
         let turn = lock(&channel.sending);
-        let wanted = self.desk.with(None, |inner| {
-            inner.supervisor.sent(self.id, place, Instant::now())
-        });
-        let stalled = || self.desk.bell(place.seat).ring();
+        if !self.desk.with(None, |inner| {
+            inner.supervisor.sent(self.id, run.place, Instant::now())
+        }) {
+            return false;
+        }
+        let stalled = || self.desk.bell(run.place.seat).ring();
         // A channel that cannot be written is at its end: its keeper sees that, and the supervisor decides.
-        if wanted
-            && filled
-                .and_then(|()| channel.send_run(&run, stalled))
-                .is_err()
-        {
+        if let Err(error) = channel.send_run(run, stalled) {
             channel.link.shut();
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) {
+                self.desk
+                    .with(None, |inner| inner.supervisor.unsent(self.id, run.place));
+            }
         }
         drop(turn);
-        wanted.then_some(Sent { channel, place })
+        true
+    }
+
+    fn withdraw(&self, place: Place, error: &io::Error) {
+        let why = format!(
+            "there is no memory for a payload of {} bytes: {error}",
+            self.bytes
+        );
+        self.desk.with(None, |inner| {
+            inner
+                .supervisor
+                .withdraw(self.id, place, why, Instant::now());
+        });
     }
 
     fn read(&self, frame: Frame, took: Duration, sent: Option<Sent>) -> Result<Reply, CallError> {
@@ -166,11 +192,11 @@ impl<'a> Calling<'a> {
     fn read_region(&self, sent: &Sent, bytes: u64) -> Result<Bytes, CallError> {
         let region = sent.channel.region(sent.place.slot);
         let read = region.map_or_else(
-            || Err(std::io::ErrorKind::NotFound.into()),
+            || Err(ErrorKind::NotFound.into()),
             |region| region.read(bytes),
         );
         self.desk.with(None, |inner| {
-            inner.supervisor.released(sent.place, Instant::now())
+            inner.supervisor.released(sent.place, Instant::now());
         });
         read.map_err(|error| {
             CallError::Garbage(format!(

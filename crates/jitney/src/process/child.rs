@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
@@ -150,35 +151,59 @@ fn in_words(status: ExitStatus) -> String {
 }
 
 /// Kills every process that has the token in its environment, until there is none. A process that forks while this looks is found in
-/// the next round; the number of rounds is bounded all the same.
+/// the next round; one that is in the middle of an exec has no environment for a moment, and is looked at again after a pause. The
+/// number of rounds is bounded all the same.
 fn sweep(token: &str) {
     let wanted = format!("{TOKEN_VARIABLE}={token}");
+    let mut pause = Duration::from_millis(1);
     for _ in 0..ROUNDS_MAX {
-        if kill_bearers(wanted.as_bytes()) == 0 {
+        let round = kill_bearers(wanted.as_bytes());
+        if round.killed == 0 && (round.unclear == 0 || pause > PAUSE_MAX) {
             return;
+        }
+        if round.killed == 0 {
+            std::thread::sleep(pause);
+            pause *= 2;
         }
     }
 }
 
-/// One round; answers how many were found.
-fn kill_bearers(wanted: &[u8]) -> usize {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return 0;
-    };
-    let numbers = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let pids = numbers.filter_map(Pid::from_raw);
-    pids.filter(|&pid| bears(pid, wanted) && kill_bearer(pid, wanted))
-        .count()
+/// How many processes one round killed, and of how many it could not say.
+#[derive(Debug, Default)]
+struct Round {
+    killed: usize,
+    unclear: usize,
 }
 
-/// The number of a process may have been given to another one meanwhile: its environment is read again through to the descriptor.
+/// Whether a process has the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bears {
+    Yes,
+    No,
+    /// It lives, but its environment is empty.
+    Unclear,
+}
+
+fn kill_bearers(wanted: &[u8]) -> Round {
+    let mut round = Round::default();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for pid in numbers.filter_map(Pid::from_raw) {
+        match bears(pid, wanted) {
+            Bears::Yes => round.killed += usize::from(kill_bearer(pid, wanted)),
+            Bears::Unclear => round.unclear += 1,
+            Bears::No => {}
+        }
+    }
+    round
+}
+
+/// The number of a process may have been given to another one meanwhile: its environment is read again once it is held.
 fn kill_bearer(pid: Pid, wanted: &[u8]) -> bool {
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
         return false;
     };
-    if !bears(pid, wanted) {
+    if bears(pid, wanted) != Bears::Yes {
         return false;
     }
     let _ = pidfd_send_signal(&process, Signal::KILL);
@@ -186,12 +211,25 @@ fn kill_bearer(pid: Pid, wanted: &[u8]) -> bool {
     true
 }
 
-fn bears(pid: Pid, wanted: &[u8]) -> bool {
-    let environment =
-        fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
-    environment
-        .split(|&byte| byte == 0)
-        .any(|entry| entry == wanted)
+fn bears(pid: Pid, wanted: &[u8]) -> Bears {
+    let pid = pid.as_raw_nonzero().get();
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environment) if environment.is_empty() && has_memory(pid) => Bears::Unclear,
+        Ok(environment)
+            if environment
+                .split(|&byte| byte == 0)
+                .any(|entry| entry == wanted) =>
+        {
+            Bears::Yes
+        }
+        _ => Bears::No,
+    }
+}
+
+/// Neither a thread of the kernel nor dead.
+fn has_memory(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/statm")).is_ok_and(|statm| !statm.starts_with("0 "))
 }
 
 const ROUNDS_MAX: usize = 20;
+const PAUSE_MAX: Duration = Duration::from_millis(32);

@@ -87,11 +87,13 @@ impl StartError {
             StartFailure::Refused(why) => Self::Failed(why),
             StartFailure::Slow(limit) => Self::Slow(limit),
             StartFailure::Died(how) => Self::Died(how),
-            StartFailure::Spawn(error) => Self::spawn(program.executable.display(), error),
+            StartFailure::Spawn(error) => {
+                Self::spawn(&program.executable.to_string_lossy(), &error)
+            }
         }
     }
 
-    pub(super) fn spawn(program: impl ToString, error: impl ToString) -> Self {
+    pub(super) fn spawn(program: &str, error: &str) -> Self {
         Self::Spawn {
             program: program.to_string(),
             error: error.to_string(),

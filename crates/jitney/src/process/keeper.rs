@@ -21,6 +21,7 @@ use super::link::{Link, Received};
 use super::region::Foreign;
 use super::supervisor::{Advice, StartFailure, Supervisor};
 use super::{Output, Program, Settings, Stream};
+use crate::lock::lock;
 
 /// What all keepers of a pool share.
 pub(super) struct Shared {
@@ -53,6 +54,8 @@ struct Sitter {
     greeting: Option<Greeting>,
     /// It can still be heard.
     listening: bool,
+    /// It died before it had read all that it was sent.
+    unread: bool,
     /// It was told to leave, or killed.
     dismissed: bool,
     stdout: Printed,
@@ -122,7 +125,12 @@ impl Keeper {
             Err(error) => {
                 self.event(None, &format!("could not be started: {error}"));
                 self.supervise(|supervisor, now| {
-                    supervisor.exited(self.index, StartFailure::Spawn(error.to_string()), now)
+                    supervisor.exited(
+                        self.index,
+                        StartFailure::Spawn(error.to_string()),
+                        false,
+                        now,
+                    );
                 });
                 self.shared.desk.announce();
                 None
@@ -153,6 +161,7 @@ impl Keeper {
             descriptors: VecDeque::new(),
             greeting: Some(Greeting::new(&program.preamble, &program.hello)),
             listening: true,
+            unread: false,
             dismissed: false,
             stdout: Printed::new(Stream::Out),
             stderr: Printed::new(Stream::Err),
@@ -165,17 +174,26 @@ impl Keeper {
     fn bury(&self, sitter: &mut Sitter) {
         self.hear_the_last(sitter);
         let how = sitter.child.reap();
-        self.supervise(|supervisor, now| {
-            supervisor.exited(self.index, StartFailure::Died(how.clone()), now)
-        });
-        self.shared.desk.set_occupant(self.index, None);
-        self.shared.desk.announce();
+        self.report_death(sitter, &how);
         sitter.child.sweep();
         self.print_the_last(sitter);
         self.event(Some(sitter.pid), &how);
         if let Some(guard) = &self.shared.guard {
             guard.remove(sitter.child.pid);
         }
+    }
+
+    /// Nobody may be sending meanwhile: whoever failed to send has to say so before the blame is given.
+    fn report_death(&self, sitter: &Sitter, how: &str) {
+        sitter.channel.link.shut();
+        let turn = lock(&sitter.channel.sending);
+        let failure = StartFailure::Died(how.to_owned());
+        self.supervise(|supervisor, now| {
+            supervisor.exited(self.index, failure, sitter.unread, now);
+        });
+        drop(turn);
+        self.shared.desk.set_occupant(self.index, None);
+        self.shared.desk.announce();
     }
 
     /// A reply that was sent before the death counts; what was not answered is then known not to have been.
@@ -260,7 +278,11 @@ impl Keeper {
             }
             Ok(Received::Nothing) => false,
             Ok(Received::End) => self.deaf(sitter, "it closed its channel"),
-            Err(error) => self.deaf(sitter, &error.to_string()),
+            Err(error) => {
+                // The system says so when a socket is closed before everything was read.
+                sitter.unread = error.kind() == io::ErrorKind::ConnectionReset;
+                self.deaf(sitter, &error.to_string())
+            }
         }
     }
 
@@ -301,15 +323,15 @@ impl Keeper {
                 .replace(frame.header.slot.into(), Foreign::accept(descriptor)?)?;
         }
         match frame.header.kind {
-            Kind::Ready => self.ready(sitter, frame.body),
+            Kind::Ready => self.ready(sitter, &frame.body),
             Kind::Failed => self.failed(sitter, frame.body),
             _ => self.done(sitter, frame),
         }
     }
 
-    fn ready(&self, sitter: &mut Sitter, greeting: Bytes) -> Result<(), String> {
+    fn ready(&self, sitter: &Sitter, greeting: &Bytes) -> Result<(), String> {
         let first = self.shared.greeting.get_or_init(|| greeting.clone());
-        if *first != greeting {
+        if first != greeting {
             return self.failed(
                 sitter,
                 Bytes::from_static(b"its greeting is not the one that the first worker gave"),
@@ -321,7 +343,7 @@ impl Keeper {
         result
     }
 
-    fn failed(&self, sitter: &mut Sitter, why: Bytes) -> Result<(), String> {
+    fn failed(&self, sitter: &Sitter, why: Bytes) -> Result<(), String> {
         self.event(
             Some(sitter.pid),
             &format!("cannot serve: {}", String::from_utf8_lossy(&why)),
@@ -398,7 +420,7 @@ impl Keeper {
             Ok(0) => printed.open = false,
             Ok(bytes) => {
                 printed.lines.feed(&buffer[..bytes], |text, cut| {
-                    self.line(*pid, stream, meter, text, cut)
+                    self.line(*pid, stream, meter, text, cut);
                 });
                 return true;
             }

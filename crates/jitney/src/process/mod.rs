@@ -257,7 +257,8 @@ impl Pool {
             };
             let thread = std::thread::Builder::new().name(format!("jitney-worker-{index}"));
             let handle = thread.spawn(move || keeper.run());
-            keepers.push(handle.map_err(|error| StartError::spawn("a thread", error))?);
+            keepers
+                .push(handle.map_err(|error| StartError::spawn("a thread", &error.to_string()))?);
         }
         Ok(())
     }
@@ -290,7 +291,9 @@ impl Shared {
         settings: Settings,
         output: Arc<dyn Fn(Output<'_>) + Send + Sync>,
     ) -> Result<Self, StartError> {
-        let system = |error: io::Error| StartError::spawn(program.executable.display(), error);
+        let system = |error: io::Error| {
+            StartError::spawn(&program.executable.to_string_lossy(), &error.to_string())
+        };
         let random: [u8; 16] = random().map_err(system)?;
         let seed = u64::from_le_bytes(std::array::from_fn(|index| random[index]));
         let token = random
@@ -302,7 +305,7 @@ impl Shared {
         let guard = match &program.guard {
             Some(argv) => Some(
                 Guard::start(argv, &program, &token, Arc::clone(&output))
-                    .map_err(|error| StartError::spawn("the guard", error))?,
+                    .map_err(|error| StartError::spawn("the guard", &error.to_string()))?,
             ),
             None => None,
         };

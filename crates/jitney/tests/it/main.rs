@@ -9,11 +9,14 @@
 mod batch;
 mod batch_terms;
 mod cancel;
+mod compared;
 mod defects;
+mod exits;
 mod group;
 mod orphans;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod process;
 mod random;
 mod support;
+mod timeout;
 mod tree;

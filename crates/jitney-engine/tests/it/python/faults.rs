@@ -107,7 +107,7 @@ fn typed_answers_are_counted() {
     for (what, expected) in table {
         let x = Tensor::from_f32([3, 2], vec![what as f32; 6]).unwrap();
         let answers = run(&*model, vec![x], Duration::from_secs(30));
-        assert!(mismatch(&answers).ends_with(expected), "{answers:?}");
+        assert!(mismatch(&answers).contains(expected), "{answers:?}");
     }
 }
 
@@ -121,13 +121,15 @@ fn typed_faults_are_told_too() {
         Duration::from_secs(30),
     ));
     assert!(matches!(error, RunError::Crashed(_)), "{error:?}");
+    let recovers = || {
+        let answers = run(&*model, vec![row(0.0)], Duration::from_secs(30)).unwrap();
+        let values = answers[0].as_ref().unwrap()[0].to_vec::<f32>();
+        assert_eq!(values, Some(vec![0.0; 2]));
+    };
+    recovers();
     let error = run_error(run(&*model, vec![row(2.0)], SHORT));
     assert_eq!(error, RunError::RunLimit(SHORT));
-    let answers = run(&*model, vec![row(0.0)], Duration::from_secs(30)).unwrap();
-    assert_eq!(
-        answers[0].as_ref().unwrap()[0].to_vec::<f32>(),
-        Some(vec![0.0; 2])
-    );
+    recovers();
 }
 
 #[test]
@@ -149,8 +151,12 @@ fn workers_are_renewed_on_demand() {
     };
     let model = load_with("untyped.py", "Mischief", &options).unwrap();
     let pid = || texts(run_items(&*model, &[r#"{"do":"pid"}"#])).remove(0);
-    let pids: HashSet<String> = (0..60).map(|_| pid()).collect();
-    assert!(pids.len() > 1, "{pids:?}");
+    let mut pids = HashSet::new();
+    let patience = Instant::now() + Duration::from_secs(30);
+    while pids.len() < 3 && Instant::now() < patience {
+        pids.insert(pid());
+    }
+    assert_eq!(pids.len(), 3, "{pids:?}");
     assert!(pids.iter().all(|pid| !pid.starts_with('!')), "{pids:?}");
     assert_eq!(model.workers()[0].restarts, 0);
 }

@@ -169,6 +169,31 @@ impl Supervisor {
         true
     }
 
+    /// The run could not be sent whole: it has not begun, and is given to another worker when this one is gone. To be told before the
+    /// next run is sent to that place.
+    pub(super) fn unsent(&mut self, id: CallId, place: Place) {
+        let Some(call) = self.calls.get_mut(&id) else {
+            return;
+        };
+        let pipe = &mut self.seats[place.seat].pipe;
+        if call.stage == Stage::Sent(place) && pipe.back() == Some(&id) {
+            pipe.pop_back();
+            call.stage = Stage::Assigned(place);
+        }
+    }
+
+    /// The run cannot be sent, and that is not its worker's fault: the call is answered, and the place is free again.
+    pub(super) fn withdraw(&mut self, id: CallId, place: Place, why: String, now: Instant) {
+        if self
+            .calls
+            .get(&id)
+            .is_some_and(|call| call.stage == Stage::Assigned(place))
+        {
+            self.answer(id, Verdict::Unavailable(why));
+            self.released(place, now);
+        }
+    }
+
     /// The caller has waited long. Either a verdict is there now, or this is when to ask again.
     pub(super) fn look(&mut self, id: CallId, now: Instant) -> Option<Instant> {
         let call = self.calls.get(&id)?;
@@ -391,10 +416,15 @@ impl Supervisor {
     }
 
     /// The process is gone, and was reaped; everything that it sent before was reported. Also told when it could not be started.
-    pub(super) fn exited(&mut self, index: usize, how: StartFailure, now: Instant) {
+    /// `unread` says that it had not read all that it was sent: if that was a single run, it has not begun.
+    pub(super) fn exited(&mut self, index: usize, how: StartFailure, unread: bool, now: Instant) {
         let (was, text) = (self.seats[index].state, how.to_string());
         if matches!(was, State::Starting { .. }) {
             self.start_failed(index, how);
+        }
+        let seat = &mut self.seats[index];
+        if unread && seat.pipe.len() == 1 {
+            seat.pipe.clear();
         }
         self.condemn(index, Verdict::Crashed(text));
         self.vacate(index, matches!(was, State::Leaving { .. }), now);

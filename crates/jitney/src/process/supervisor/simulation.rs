@@ -88,6 +88,8 @@ struct World {
     failed: bool,
     recycled: u64,
     late: u64,
+    /// The process that exited last had a single run in its pipe.
+    alone: bool,
 }
 
 /// A process, as the world has it.
@@ -97,6 +99,8 @@ struct Child {
     dying: bool,
     told_to_close: bool,
     stuck: bool,
+    /// Something was sent to it when it was dying already.
+    unread: bool,
 }
 
 /// What the simulation itself counts of a seat, to check the back-off.
@@ -165,6 +169,7 @@ impl World {
             failed: false,
             recycled: 0,
             late: 0,
+            alone: false,
         };
         for seat in 0..seats {
             world.ask(seat);
@@ -313,7 +318,7 @@ impl World {
                 break;
             }
             for (id, verdict) in verdicts {
-                self.hear(id, verdict);
+                self.hear(id, &verdict);
             }
             for seat in nudges {
                 self.ask(seat);
@@ -371,6 +376,7 @@ impl World {
             return;
         };
         child.pipe.push_back((id, place.slot));
+        child.unread |= child.dying;
         assert!(
             child.pipe.len() <= self.settings.depth,
             "seed {}",
@@ -444,7 +450,9 @@ impl World {
             return;
         };
         child.pipe.pop_front();
-        if !child.dying {
+        if child.dying {
+            child.unread |= !child.pipe.is_empty();
+        } else {
             self.begin(seat);
         }
     }
@@ -516,8 +524,9 @@ impl World {
         } else {
             life.fruitless + 1
         };
-        self.supervisor
-            .exited(seat, StartFailure::Died("died".to_owned()), self.now);
+        let how = StartFailure::Died("died".to_owned());
+        self.alone = child.pipe.len() == 1;
+        self.supervisor.exited(seat, how, child.unread, self.now);
     }
 
     /// Follows the supervisor's advice until it says to wait.
@@ -557,6 +566,7 @@ impl World {
             dying: false,
             told_to_close: false,
             stuck: false,
+            unread: false,
         });
         let time = 1 + self.upto(1000);
         self.plan(time, Event::Greeting(seat, generation));
@@ -584,15 +594,23 @@ impl World {
         );
     }
 
-    fn hear(&mut self, id: CallId, verdict: Verdict) {
+    fn hear(&mut self, id: CallId, verdict: &Verdict) {
         match verdict {
-            Verdict::Assigned(place) => {
+            &Verdict::Assigned(place) => {
                 let before = self.calls.insert(id, Some(place));
                 self.given_again += u64::from(before.flatten().is_some());
                 let time = self.upto(4);
                 self.plan(time, Event::Send(id));
             }
-            Verdict::Crashed(_) => self.answer(id, "crashed"),
+            Verdict::Crashed(_) => {
+                let began = self.begun.contains_key(&id);
+                assert!(
+                    began || !self.alone,
+                    "seed {}: call {id} had not begun",
+                    self.seed
+                );
+                self.answer(id, "crashed");
+            }
             Verdict::Hung(_) => self.answer(id, "hung"),
             Verdict::Garbage(_) => self.answer(id, "garbage"),
             Verdict::Unavailable(_) => {

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 HEADER = struct.Struct("<IBBHQQQ")
 DESCRIPTOR, REGION = 1, 2
@@ -153,7 +154,7 @@ def start(how: str) -> None:
         time.sleep(float(argument))
     if verb == "die":
         os._exit(3)
-    if verb == "die-unless" and not os.path.exists(argument):
+    if verb == "die-unless" and not Path(argument).exists():
         os._exit(3)
     if verb == "fail":
         channel.sendall(HEADER.pack(len(argument), FAILED, 0, 0, 0, 0, 0) + argument.encode())

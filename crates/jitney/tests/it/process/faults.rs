@@ -3,27 +3,41 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jitney::process::{CallError, Health, Request, WorkerState};
+use jitney::process::{CallError, Health, Request, RestartPolicy, Settings, WorkerState};
 
 use super::support::*;
 
+/// However close the call comes behind the kill: a run that its worker never read has not begun.
 #[test]
 fn an_idle_worker_that_was_killed_is_replaced_unnoticed() {
+    let restart = RestartPolicy {
+        ceiling: Duration::from_millis(20),
+        ..RestartPolicy::default()
+    };
     for count in [1, 2] {
-        let (pool, log) = start(child(&[]), workers(count, 1));
+        let (pool, log) = start(
+            child(&[]),
+            Settings {
+                restart,
+                ..workers(count, 2)
+            },
+        );
         all_ready(&pool);
-        for _ in 0..3 {
-            kill(pid(&pool, 0));
+        for round in 0..20 {
+            let victim = pid(&pool, 0);
+            kill(victim);
+            thread::sleep(Duration::from_micros(50 * (round % 5)));
             echoes(&pool);
+            assert!(dies(victim));
             all_ready(&pool);
         }
-        assert_eq!(log.count("was killed by signal 9 (SIGKILL)"), 3);
+        assert_eq!(log.count("was killed by signal 9 (SIGKILL)"), 20);
         assert_eq!(
             pool.workers()
                 .iter()
                 .map(|worker| worker.restarts)
                 .sum::<u64>(),
-            3
+            20
         );
     }
 }
@@ -130,7 +144,17 @@ fn a_worker_that_is_sent_more_than_it_reads_is_killed_at_the_limit() {
 
 #[test]
 fn lies_end_the_worker_and_cost_only_the_run_that_told_them() {
-    let (pool, log) = start(child(&[]), workers(2, 1));
+    let restart = RestartPolicy {
+        ceiling: Duration::from_millis(100),
+        ..RestartPolicy::default()
+    };
+    let (pool, log) = start(
+        child(&[]),
+        Settings {
+            restart,
+            ..workers(2, 1)
+        },
+    );
     let kinds = [
         "noise",
         "long",

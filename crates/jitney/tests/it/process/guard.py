@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 groups: set[int] = set()
 for line in sys.stdin:
@@ -14,15 +17,14 @@ for line in sys.stdin:
     else:
         groups.discard(number)
 for group in groups:
-    try:
+    with contextlib.suppress(OSError):
         os.killpg(group, signal.SIGKILL)
-    except OSError:
-        pass
 mark = b"JITNEY_POOL=" + os.environ["JITNEY_GUARD"].encode() + b"."
-for entry in os.listdir("/proc"):
-    try:
-        with open(f"/proc/{entry}/environ", "rb") as file:
-            if any(variable.startswith(mark) for variable in file.read().split(b"\0")):
-                os.kill(int(entry), signal.SIGKILL)
-    except (OSError, ValueError):
-        pass
+# A process in the middle of an exec has no environment for a moment.
+for _ in range(10):
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            variables = Path(entry, "environ").read_bytes().split(b"\0")
+            if any(variable.startswith(mark) for variable in variables):
+                os.kill(int(entry.name), signal.SIGKILL)
+    time.sleep(0.02)
