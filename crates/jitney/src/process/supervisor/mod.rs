@@ -36,6 +36,8 @@ pub(super) struct Supervisor {
     failures: u32,
     /// Why the last of them did.
     last_failure: Option<StartFailure>,
+    /// Some worker was ready at some time: the pool has started.
+    started: bool,
     verdicts: Vec<(CallId, Verdict)>,
     nudges: Vec<usize>,
 }
@@ -138,6 +140,7 @@ impl Supervisor {
             backoff: Backoff::new(settings.restart, seed),
             failures: 0,
             last_failure: None,
+            started: false,
             verdicts: Vec::new(),
             nudges: Vec::new(),
             settings,
@@ -250,11 +253,16 @@ impl Supervisor {
     /// only when it repeats itself.
     pub(super) fn first_start(&self) -> Option<Result<(), StartFailure>> {
         match &self.last_failure {
-            _ if self.seats.iter().any(Seat::is_ready) => Some(Ok(())),
+            _ if self.started => Some(Ok(())),
             Some(StartFailure::Died(_)) if self.phase == Phase::Open => None,
             Some(failure) => Some(Err(failure.clone())),
             None => None,
         }
+    }
+
+    /// It is clear that the pool will not start: nothing more is tried, and it is to be closed.
+    pub(super) fn is_stillborn(&self) -> bool {
+        matches!(self.first_start(), Some(Err(_)))
     }
 
     /// How many places there are: one more than workers, where they are replaced before they leave.
@@ -329,6 +337,7 @@ impl Supervisor {
         }
         seat.state = State::Ready;
         seat.ready_at = Some(now);
+        self.started = true;
         self.failures = 0;
         if self.phase == Phase::Failed {
             self.phase = Phase::Open;
@@ -566,10 +575,8 @@ impl Supervisor {
             .position(|seat| seat.state == State::Resting);
         let any_ready = self.seats.iter().any(Seat::is_ready);
         let any_starting = self.seats.iter().any(Seat::is_starting);
-        filled < self.settings.workers
-            && first_empty == Some(index)
-            && !any_starting
-            && (any_ready || filled == 0)
+        let in_turn = first_empty == Some(index) && !any_starting && (any_ready || filled == 0);
+        in_turn && filled < self.settings.workers && !self.is_stillborn()
     }
 
     fn spawn(&mut self, index: usize, now: Instant) -> Advice {
@@ -615,7 +622,7 @@ impl Supervisor {
         let streak = seat.streak;
         let state = match self.phase {
             Phase::Closing { .. } => State::Gone,
-            Phase::Open if retired => State::Resting,
+            _ if retired || self.is_stillborn() => State::Resting,
             Phase::Open => State::Backoff {
                 until: now + self.backoff.after(streak),
             },

@@ -195,6 +195,9 @@ impl World {
 
     /// Once children behave again, so does the pool: within the ceiling of the back-off, the limits of what still hangs, and a start.
     fn recover(&mut self) {
+        if self.supervisor.is_stillborn() {
+            return;
+        }
         self.trouble = false;
         self.run_until(self.now + Duration::from_secs(60));
         assert_eq!(

@@ -116,7 +116,7 @@ fn the_limit_counts_from_when_a_run_is_first_in_its_pipe() {
         for run in runs {
             let reply = run.join().unwrap().unwrap();
             assert!(
-                reply.took >= Duration::from_millis(800) && reply.took < limit,
+                reply.took >= Duration::from_millis(600) && reply.took < limit,
                 "{:?}",
                 reply.took
             );
