@@ -58,6 +58,31 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "limiter",
+                siblings: &["cancel", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "offload",
+                siblings: &["cancel", "clock", "group", "limiter", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "pool",
+                siblings: &["cancel", "group", "limiter", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "queue",
+                siblings: &["cancel", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "stream",
+                siblings: &["cancel", "group"],
+                foreign: &[],
+            },
+            Module {
                 name: "cancel",
                 siblings: &["lock"],
                 foreign: &[],

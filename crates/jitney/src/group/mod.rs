@@ -40,6 +40,7 @@
 //! Tasks run on tokio, and a scope must be run on a tokio runtime; with deadlines or grace, on one whose timer is enabled.
 
 mod context;
+mod errand;
 mod error;
 mod handle;
 mod lease;
@@ -47,6 +48,7 @@ mod scope;
 mod spawn;
 mod task;
 
+pub(crate) use errand::{Errand, caught, panic_message};
 pub use error::{FAILURES_MAX, Failure, FailureKind, GroupError, PANIC_MESSAGE_MAX, TaskInfo};
 pub use handle::{Cancelled, Handle};
 pub use scope::{Policy, Scope};
