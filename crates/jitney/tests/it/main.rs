@@ -9,7 +9,12 @@
 mod batch;
 mod cancel;
 mod group;
+mod limiter;
+mod offload;
 mod orphans;
+mod pool;
+mod queue;
 mod random;
+mod streams;
 mod support;
 mod tree;
