@@ -54,7 +54,7 @@ impl Database for Postgres {
         .execute(&mut *connection)
         .await?;
         sqlx::query(
-            "INSERT INTO events SELECT id, 'kind ' || id % 7, lpad(id::text, 100, '0')
+            "INSERT INTO events SELECT id, 'kind ' || (id % 7), lpad(id::text, 100, '0')
              FROM generate_series(1, $1) AS id",
         )
         .bind(rows)
@@ -70,7 +70,10 @@ impl Database for Postgres {
     ) -> sqlx::Result<Vec<Event>> {
         let query = "SELECT id, kind, payload FROM events WHERE id > $1 ORDER BY id LIMIT $2";
         let query = sqlx::query_as::<_, (i64, String, String)>(query);
-        let rows = query.bind(last).bind(i64::from(limit)).fetch_all(connection);
+        let rows = query
+            .bind(last)
+            .bind(i64::from(limit))
+            .fetch_all(connection);
         Ok(rows.await?.into_iter().map(Event::from).collect())
     }
 }

@@ -42,7 +42,7 @@ impl Database for Sqlite {
             .await?;
         sqlx::query(
             "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < ?)
-             INSERT INTO events SELECT id, 'kind ' || id % 7, printf('%0100d', id) FROM n",
+             INSERT INTO events SELECT id, 'kind ' || (id % 7), printf('%0100d', id) FROM n",
         )
         .bind(rows)
         .execute(connection)
@@ -57,7 +57,10 @@ impl Database for Sqlite {
     ) -> sqlx::Result<Vec<Event>> {
         let query = "SELECT id, kind, payload FROM events WHERE id > ? ORDER BY id LIMIT ?";
         let query = sqlx::query_as::<_, (i64, String, String)>(query);
-        let rows = query.bind(last).bind(i64::from(limit)).fetch_all(connection);
+        let rows = query
+            .bind(last)
+            .bind(i64::from(limit))
+            .fetch_all(connection);
         Ok(rows.await?.into_iter().map(Event::from).collect())
     }
 }

@@ -1,12 +1,11 @@
 //! Work outside of any task, for which the scope around waits all the same.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::context::{CONTEXT, Context, Surroundings};
 use super::lease::Lease;
-use super::task::message;
+use super::panic_message;
 use crate::cancel::Cancel;
 use crate::tree::Node;
 
@@ -58,9 +57,4 @@ impl Drop for Errand {
 /// Runs code of others. A panic is its message.
 pub(crate) fn caught<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| panic_message(&*payload))
-}
-
-/// What a panic said, cut at [`PANIC_MESSAGE_MAX`](super::PANIC_MESSAGE_MAX) bytes.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
-    message(payload)
 }

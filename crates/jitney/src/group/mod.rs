@@ -48,8 +48,9 @@ mod scope;
 mod spawn;
 mod task;
 
-pub(crate) use errand::{Errand, caught, panic_message};
+pub(crate) use errand::{Errand, caught};
 pub use error::{FAILURES_MAX, Failure, FailureKind, GroupError, PANIC_MESSAGE_MAX, TaskInfo};
 pub use handle::{Cancelled, Handle};
 pub use scope::{Policy, Scope};
 pub use spawn::Group;
+pub(crate) use task::message as panic_message;

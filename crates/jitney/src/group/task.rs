@@ -236,7 +236,7 @@ impl<T, E: Send + 'static> Debt<T, E> {
     }
 }
 
-pub(super) fn message(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     let text = match payload.downcast_ref::<&'static str>() {
         Some(text) => text,
         None => payload

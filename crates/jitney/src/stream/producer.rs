@@ -235,8 +235,8 @@ impl<E> ProducerError<E> {
     fn of(error: GroupError<E>) -> ProducerError<E> {
         match error.into_first().kind {
             FailureKind::Error(error) => ProducerError::Failed(error),
-            FailureKind::Panic { message, .. } => ProducerError::Panicked { message },
-            FailureKind::TimedOut { .. } => ProducerError::Cancelled(Cause::Deadline),
+            FailureKind::Panic { message } => ProducerError::Panicked { message },
+            FailureKind::TimedOut => ProducerError::Cancelled(Cause::Deadline),
             FailureKind::Cancelled(cause) => ProducerError::Cancelled(cause),
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FusedStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use jitney::stream::{Chunks, Page, ProducerError, Records, paginate, producer};
+use jitney::stream::{Chunks, Page, Pages, ProducerError, Records, paginate, producer};
 use jitney::tree::Tree;
 use jitney::{Cause, Group, Scope};
 use proptest::prelude::*;
@@ -166,13 +166,10 @@ async fn a_stream_that_was_never_polled_has_nothing_to_close() {
     records.close().await.unwrap();
 }
 
+type Asked = Arc<Mutex<Vec<usize>>>;
+
 /// Pages of three from 0 to `last`, and which cursors were asked for.
-fn pages(
-    last: usize,
-) -> (
-    impl futures_util::Stream<Item = Result<usize, ProducerError<String>>> + Unpin,
-    Arc<Mutex<Vec<usize>>>,
-) {
+fn pages(last: usize) -> (Pages<usize, String>, Asked) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
     let stream = paginate(0, move |cursor| {

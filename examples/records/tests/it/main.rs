@@ -1,7 +1,6 @@
 //! The pool and the pages on real databases.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
     reason = "a test fails by panicking, and says loudly what it cannot do"
