@@ -1,6 +1,6 @@
 //! Makes a table of a million rows in a new SQLite file, and counts them by kind.
 //!
-//! `cargo run -p jitney-records-example -- events.sqlite`
+//! `cargo run --manifest-path examples/records/Cargo.toml -- events.sqlite`
 #![expect(clippy::print_stdout, reason = "an example that says what it found")]
 
 use std::collections::BTreeMap;

@@ -146,7 +146,7 @@ impl Offload {
     /// Runs code that computes, and may start threads of its own that borrow `data`: they have ended when it returns.
     ///
     /// The threads are those of [`std::thread::scope`], so nothing bounds them but the code itself. They have no
-    /// [`Cancel::current`]; give them a reference to that of the code that starts them.
+    /// [`Cancel::current`](crate::Cancel::current); give them a reference to that of the code that starts them.
     ///
     /// ```
     /// # use jitney::offload::Offload;
