@@ -29,7 +29,7 @@ use slab::Slab;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::cancel::Deadline;
+use crate::deadline::Deadline;
 use crate::lock::lock;
 use crate::tree::{Node, Tree, bounded};
 

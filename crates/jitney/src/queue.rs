@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
-use crate::cancel::Deadline;
+use crate::deadline::Deadline;
 use crate::lock::lock;
 
 /// Makes a queue for `capacity` items.

@@ -54,27 +54,32 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "group",
-                siblings: &["cancel", "lock", "tree"],
+                siblings: &["cancel", "close", "deadline", "lock", "sync", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "close",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
                 name: "limiter",
-                siblings: &["cancel", "lock", "tree"],
+                siblings: &["deadline", "lock", "tree"],
                 foreign: &[],
             },
             Module {
                 name: "offload",
-                siblings: &["cancel", "clock", "group", "limiter", "lock", "tree"],
+                siblings: &["cancel", "deadline", "clock", "group", "limiter", "lock", "tree"],
                 foreign: &[],
             },
             Module {
                 name: "pool",
-                siblings: &["cancel", "group", "limiter", "lock", "tree"],
+                siblings: &["cancel", "deadline", "group", "limiter", "lock", "tree"],
                 foreign: &[],
             },
             Module {
                 name: "queue",
-                siblings: &["cancel", "lock"],
+                siblings: &["deadline", "lock"],
                 foreign: &[],
             },
             Module {
@@ -84,11 +89,21 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "cancel",
-                siblings: &["lock"],
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "deadline",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
                 name: "tree",
+                siblings: &["lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "process",
                 siblings: &["lock"],
                 foreign: &[],
             },
@@ -171,6 +186,11 @@ const CRATES: &[Rules] = &[
                 foreign: &["ort"],
             },
             Module {
+                name: "python",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &["jitney", "serde", "serde_json"],
+            },
+            Module {
                 name: "load",
                 siblings: &["contract", "spec", "tensor", "onnx", "ort"],
                 foreign: &[],
@@ -213,7 +233,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &["net"],
+                siblings: &[],
                 foreign: &["serde", "toml"],
             },
             Module {
@@ -239,7 +259,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "failure", "models", "observe", "protocol",
+                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },

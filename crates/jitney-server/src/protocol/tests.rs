@@ -1,10 +1,12 @@
 //! The protocol as a whole: what is refused and with which words, and that what is written reads back the same.
 
+mod json;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_engine::tensor::{Data, DataType, Shape};
-use jitney_engine::{BatchAxis, Dim, Spec, Tensor, TensorSpec};
+use jitney_engine::{BatchAxis, Dim, Items, Spec, Tensor, TensorSpec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -20,6 +22,7 @@ fn spec_of(batch: BatchAxis, inputs: Vec<TensorSpec>) -> Spec {
         inputs,
         batch,
         rows_independent: true,
+        items: Items::Tensors,
     }
 }
 
@@ -659,6 +662,7 @@ fn the_golden_request_and_its_answer() {
     let meta = Meta {
         id: Some("request 7 \"🚀\"".to_owned()),
         timeout: Some(Duration::from_millis(250)),
+        parameters: Some(GOLDEN_PARAMETERS.to_owned()),
     };
     assert_eq!(request.meta, meta);
     assert_eq!(request.outputs, [1, 0]);
@@ -683,6 +687,8 @@ fn the_golden_request_and_its_answer() {
         include_str!("golden/infer_response.json").trim_end()
     );
 }
+
+const GOLDEN_PARAMETERS: &str = r#"{"timeout": 250000, "priority": 1, "sequence_id": 0, "binary_data_output": false, "colour": ["blue", null]}"#;
 
 #[test]
 fn optional_fields_may_be_null_and_a_timeout_of_zero_is_none() {
@@ -1056,7 +1062,10 @@ proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(tensor in any_tensor(), id in prop::option::of(any::<String>())) {
         let spec = spec_for(&tensor);
-        let meta = Meta { id, timeout: None };
+        let meta = Meta {
+            id,
+            ..Meta::default()
+        };
         let (body, answer) = request_of_answer(&meta, &spec, std::slice::from_ref(&tensor));
         let data = answer["outputs"][0]["data"].as_array().unwrap();
         let nulls = data.iter().filter(|value| value.is_null()).count();

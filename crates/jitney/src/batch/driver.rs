@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::context::Riders;
 use super::isolate::{Guarded, make_guarded};
 use super::lane::{Lane, Next, Outcomes, Seat};
+use super::queue::Place;
 use super::ticket::{Due, Reply, Ticket};
-use super::{Batching, Courier, Model, Refused, Stats, Surroundings};
+use super::{Batching, Courier, Model, Refused, Stats, Surroundings, Terms};
 use crate::clock::{Clock, Sleeper};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
 
@@ -112,24 +114,24 @@ impl<M: Model> Shared<M> {
     pub(crate) fn submit(
         self: &Arc<Self>,
         item: M::In,
-        deadline: Option<Instant>,
+        terms: &Terms,
     ) -> Result<Ticket<M>, Refused> {
         let (reply, receiver) = Reply::new();
         let now = self.clock.now();
         let mut state = lock(&self.state);
-        let seq = state.lane.submit(now, item, deadline, reply)?;
-        let wake = state.whom_to_wake(deadline);
+        let place = state.lane.submit(now, item, terms, reply)?;
+        let wake = state.whom_to_wake(terms.deadline);
         let leave_core = state.lane.free_instance_is_late();
         drop(state);
         self.wake(wake);
         if leave_core {
             thread::yield_now();
         }
-        Ok(Ticket::new(receiver, self.clone(), seq))
+        Ok(Ticket::new(receiver, self.clone(), place))
     }
 
-    pub(crate) fn cancel(&self, seq: u64) {
-        let cancelled = lock(&self.state).lane.cancel(seq);
+    pub(crate) fn cancel(&self, place: Place) {
+        let cancelled = lock(&self.state).lane.cancel(place);
         drop(cancelled);
     }
 
@@ -138,11 +140,14 @@ impl<M: Model> Shared<M> {
         self.wake_all();
     }
 
-    pub(crate) fn abort(&self) {
+    /// Says how many were answered so.
+    pub(crate) fn abort(&self) -> usize {
         let mut due = Vec::new();
         lock(&self.state).lane.abort(&mut due);
+        let cut = due.len();
         send(&mut due);
         self.wake_all();
+        cut
     }
 
     pub(crate) fn observe_cost(&self, rows: usize, took: Duration) {
@@ -179,8 +184,8 @@ impl<M: Model> Shared<M> {
 
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
-        let mut state = self.lead(lock(&self.state));
         let mut due = Vec::new();
+        let mut state = self.lead(lock(&self.state), seat);
         let items = loop {
             let now = self.clock.now();
             let next = state.lane.next(now, seat, &mut due);
@@ -193,6 +198,11 @@ impl<M: Model> Shared<M> {
             let until = match next {
                 Next::Run(items) => break Some(items),
                 Next::Stop => break None,
+                Next::Follow => {
+                    state.leader = Leader::None;
+                    state = self.lead(state, seat);
+                    continue;
+                }
                 Next::Wait => {
                     state.leader = Leader::Waiting;
                     None
@@ -215,7 +225,7 @@ impl<M: Model> Shared<M> {
         };
         state.leader = Leader::None;
         let keeper = state.wake_keeper();
-        let follower = state.followers > 0 && (items.is_none() || state.lane.waiting());
+        let follower = state.wake_follower(items.is_none());
         drop(state);
         self.wake(Wake {
             leader: false,
@@ -226,9 +236,15 @@ impl<M: Model> Shared<M> {
         items
     }
 
-    /// Waits until this thread leads.
-    fn lead<'a>(&self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
-        while !matches!(state.leader, Leader::None) {
+    /// Waits until this thread leads, and there is something to lead, or its seat was given up.
+    fn lead<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<M>>,
+        seat: Seat,
+    ) -> MutexGuard<'a, State<M>> {
+        while !matches!(state.leader, Leader::None)
+            || (!state.lane.wants_leader() && state.lane.sits(seat))
+        {
             state.followers += 1;
             state = self.clock.wait(&self.following, state, None);
             state.followers -= 1;
@@ -250,9 +266,25 @@ impl<M: Model> Shared<M> {
         }
     }
 
+    /// Answers some items of the seat's batch, from the given place on, while the others are run again.
+    pub(crate) fn answer(&self, seat: Seat, first: usize, results: Outcomes<M>) {
+        let mut due = Vec::new();
+        let now = self.clock.now();
+        lock(&self.state)
+            .lane
+            .answer(now, seat, first, results, &mut due);
+        send(&mut due);
+    }
+
     /// Which items of the seat's batch are still awaited; `None` when the batch was given up.
     pub(crate) fn awaited(&self, seat: Seat) -> Option<Vec<bool>> {
         lock(&self.state).lane.awaited(seat)
+    }
+
+    /// How long a batch may run, and how long an item by itself when one of its batch hung.
+    pub(crate) fn limits(&self) -> (Duration, Duration) {
+        let state = lock(&self.state);
+        (state.lane.run_limit(), state.lane.short_limit())
     }
 
     pub(crate) fn count_replaced(&self) {
@@ -301,6 +333,7 @@ impl<M: Model> Shared<M> {
         let mut due = Vec::new();
         let mut state = lock(&self.state);
         state.lane.vacate(seat, reason, &mut due);
+        self.following.notify_all();
         if !due.is_empty() {
             drop(state);
             send(&mut due);
@@ -346,6 +379,8 @@ impl<M: Model> Shared<M> {
         let shared = self.clone();
         let keep = move || {
             shared.keep(&make);
+            // What the instances are made from has ended too when this is said.
+            drop(make);
             ended.send_replace(true);
         };
         let keeper = thread::Builder::new().name(format!("{} keeper", self.name));
@@ -435,7 +470,7 @@ impl<M: Model> Shared<M> {
 
 impl<M: Model> State<M> {
     fn new(batching: Batching) -> State<M> {
-        let instances = batching.instances.get();
+        let instances = batching.slots();
         State {
             lane: Lane::new(batching),
             leader: Leader::None,
@@ -460,12 +495,18 @@ impl<M: Model> State<M> {
         if leader {
             self.leader = Leader::Awake;
         }
-        let follower = matches!(self.leader, Leader::None) && self.followers > 0;
+        let follower = matches!(self.leader, Leader::None) && self.wake_follower(false);
         Wake {
             leader,
             follower,
             keeper: self.wake_keeper(),
         }
+    }
+
+    /// Whether one of those who wait to lead should. When a thread ends, it passes that on.
+    fn wake_follower(&self, ended: bool) -> bool {
+        let wanted = || self.lane.waiting() && self.lane.wants_leader();
+        self.followers > 0 && (ended || wanted())
     }
 
     /// Whether something falls due before the keeper looks again.
@@ -504,6 +545,22 @@ impl<M: Model> State<M> {
         let slot = self.vacant.pop()?;
         self.threads += 1;
         Some(self.lane.seat(slot))
+    }
+}
+
+/// The riders of the batch of a seat.
+pub(crate) struct SeatRiders<'a, M: Model> {
+    pub(crate) shared: &'a Shared<M>,
+    pub(crate) seat: Seat,
+}
+
+impl<M: Model> Riders for SeatRiders<'_, M> {
+    fn awaited(&self, place: usize) -> bool {
+        lock(&self.shared.state).lane.awaits(self.seat, place)
+    }
+
+    fn deadline(&self, place: usize) -> Option<Instant> {
+        lock(&self.shared.state).lane.deadline(self.seat, place)
     }
 }
 

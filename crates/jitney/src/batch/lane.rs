@@ -11,13 +11,19 @@ use std::time::{Duration, Instant};
 use super::arrivals::Arrivals;
 use super::cost::Cost;
 use super::policy::{self, Decision, Scene};
-use super::queue::{Entry, Head, Queue};
+use super::queue::{Entry, Head, Place, Queue};
 use super::ticket::{Due, Outcome, Reply};
-use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Trip};
+use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Terms, Trip};
 
 /// What is left of a deadline must be this much longer than the estimate for a request to be let in: estimates are averages.
 const MARGIN: f64 = 1.1;
 const MARGIN_FIXED: Duration = Duration::from_micros(500);
+
+/// What a batch is taken to cost before any has run, where only the order of requests depends on it.
+const UNKNOWN_SERVICE: Duration = Duration::from_millis(1);
+
+/// What an item may take at least that is run by itself because its batch hung.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(100);
 
 /// The state behind one batcher.
 pub(crate) struct Lane<M: Model> {
@@ -26,7 +32,6 @@ pub(crate) struct Lane<M: Model> {
     cost: Cost,
     arrivals: Arrivals,
     slots: Vec<Slot<M>>,
-    next_seq: u64,
     closing: bool,
     /// Since when the door is held open, while it is.
     held_since: Option<Instant>,
@@ -54,7 +59,10 @@ enum SlotState<M: Model> {
 struct Running<M: Model> {
     riders: Vec<Rider<M>>,
     rows: usize,
+    /// When it left the queue, or, handed over ahead of time, when an instance came free for it.
     started: Instant,
+    /// It was handed over ahead of time and waits for the batch before it.
+    ahead: bool,
     /// Since when the door was held for it, if it was.
     held_since: Option<Instant>,
     reason: Reason,
@@ -69,6 +77,43 @@ struct Rider<M: Model> {
     reply: Option<Reply<M>>,
 }
 
+impl<M: Model> Running<M> {
+    /// How the batch travelled; what differs from rider to rider is left for [`BatchTrip::of`].
+    fn trip(&self, now: Instant) -> BatchTrip {
+        BatchTrip {
+            started: self.started,
+            held_since: self.held_since,
+            run: now.saturating_duration_since(self.started),
+            rows: self.rows,
+            reason: self.reason,
+        }
+    }
+}
+
+/// The part of a [`Trip`] that the riders of a batch share.
+struct BatchTrip {
+    started: Instant,
+    held_since: Option<Instant>,
+    run: Duration,
+    rows: usize,
+    reason: Reason,
+}
+
+impl BatchTrip {
+    fn of(&self, arrived: Instant) -> Trip {
+        let left_queue = self
+            .held_since
+            .map_or(self.started, |since| since.max(arrived));
+        Trip {
+            queued: left_queue.saturating_duration_since(arrived),
+            held: self.started.saturating_duration_since(left_queue),
+            run: self.run,
+            rows: self.rows,
+            reason: self.reason,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     received: u64,
@@ -80,6 +125,27 @@ struct Counts {
     batches: [u64; Reason::ALL.len()],
     batch_rows: Vec<u64>,
     replaced: u64,
+}
+
+impl Counts {
+    /// Gives a rider its result, if it still waits for one.
+    fn tell<M: Model>(
+        &mut self,
+        rider: &mut Rider<M>,
+        result: Outcome<M>,
+        trip: &BatchTrip,
+        due: &mut Vec<Due<M>>,
+    ) {
+        let Some(reply) = rider.reply.take() else {
+            return;
+        };
+        match result {
+            Ok(_) => self.ok += 1,
+            Err(_) => self.failed += 1,
+        }
+        let trip = trip.of(rider.at);
+        due.push(reply.due(result.map(|value| Answer { value, trip })));
+    }
 }
 
 /// The right to run batches in one slot, until it is given up.
@@ -97,6 +163,8 @@ pub(crate) enum Next<I> {
     Hold { until: Instant, rows: usize },
     /// Wait for requests.
     Wait,
+    /// Every instance runs a batch already, and there is none to hand over ahead of time.
+    Follow,
     /// There is nothing left to do, ever.
     Stop,
 }
@@ -111,11 +179,10 @@ impl<M: Model> Lane<M> {
             state: SlotState::Absent(None),
         };
         Lane {
-            queue: Queue::new(),
+            queue: Queue::new(batching.padded),
             cost: Cost::new(batching.max_batch),
             arrivals: Arrivals::new(batching.max_wait),
-            slots: (0..batching.instances.get()).map(absent).collect(),
-            next_seq: 0,
+            slots: (0..batching.slots()).map(absent).collect(),
             closing: false,
             held_since: None,
             due: None,
@@ -129,40 +196,47 @@ impl<M: Model> Lane<M> {
 
     // === requests ===
 
-    /// Lets a request in, or says why not. On success the request's number.
+    /// Lets a request in, or says why not. On success its place in the line.
     pub(crate) fn submit(
         &mut self,
         now: Instant,
         item: M::In,
-        deadline: Option<Instant>,
+        terms: &Terms,
         reply: Reply<M>,
-    ) -> Result<u64, Refused> {
+    ) -> Result<Place, Refused> {
         let rows = M::rows(&item).max(1);
+        let place = self.queue.place(now, terms.priority, terms.key);
         self.counts.received += 1;
         self.arrivals.offered(now, rows);
-        if let Err(refused) = self.admit(now, rows, deadline) {
+        if let Err(refused) = self.admit(now, rows, terms, place) {
             self.counts.refused += 1;
             return Err(refused);
         }
         self.arrivals.arrived(now, rows);
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        self.queue.push(
-            Entry {
-                seq,
-                item,
-                rows,
-                at: now,
-                deadline,
-                reply,
-            },
-            M::compatible,
-        );
-        self.falls_due(deadline);
-        Ok(seq)
+        let service = terms.key.map_or(Duration::ZERO, |_| self.service(rows));
+        let entry = Entry {
+            place,
+            item,
+            rows,
+            at: now,
+            deadline: terms.deadline,
+            key: terms.key,
+            reply,
+        };
+        self.queue.push(entry, service, M::compatible);
+        self.falls_due(terms.deadline);
+        Ok(place)
     }
 
-    fn admit(&self, now: Instant, rows: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+    /// What rows take of the instances' time, in batches as they should be.
+    fn service(&self, rows: usize) -> Duration {
+        let aim = self.cost.aim();
+        let batch = self.cost.expect(aim).unwrap_or(UNKNOWN_SERVICE);
+        let instances = self.batching.instances.get();
+        batch.mul_f64(rows as f64 / (aim * instances) as f64)
+    }
+
+    fn admit(&self, now: Instant, rows: usize, terms: &Terms, place: Place) -> Result<(), Refused> {
         let max_batch = self.batching.max_batch.get();
         if rows > max_batch {
             return Err(Refused::TooLarge { rows, max_batch });
@@ -174,18 +248,21 @@ impl<M: Model> Lane<M> {
             return Err(Refused::Failed(reason));
         }
         let queued = self.queue.len();
-        if queued >= self.batching.queue.get() {
+        // A key may not have more waiting than there are places left, so that however many it sends, others find room (the dynamic
+        // thresholds of Choudhury and Hahne, 1998).
+        let free = self.batching.queue.get().saturating_sub(queued);
+        if terms.key.map_or(0, |key| self.queue.len_of(key)) >= free {
             let retry_after = self.until_drained(now).unwrap_or_default();
             return Err(Refused::Full {
                 queued,
                 retry_after,
             });
         }
-        let Some(deadline) = deadline else {
+        let Some(deadline) = terms.deadline else {
             return Ok(());
         };
         let remaining = deadline.saturating_duration_since(now);
-        match self.estimate(now, rows) {
+        match self.estimate(now, rows, place) {
             Some(estimate) if remaining < estimate.mul_f64(MARGIN) + MARGIN_FIXED => {
                 Err(Refused::TooLate {
                     estimate,
@@ -198,12 +275,12 @@ impl<M: Model> Lane<M> {
 
     /// How long a request of `rows` that comes now will take until its answer: the work ahead of it, spread over the instances, and its
     /// own batch with those expected to join it.
-    fn estimate(&self, now: Instant, rows: usize) -> Option<Duration> {
+    fn estimate(&self, now: Instant, rows: usize, place: Place) -> Option<Duration> {
         let aim = self.cost.aim();
-        let (batches_ahead, place) = place_in_line(self.queue.rows(), rows, aim);
+        let (batches_ahead, rows_with_it) = place_in_line(self.queue.rows_before(place), rows, aim);
         let start = self.free_in(now, batches_ahead)?;
         let joining = (self.arrivals.rate() * start.as_secs_f64()) as usize;
-        let size = (place + joining).clamp(rows, aim.max(rows));
+        let size = (rows_with_it + joining).clamp(rows, aim.max(rows));
         Some(start + self.cost.expect(size)?)
     }
 
@@ -216,33 +293,33 @@ impl<M: Model> Lane<M> {
     /// How long until an instance is free for the batch after `batches` others.
     fn free_in(&self, now: Instant, batches: usize) -> Option<Duration> {
         let each = self.cost.expect(self.cost.aim())?;
-        let mut free: Vec<Duration> = self
-            .slots
-            .iter()
-            .filter_map(|slot| self.slot_free_in(now, slot))
-            .collect();
+        let mut free = Vec::with_capacity(self.slots.len());
+        let mut batches = batches;
+        for slot in &self.slots {
+            match &slot.state {
+                SlotState::Absent(_) => {}
+                SlotState::Free(_) => free.push(Duration::ZERO),
+                SlotState::Running(running) if running.ahead => batches += 1,
+                SlotState::Running(running) => {
+                    let expected = self.cost.expect(running.rows).unwrap_or_default();
+                    free.push((running.started + expected).saturating_duration_since(now));
+                }
+            }
+        }
+        // Those who run now count before those who could be handed a batch ahead of time.
+        free.sort_unstable_by_key(|free| (free.is_zero(), *free));
+        free.truncate(self.batching.instances.get());
         free.sort_unstable();
         let first = free.get(batches.checked_rem(free.len())?)?;
         Some(*first + each * u32::try_from(batches / free.len()).unwrap_or(u32::MAX))
     }
 
-    fn slot_free_in(&self, now: Instant, slot: &Slot<M>) -> Option<Duration> {
-        match &slot.state {
-            SlotState::Absent(_) => None,
-            SlotState::Free(_) => Some(Duration::ZERO),
-            SlotState::Running(running) => {
-                let expected = self.cost.expect(running.rows).unwrap_or_default();
-                Some((running.started + expected).saturating_duration_since(now))
-            }
-        }
-    }
-
     /// The caller of a request has left. A queued request is taken out, to be dropped outside of the lock; a running one is only marked.
-    pub(crate) fn cancel(&mut self, seq: u64) -> Option<Entry<M::In, Reply<M>>> {
-        let queued = self.queue.remove(seq);
+    pub(crate) fn cancel(&mut self, place: Place) -> Option<Entry<M::In, Reply<M>>> {
+        let queued = self.queue.remove(place);
         let gone = queued.is_some()
             || self
-                .rider(seq)
+                .rider(place.seq)
                 .is_some_and(|rider| rider.reply.take().is_some());
         self.counts.cancelled += u64::from(gone);
         queued
@@ -285,6 +362,31 @@ impl<M: Model> Lane<M> {
     /// Whether requests wait.
     pub(crate) fn waiting(&self) -> bool {
         self.queue.len() > 0
+    }
+
+    /// Whether a free seat should look at the queue. While every instance runs a batch, only a full one is handed over ahead of time: it
+    /// could not get any better by waiting.
+    pub(crate) fn wants_leader(&self) -> bool {
+        self.has_idle_instance() || self.closing || self.full_batch_waits()
+    }
+
+    fn has_idle_instance(&self) -> bool {
+        let running = |slot: &&Slot<M>| matches!(slot.state, SlotState::Running(_));
+        self.batching.ahead == 0
+            || self.slots.iter().filter(running).count() < self.batching.instances.get()
+    }
+
+    fn full_batch_waits(&self) -> bool {
+        let aim = self.aim_of_next();
+        self.queue.rows() >= aim
+            && self
+                .queue
+                .head(aim)
+                .is_some_and(|head| head.full || head.rows >= aim)
+    }
+
+    fn aim_of_next(&self) -> usize {
+        self.cost.aim_of_next(self.counts.batches.iter().sum())
     }
 
     // === instances ===
@@ -343,7 +445,10 @@ impl<M: Model> Lane<M> {
             return Next::Stop;
         }
         self.expire(now, due);
-        let aim = self.cost.aim_of_next(self.counts.batches.iter().sum());
+        let aim = self.aim_of_next();
+        if !self.wants_leader() {
+            return Next::Follow;
+        }
         let Some(head) = self.queue.head(aim) else {
             self.held_since = None;
             return if self.closing { Next::Stop } else { Next::Wait };
@@ -356,8 +461,8 @@ impl<M: Model> Lane<M> {
                 Next::Hold { until, rows }
             }
             Decision::Go(reason) => {
-                let (entries, reason) = self.within_deadlines(now, &head, reason);
-                Next::Run(self.depart(now, seat, entries, reason))
+                let (head, reason) = self.within_deadlines(now, head, reason);
+                Next::Run(self.depart(now, seat, &head, reason))
             }
         }
     }
@@ -393,8 +498,8 @@ impl<M: Model> Lane<M> {
     }
 
     /// A batch grows no further than its tightest deadline allows, if a smaller one can still meet it.
-    fn within_deadlines(&self, now: Instant, head: &Head, reason: Reason) -> (usize, Reason) {
-        let whole = (head.entries, reason);
+    fn within_deadlines(&self, now: Instant, head: Head, reason: Reason) -> (Head, Reason) {
+        let whole = (head, reason);
         let Some(deadline) = head.earliest_deadline else {
             return whole;
         };
@@ -411,18 +516,18 @@ impl<M: Model> Lane<M> {
             rows /= 2;
         }
         match self.queue.head(rows) {
-            Some(smaller) if met(smaller.rows) => (smaller.entries, Reason::Deadline),
+            Some(smaller) if met(smaller.rows) => (smaller, Reason::Deadline),
             _ => whole,
         }
     }
 
-    fn depart(&mut self, now: Instant, seat: Seat, entries: usize, reason: Reason) -> Vec<M::In> {
-        let entries = self.queue.take(entries);
-        let rows = entries.iter().map(|entry| entry.rows).sum();
+    fn depart(&mut self, now: Instant, seat: Seat, head: &Head, reason: Reason) -> Vec<M::In> {
+        let entries = self.queue.take(head.entries);
+        let rows = head.rows;
         let mut items = Vec::with_capacity(entries.len());
         let mut riders = Vec::with_capacity(entries.len());
         for Entry {
-            seq,
+            place,
             item,
             at,
             deadline,
@@ -432,7 +537,7 @@ impl<M: Model> Lane<M> {
         {
             items.push(item);
             riders.push(Rider {
-                seq,
+                seq: place.seq,
                 at,
                 deadline,
                 reply: Some(reply),
@@ -443,31 +548,86 @@ impl<M: Model> Lane<M> {
             *count += 1;
         }
         let held_since = self.held_since.take();
+        let ahead = !self.has_idle_instance();
         self.slots[seat.slot].state = SlotState::Running(Running {
             riders,
             rows,
             started: now,
+            ahead,
             held_since,
             reason,
         });
-        self.falls_due(now.checked_add(self.batching.run_limit));
+        self.falls_due(self.give_up_at(now));
         items
+    }
+
+    /// When a batch that starts now has run too long.
+    fn give_up_at(&self, started: Instant) -> Option<Instant> {
+        if self.batching.keeps_limit {
+            return None;
+        }
+        started.checked_add(self.batching.run_limit)
+    }
+
+    /// How long a batch may run.
+    pub(crate) fn run_limit(&self) -> Duration {
+        self.batching.run_limit
+    }
+
+    /// How long an item of the batch of `seat` may take when it is run by itself because one of them hangs: some times what it should
+    /// need, so that the innocent pass and the guilty is found soon.
+    pub(crate) fn short_limit(&self) -> Duration {
+        let limit = self.batching.run_limit;
+        match self.cost.expect(1) {
+            Some(expected) => limit.min(expected * 10 + SHORTEST_LIMIT),
+            None => limit / 4,
+        }
+    }
+
+    /// Until when somebody waits for an item of the batch of `seat`, by its place.
+    pub(crate) fn deadline(&mut self, seat: Seat, place: usize) -> Option<Instant> {
+        self.riders(seat)?.get(place)?.deadline
+    }
+
+    fn riders(&mut self, seat: Seat) -> Option<&mut Vec<Rider<M>>> {
+        let slot = &mut self.slots[seat.slot];
+        match &mut slot.state {
+            SlotState::Running(running) if slot.generation == seat.generation => {
+                Some(&mut running.riders)
+            }
+            _ => None,
+        }
     }
 
     /// Which items of the batch of `seat` still have somebody waiting. `None` when the batch was given up.
     pub(crate) fn awaited(&mut self, seat: Seat) -> Option<Vec<bool>> {
+        let riders = self.riders(seat)?;
+        Some(riders.iter().map(|rider| rider.reply.is_some()).collect())
+    }
+
+    /// Whether somebody waits for an item of the batch of `seat`, by its place.
+    pub(crate) fn awaits(&mut self, seat: Seat, place: usize) -> bool {
+        let rider = self.riders(seat).and_then(|riders| riders.get(place));
+        rider.is_some_and(|rider| rider.reply.is_some())
+    }
+
+    /// Some items of the batch of `seat` have their results while the others are run again.
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        seat: Seat,
+        first: usize,
+        results: Outcomes<M>,
+        due: &mut Vec<Due<M>>,
+    ) {
         if !self.sits(seat) {
-            return None;
+            return;
         }
-        match &self.slots[seat.slot].state {
-            SlotState::Running(running) => Some(
-                running
-                    .riders
-                    .iter()
-                    .map(|rider| rider.reply.is_some())
-                    .collect(),
-            ),
-            _ => None,
+        if let SlotState::Running(running) = &mut self.slots[seat.slot].state {
+            let trip = running.trip(now);
+            for (rider, result) in running.riders.iter_mut().skip(first).zip(results) {
+                self.counts.tell(rider, result, &trip, due);
+            }
         }
     }
 
@@ -485,31 +645,27 @@ impl<M: Model> Lane<M> {
             return;
         }
         let free = SlotState::Free(now);
-        let SlotState::Running(running) = mem::replace(&mut self.slots[seat.slot].state, free)
+        let SlotState::Running(mut running) = mem::replace(&mut self.slots[seat.slot].state, free)
         else {
             return;
         };
+        self.begin_next(now);
         if let Some(took) = took {
             self.cost.observe(running.rows, took);
         }
         self.arrivals.answered(now, running.rows);
-        let run = now.saturating_duration_since(running.started);
-        for (rider, result) in running.riders.into_iter().zip(results) {
-            let Some(reply) = rider.reply else { continue };
-            let held_since = running.held_since.map(|since| since.max(rider.at));
-            let left_queue = held_since.unwrap_or(running.started);
-            let trip = Trip {
-                queued: left_queue.saturating_duration_since(rider.at),
-                held: running.started.saturating_duration_since(left_queue),
-                run,
-                rows: running.rows,
-                reason: running.reason,
-            };
-            match result {
-                Ok(_) => self.counts.ok += 1,
-                Err(_) => self.counts.failed += 1,
-            }
-            due.push(reply.due(result.map(|value| Answer { value, trip })));
+        let trip = running.trip(now);
+        for (rider, result) in running.riders.iter_mut().zip(results) {
+            self.counts.tell(rider, result, &trip, due);
+        }
+    }
+
+    /// An instance came free: the batch that was handed over first begins now, if any was.
+    fn begin_next(&mut self, now: Instant) {
+        let waiting = self.running().filter(|running| running.ahead);
+        if let Some(next) = waiting.min_by_key(|running| running.started) {
+            next.ahead = false;
+            next.started = now;
         }
     }
 
@@ -541,6 +697,9 @@ impl<M: Model> Lane<M> {
     pub(crate) fn give_up(&mut self, now: Instant, due: &mut Vec<Due<M>>) -> Vec<usize> {
         let limit = self.batching.run_limit;
         let mut vacant = Vec::new();
+        if self.batching.keeps_limit {
+            return vacant;
+        }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let SlotState::Running(running) = &mut slot.state else {
                 continue;
@@ -566,13 +725,15 @@ impl<M: Model> Lane<M> {
 
     /// When [`Lane::expire`] or [`Lane::give_up`] next has something to do. Looks at everything, and remembers.
     pub(crate) fn next_due(&mut self) -> Option<Instant> {
-        let limit = self.batching.run_limit;
         let mut earliest = self.queue.earliest_deadline();
-        for running in self.running() {
+        for slot in &self.slots {
+            let SlotState::Running(running) = &slot.state else {
+                continue;
+            };
             let waiting = running.riders.iter().filter(|rider| rider.reply.is_some());
             let deadlines = waiting.filter_map(|rider| rider.deadline);
             let all = deadlines
-                .chain(running.started.checked_add(limit))
+                .chain(self.give_up_at(running.started))
                 .chain(earliest);
             earliest = all.min();
         }
@@ -654,7 +815,7 @@ impl<M: Model> Lane<M> {
                 .map(|at| now.saturating_duration_since(at)),
             batches: self.counts.batches,
             batch_rows: self.counts.batch_rows.clone(),
-            instances: self.slots.iter().filter(alive).count(),
+            instances: (self.slots.iter().filter(alive).count()).div_ceil(1 + self.batching.ahead),
             replaced: self.counts.replaced,
             dead: self.dead(),
             aim,

@@ -9,13 +9,13 @@
 //!   who are expected are worth the wait; what they are worth is learned from the model's cost and from the arrivals.
 //! - Where rows cost more together than alone, batches shrink by themselves.
 //! - Everything is bounded. A full queue, or a deadline that cannot be met, is refused at once.
-//! - A failing batch is halved and run again until only the guilty items fail. A panic costs its batch no more than that; a batch that
-//!   hangs is given up at the run limit and its instance replaced.
+//! - A failing batch is run again in smaller parts until only the guilty items fail. A panic or a crash costs its batch no more than
+//!   that; a batch that hangs is given up at the run limit and its instance replaced.
 //! - No answer is lost, given twice, or given to another: every request is counted once, as
 //!   `received = ok + failed + refused + expired + cancelled` plus what is queued and running.
 //!
 //! ```
-//! use jitney::batch::{Batcher, Batching, Model};
+//! use jitney::batch::{Batcher, Batching, Context, Model};
 //!
 //! struct Doubler;
 //!
@@ -24,7 +24,7 @@
 //!     type Out = u32;
 //!     type Error = std::convert::Infallible;
 //!
-//!     fn run(&mut self, items: &[u32]) -> Result<Vec<Result<u32, Self::Error>>, Self::Error> {
+//!     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Self::Error>>, Self::Error> {
 //!         Ok(items.iter().map(|item| Ok(item * 2)).collect())
 //!     }
 //! }
@@ -41,6 +41,7 @@
 //! ```
 
 mod arrivals;
+mod context;
 mod cost;
 mod courier;
 mod driver;
@@ -57,6 +58,8 @@ pub mod simulation;
 #[cfg(test)]
 mod simulation;
 mod ticket;
+#[cfg(doctest)]
+mod unwritable;
 #[cfg(test)]
 mod workloads;
 
@@ -67,6 +70,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::context::Context;
 pub use self::courier::Courier;
 use self::driver::Shared;
 pub use self::ticket::Ticket;
@@ -86,9 +90,19 @@ pub trait Model: Sized + 'static {
     /// Runs a batch. The answer has one entry for each item, in order; anything else fails the batch.
     ///
     /// # Errors
-    /// The inner error fails one item. The outer one fails the batch, which is then halved and run again, unless
+    /// The inner error fails one item. The outer one fails the batch, part of which is then run again as [`Model::blame`] says, unless
     /// [`Batching::isolate`] is off.
-    fn run(&mut self, items: &[Self::In]) -> Result<Results<Self>, Self::Error>;
+    fn run(
+        &mut self,
+        items: &[Self::In],
+        context: &Context<'_>,
+    ) -> Result<Results<Self>, Self::Error>;
+
+    /// Who is to blame for an error that failed a whole batch, and so what is run again.
+    fn blame(error: &Self::Error) -> Blame {
+        let _ = error;
+        Blame::OneItem
+    }
 
     /// How many rows of the batch this item takes; at least one.
     ///
@@ -103,6 +117,21 @@ pub trait Model: Sized + 'static {
         let _ = (a, b);
         true
     }
+}
+
+/// Who is to blame when a batch fails, and so how the innocent are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// An item, and running others again costs little: the batch is halved and run again until the guilty are alone.
+    OneItem,
+    /// An item, perhaps, and it took the instance with it: every item is run again by itself. One that crashes again is guilty, even
+    /// when it was alone the first time.
+    Crash,
+    /// An item on which the model hangs: as after a crash, but with little more time than the item should need. An item that was alone is
+    /// guilty.
+    Hang,
+    /// Nobody: the error is everyone's answer.
+    Nobody,
 }
 
 /// What a model made of a batch: one result for each item, in order.
@@ -121,9 +150,25 @@ pub struct Batching {
     pub instances: NonZeroUsize,
     /// A batch that runs longer is given up: its callers are answered and its instance is replaced. 30 s by default.
     pub run_limit: Duration,
-    /// Whether a failed batch is run again by halves, so that only the guilty items fail: true by default. For models that must not see
-    /// an item twice, false.
+    /// Whether what failed is run again in smaller parts, so that only the guilty items fail: true by default. For models that must not
+    /// see an item twice, false.
     pub isolate: bool,
+    /// Full batches that are handed to an instance while it runs another, so that it finds the next one waiting: 0 by default. Each takes
+    /// a thread and a [`Model`] value of its own, which share the instance.
+    pub ahead: usize,
+    /// Whether the model itself ends its runs at [`Context::limit`], as one in a process of its own can. Then the batcher gives no
+    /// instance up. False by default.
+    pub keeps_limit: bool,
+    /// Whether the rows of a batch count as its items times its largest item's rows, for models that pad every item to the largest. False
+    /// by default: a batch has the rows of its items.
+    pub padded: bool,
+}
+
+impl Batching {
+    /// Batches that can be with the instances at once.
+    fn slots(&self) -> usize {
+        self.instances.get().saturating_mul(1 + self.ahead)
+    }
 }
 
 impl Default for Batching {
@@ -135,8 +180,24 @@ impl Default for Batching {
             instances: NonZeroUsize::MIN,
             run_limit: Duration::from_secs(30),
             isolate: true,
+            ahead: 0,
+            keeps_limit: false,
+            padded: false,
         }
     }
+}
+
+/// On what terms an item is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// When the answer is worth nothing any more: see [`Batcher::submit`].
+    pub deadline: Option<Instant>,
+    /// Who goes first: by each step up, an item is treated as if it had come a second earlier. So nobody waits for ever, however many
+    /// urgent ones come after.
+    pub priority: i8,
+    /// On whose behalf. An instance's time is shared evenly among the keys that have something waiting, and no key can fill the queue so
+    /// that others find no room in it. Items without a key are served as they come.
+    pub key: Option<u64>,
 }
 
 /// What a batcher lives in.
@@ -196,7 +257,44 @@ impl<M: Model> Batcher<M> {
     /// # Errors
     /// [`Refused`] says why the item was not queued.
     pub fn submit(&self, item: M::In, deadline: Option<Instant>) -> Result<Ticket<M>, Refused> {
-        self.0.shared.submit(item, deadline)
+        self.submit_on(
+            item,
+            &Terms {
+                deadline,
+                ..Terms::default()
+            },
+        )
+    }
+
+    /// [`Batcher::submit`] with a priority, or on behalf of somebody.
+    ///
+    /// # Errors
+    /// As [`Batcher::submit`].
+    ///
+    /// ```
+    /// # use jitney::batch::{Batcher, Batching, Context, Model};
+    /// # use std::convert::Infallible;
+    /// # struct Doubler;
+    /// # impl Model for Doubler {
+    /// #     type In = u32;
+    /// #     type Out = u32;
+    /// #     type Error = Infallible;
+    /// #     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Infallible>>, Infallible> {
+    /// #         Ok(items.iter().map(|item| Ok(item * 2)).collect())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use jitney::batch::Terms;
+    ///
+    /// let batcher = Batcher::start("doubler", Batching::default(), || Ok::<_, String>(Doubler))?;
+    /// let urgent = Terms { priority: 1, ..Terms::default() };
+    /// assert_eq!(batcher.submit_on(21, &urgent)?.await?.value, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn submit_on(&self, item: M::In, terms: &Terms) -> Result<Ticket<M>, Refused> {
+        self.0.shared.submit(item, terms)
     }
 
     /// What has happened so far, and the state of this moment.
@@ -216,7 +314,26 @@ impl<M: Model> Batcher<M> {
 
     /// Closes, and answers what is queued with [`BatchError::Closed`]. What runs already is still answered.
     pub fn abort(&self) {
-        self.0.shared.abort();
+        let _ = self.0.shared.abort();
+    }
+
+    /// Closes, waits up to `limit` for everyone in the queue to be answered, and then answers the rest with [`BatchError::Closed`]. Says
+    /// how many those were. What runs by then is not waited for.
+    ///
+    /// # Cancel safety
+    /// When dropped, the batcher is closed, and what is queued is still run.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with time.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.close();
+        if tokio::time::timeout(limit, self.wait_closed())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        self.0.shared.abort()
     }
 
     /// Waits until a closed batcher has answered everyone and its threads have ended; those that hang inside the model are not waited
@@ -392,11 +509,6 @@ pub enum BatchError<E> {
 impl<E> BatchError<E> {
     fn model(error: E) -> BatchError<E> {
         BatchError::Model(Arc::new(error))
-    }
-
-    /// Whether one item can be to blame for what befell its batch.
-    fn may_be_one_items(&self) -> bool {
-        matches!(self, BatchError::Model(_) | BatchError::Panicked(_))
     }
 }
 

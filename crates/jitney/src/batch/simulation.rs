@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::lane::{Lane, Next, Seat};
+use super::queue::Place;
 use super::ticket::{Due, Reply, Told};
-use super::{BatchError, Batching, Model, Stats};
+use super::{BatchError, Batching, Context, Model, Stats, Terms};
 
 const MICRO: Duration = Duration::from_micros(1);
 
@@ -28,7 +29,7 @@ impl Model for Fake {
     type Out = u64;
     type Error = u64;
 
-    fn run(&mut self, _: &[Item]) -> Result<Vec<Result<u64, u64>>, u64> {
+    fn run(&mut self, _: &[Item], _: &Context<'_>) -> Result<Vec<Result<u64, u64>>, u64> {
         Err(0)
     }
 
@@ -91,7 +92,7 @@ impl Random {
 /// What the harness knows of a request.
 struct Caller {
     item: Item,
-    seq: u64,
+    place: Place,
     told: Option<oneshot::Receiver<Told<Fake>>>,
 }
 
@@ -105,6 +106,7 @@ struct World {
     lost: Vec<(Seat, Vec<Item>)>,
     callers: Vec<Caller>,
     max_batch: usize,
+    padded: bool,
     tally: Tally,
 }
 
@@ -134,10 +136,14 @@ impl World {
             instances: size(1 + random.below(3)),
             run_limit: Duration::from_millis(20 + random.below(100)),
             isolate: true,
+            ahead: usize::try_from(random.below(2)).unwrap(),
+            keeps_limit: false,
+            padded: random.one_in(3),
         };
         let now = Instant::now();
         let max_batch = batching.max_batch.get();
-        let instances = batching.instances.get();
+        let padded = batching.padded;
+        let instances = batching.slots();
         let mut lane = Lane::new(batching);
         let seats = (0..instances)
             .map(|slot| {
@@ -155,6 +161,7 @@ impl World {
             lost,
             callers,
             max_batch,
+            padded,
             tally,
         }
     }
@@ -183,10 +190,15 @@ impl World {
         };
         let (reply, told) = Reply::new();
         self.tally.received += 1;
-        match self.lane.submit(self.now, item, deadline, reply) {
-            Ok(seq) => self.callers.push(Caller {
+        let terms = Terms {
+            deadline,
+            priority: [0, 0, 0, 1, -1][usize::try_from(self.random.below(5)).unwrap()],
+            key: (!self.random.one_in(3)).then(|| self.random.below(3)),
+        };
+        match self.lane.submit(self.now, item, &terms, reply) {
+            Ok(place) => self.callers.push(Caller {
                 item,
-                seq,
+                place,
                 told: Some(told),
             }),
             Err(_) => self.tally.refused += 1,
@@ -205,7 +217,7 @@ impl World {
             Ok(answer) => self.receive(index, answer),
             Err(_) => {
                 self.tally.cancelled += 1;
-                self.lane.cancel(self.callers[index].seq);
+                self.lane.cancel(self.callers[index].place);
             }
         }
     }
@@ -227,14 +239,18 @@ impl World {
                 Next::Hold { until, .. } => {
                     assert!(until > self.now, "a hold must end later than now");
                 }
-                Next::Wait => {}
+                Next::Wait | Next::Follow => {}
                 Next::Stop => panic!("the lane is open"),
             }
         }
     }
 
     fn check_batch(&self, items: &[Item]) {
-        let rows: usize = items.iter().map(|item| item.rows).sum();
+        let rows: usize = if self.padded {
+            items.len() * items.iter().map(|item| item.rows).max().unwrap_or(0)
+        } else {
+            items.iter().map(|item| item.rows).sum()
+        };
         assert!(
             !items.is_empty() && rows <= self.max_batch,
             "{rows} rows of {}",
@@ -429,7 +445,9 @@ impl World {
                         match next {
                             Next::Run(items) => self.seats[slot].1 = At::Running(items),
                             Next::Stop => stopped += 1,
-                            Next::Hold { .. } | Next::Wait => panic!("a closing lane waits"),
+                            Next::Hold { .. } | Next::Wait | Next::Follow => {
+                                panic!("a closing lane waits")
+                            }
                         }
                     }
                 }

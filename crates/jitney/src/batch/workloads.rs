@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::lane::{Lane, Next, Seat};
 use super::simulation::Random;
 use super::ticket::{Due, Reply, Told};
-use super::{Batching, Model};
+use super::{Batching, Context, Model, Terms};
 
 struct Device;
 
@@ -19,7 +19,7 @@ impl Model for Device {
     type Out = ();
     type Error = ();
 
-    fn run(&mut self, _: &[usize]) -> Result<Vec<Result<(), ()>>, ()> {
+    fn run(&mut self, _: &[usize], _: &Context<'_>) -> Result<Vec<Result<(), ()>>, ()> {
         Err(())
     }
 }
@@ -135,7 +135,11 @@ impl Workload {
         let now = run.start + run.now;
         let deadline = self.deadline.map(|deadline| now + deadline);
         let (reply, told) = Reply::new();
-        match run.lane.submit(now, caller, deadline, reply) {
+        let terms = Terms {
+            deadline,
+            ..Terms::default()
+        };
+        match run.lane.submit(now, caller, &terms, reply) {
             Ok(_) => run.waiting.push((caller, run.now, told)),
             Err(_) => run.report.refused += 1,
         }
@@ -163,7 +167,7 @@ impl Workload {
                 run.events
                     .push(Reverse((until - run.start, Event::Look(run.looks))));
             }
-            Next::Wait | Next::Stop => {}
+            Next::Wait | Next::Follow | Next::Stop => {}
         }
         due.into_iter().for_each(Due::send);
     }

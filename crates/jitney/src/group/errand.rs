@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::context::{CONTEXT, Context, Surroundings};
-use super::lease::Lease;
+use super::context::{CONTEXT, Context, Holder, Surroundings};
+use super::lease::Place;
 use super::panic_message;
 use crate::cancel::Cancel;
 use crate::tree::Node;
@@ -13,22 +13,23 @@ use crate::tree::Node;
 /// long as it exists the scope stays open.
 pub(crate) struct Errand {
     context: Context,
+    node: Node,
 }
 
 impl Errand {
     /// An errand of the running task, if there is one.
     pub(crate) fn new(node: Node) -> Errand {
-        let around = Context::current().map(|context| context.scope);
+        let around = Context::current();
         let cancel = match &around {
-            Some(around) => around.cancel.child(),
+            Some(around) => around.cancel().child(),
             None => Cancel::new(),
         };
-        let lease = Lease::new(around);
         Errand {
             context: Context {
-                scope: Arc::new(Surroundings { cancel, lease }),
-                node,
+                scope: Arc::new(Surroundings::of_limit(around.as_ref(), cancel)),
+                holder: Holder::Place(node.clone()),
             },
+            node,
         }
     }
 
@@ -37,7 +38,7 @@ impl Errand {
     }
 
     pub(crate) fn node(&self) -> &Node {
-        &self.context.node
+        &self.node
     }
 
     /// Runs the work where the context is the errand's. A panic is its message.
@@ -48,9 +49,9 @@ impl Errand {
 
 impl Drop for Errand {
     fn drop(&mut self) {
-        self.context.node.leave();
+        self.node.leave();
         self.context.scope.lease.close();
-        self.context.scope.lease.leave();
+        self.context.scope.lease.leave(Place::Member);
     }
 }
 

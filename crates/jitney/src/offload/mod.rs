@@ -39,8 +39,9 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::cancel::{Cause, Deadline};
+use crate::cancel::Cause;
 use crate::clock::Clock;
+use crate::deadline::Deadline;
 use crate::group::Errand;
 use crate::limiter::{Holder, write_holders};
 use crate::tree::{Node, Tree, bounded};

@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cancel::Deadline;
+use crate::deadline::Deadline;
 use crate::group::Group;
 use crate::limiter::{Holder, task_name, write_holders};
 use crate::tree::Node;

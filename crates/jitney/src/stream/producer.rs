@@ -226,6 +226,12 @@ pub enum ProducerError<E> {
         /// What the panic said.
         message: String,
     },
+    /// Something it had opened, or a scope that it had dropped, failed while it ended.
+    #[error("the producer was not cleaned up: {message}")]
+    NotCleanedUp {
+        /// What was said about it.
+        message: String,
+    },
     /// It was cut off.
     #[error("the producer was cut off: {0}")]
     Cancelled(Cause),
@@ -236,8 +242,12 @@ impl<E> ProducerError<E> {
         match error.into_first().kind {
             FailureKind::Error(error) => ProducerError::Failed(error),
             FailureKind::Panic { message } => ProducerError::Panicked { message },
-            FailureKind::TimedOut => ProducerError::Cancelled(Cause::Deadline),
+            FailureKind::TimedOut(_) => ProducerError::Cancelled(Cause::Deadline),
             FailureKind::Cancelled(cause) => ProducerError::Cancelled(cause),
+            FailureKind::Cleanup { message } => ProducerError::NotCleanedUp { message },
+            FailureKind::Orphan(error) => ProducerError::NotCleanedUp {
+                message: error.to_string(),
+            },
         }
     }
 }

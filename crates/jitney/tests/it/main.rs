@@ -7,14 +7,21 @@
 )]
 
 mod batch;
+mod batch_terms;
 mod cancel;
+mod compared;
+mod defects;
+mod exits;
 mod group;
 mod limiter;
 mod offload;
 mod orphans;
 mod pool;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
 mod queue;
 mod random;
 mod streams;
 mod support;
+mod timeout;
 mod tree;
