@@ -9,12 +9,17 @@ mod deadline;
 pub mod gather;
 pub mod group;
 mod jobs;
+pub mod limiter;
 mod lock;
+pub mod offload;
 mod outcome;
+pub mod pool;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub mod process;
+pub mod queue;
 mod race;
 pub mod retry;
+pub mod stream;
 mod sync;
 pub mod tree;
 
@@ -28,6 +33,11 @@ pub use group::{
     Ready, Scope, TaskInfo, move_on_after, scope, shield, timeout,
 };
 pub use jobs::{DeadLetter, JobSettings, JobStats, Jobs};
+pub use limiter::{KeyedLimiter, Limiter};
+pub use offload::{Offload, OffloadError};
 pub use outcome::Outcome;
+pub use pool::Pool;
+pub use queue::{Overflow, queue};
 pub use race::{first, first_ok, hedge};
 pub use retry::{Budget, Retry};
+pub use stream::{Chunks, Page, paginate, producer};

@@ -63,6 +63,33 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "limiter",
+                siblings: &["deadline", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "offload",
+                siblings: &[
+                    "cancel", "deadline", "clock", "group", "limiter", "lock", "tree",
+                ],
+                foreign: &[],
+            },
+            Module {
+                name: "pool",
+                siblings: &["cancel", "deadline", "group", "limiter", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "queue",
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "stream",
+                siblings: &["cancel", "group"],
+                foreign: &[],
+            },
+            Module {
                 name: "outcome",
                 siblings: &["cancel", "group"],
                 foreign: &[],

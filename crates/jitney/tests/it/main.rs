@@ -15,12 +15,17 @@ mod defects;
 mod exits;
 mod gather;
 mod group;
+mod limiter;
+mod offload;
 mod orphans;
+mod pool;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod process;
+mod queue;
 mod race;
 mod random;
 mod retry;
+mod streams;
 mod support;
 mod timeout;
 mod tree;
