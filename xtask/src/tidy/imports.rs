@@ -63,6 +63,36 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "outcome",
+                siblings: &["cancel", "group"],
+                foreign: &[],
+            },
+            Module {
+                name: "gather",
+                siblings: &["cancel", "group", "lock", "outcome", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "race",
+                siblings: &["gather"],
+                foreign: &[],
+            },
+            Module {
+                name: "retry",
+                siblings: &["cancel"],
+                foreign: &[],
+            },
+            Module {
+                name: "background",
+                siblings: &["cancel", "group", "outcome", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "jobs",
+                siblings: &["background", "cancel", "group", "lock", "outcome", "retry"],
+                foreign: &[],
+            },
+            Module {
                 name: "cancel",
                 siblings: &["deadline", "lock"],
                 foreign: &[],

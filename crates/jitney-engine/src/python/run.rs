@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::greeting::Greeting;
 use crate::contract::{Request, RunError};
 use crate::tensor::Data;
-use crate::{Items, Spec, stack};
+use crate::{Items, Spec, Tensor, stack};
 
 /// Every array begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 64;
@@ -185,7 +185,7 @@ fn counts(requests: &[Request<'_>]) -> Result<Vec<usize>, stack::Error> {
         return Ok(Vec::new());
     };
     let count = |request: &Request<'_>| {
-        let rows = request.inputs.first().map(|input| input.rows())?;
+        let rows = request.inputs.first().map(Tensor::rows)?;
         let alike = Spec::compatible(first.inputs, request.inputs)
             && (request.inputs.iter()).all(|input| input.shape().first() == Some(&rows));
         alike.then_some(rows)
@@ -209,7 +209,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Tensor;
 
     fn greeting(inputs: Option<&str>, context: bool) -> Greeting {
         let tensors = inputs.unwrap_or("null");

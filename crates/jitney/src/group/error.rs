@@ -182,7 +182,7 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    pub(super) fn of(node: &Node) -> TaskInfo {
+    pub(crate) fn of(node: &Node) -> TaskInfo {
         TaskInfo {
             name: node.shared_name(),
             id: node.id(),

@@ -291,7 +291,7 @@ impl Drop for Member {
 }
 
 /// What a panic said.
-pub(super) fn message(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     let text = match payload.downcast_ref::<&'static str>() {
         Some(text) => text,
         None => payload

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jitney::tree::Node;
 use jitney::{
-    Cancel, Cancelled, Cause, Deadline, FailureKind, Group, GroupError, NotReady, Policy, Scope,
-    scope, timeout,
+    Cancel, Cancelled, Cause, Deadline, FailureKind, Group, GroupError, NotReady, Policy, Ready,
+    Scope, scope, timeout,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -18,6 +18,11 @@ type Text = &'static str;
 type Outcome<T> = Result<T, GroupError<Text>>;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+async fn rest(time: Duration) -> Result<(), Text> {
+    sleep(time).await;
+    Ok(())
+}
 
 async fn hold(guard: Guard) -> Result<(), Text> {
     let _guard = guard;
@@ -349,7 +354,10 @@ async fn starting_waits_until_the_task_is_ready() {
             Ok(())
         });
         assert_eq!(port.await, Ok(8080));
-        let quiet = group.start(|ready| async move { Ok(drop::<jitney::Ready<()>>(ready)) });
+        let quiet = group.start(|ready: Ready<()>| async move {
+            drop(ready);
+            Ok(())
+        });
         assert_eq!(quiet.await, Err(NotReady { cause: None }));
         go.open();
         Ok(())
@@ -381,7 +389,7 @@ async fn a_helper_keeps_no_scope_open() {
                 *sees.lock().unwrap() = Some(cause);
                 Ok(())
             }));
-            drop(group.spawn(async { Ok(sleep(SECOND).await) }));
+            drop(group.spawn(rest(SECOND)));
             Ok(())
         })
         .await;
@@ -407,7 +415,7 @@ async fn one_task_can_be_cancelled_alone_and_uses_its_grace() {
             let deaf = group
                 .named("deaf")
                 .spawn(std::future::pending::<Result<(), Text>>());
-            let other = group.spawn(async { Ok(sleep(3 * SECOND).await) });
+            let other = group.spawn(rest(3 * SECOND));
             settle().await;
             for handle in [&cleans_up as &dyn Stop, &deaf] {
                 handle.stop();
@@ -456,7 +464,7 @@ async fn what_fails_after_its_scope_was_dropped_is_told_by_the_scope_around() {
     // The inner error has another type than the outer one, except in the last task.
     let outcome: Outcome<()> = Scope::named("outer")
         .run(async |group| {
-            let other = group.spawn(async { Ok(sleep(9 * SECOND).await) });
+            let other = group.spawn(rest(9 * SECOND));
             let middle = async {
                 let inner = Scope::named("inner")
                     .grace(SECOND)
