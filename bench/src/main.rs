@@ -7,6 +7,7 @@ mod ask;
 mod bare;
 mod engine;
 mod faults;
+mod images;
 mod load;
 mod payload;
 mod peers;
@@ -38,6 +39,8 @@ enum Command {
     Bare,
     /// Calls the echo engine back to back: the mark for what a device can give.
     Engine(engine::Options),
+    /// Hands images to a Python model back to back, without a server around it.
+    Images(images::Options),
 }
 
 fn main() -> Outcome<()> {
@@ -47,5 +50,6 @@ fn main() -> Outcome<()> {
         Command::Faults(options) => faults::run(&options),
         Command::Bare => bare::serve(),
         Command::Engine(options) => engine::back_to_back(&options),
+        Command::Images(options) => images::run(&options),
     }
 }

@@ -146,10 +146,14 @@ impl Python {
 
     /// Runs a script on the server's core: the number that it prints.
     pub(crate) fn number(&self, arguments: &[&str]) -> Outcome<f64> {
-        let output = self.pinned(&self.path).args(arguments).output()?;
-        let text = String::from_utf8(output.stdout)?;
-        let complaint = || String::from_utf8_lossy(&output.stderr).into_owned();
-        text.trim().parse().map_err(|_| complaint().into())
+        printed(self.pinned(&self.path).args(arguments))
+    }
+
+    /// Hands images to a model on the server's core: bytes per second.
+    pub(crate) fn images(&self, seconds: &str) -> Outcome<f64> {
+        let mut command = self.pinned(&std::env::current_exe()?);
+        command.args(["images", "--seconds", seconds, "--python"]);
+        printed(command.arg(&self.path))
     }
 
     /// Resident memory, in megabytes, of an interpreter that has run this and does nothing more.
@@ -211,6 +215,14 @@ impl Python {
         command.env_remove("PYTHONPATH");
         command
     }
+}
+
+/// The number that a command prints.
+fn printed(command: &mut Command) -> Outcome<f64> {
+    let output = command.output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let complaint = || String::from_utf8_lossy(&output.stderr).into_owned();
+    text.trim().parse().map_err(|_| complaint().into())
 }
 
 fn free_address() -> Outcome<SocketAddr> {

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use crate::peers::{Python, System, Work};
 use crate::report::{Report, median};
 use crate::server::{Server, pin_to_load_core};
-use crate::{Outcome, load, payload, process};
+use crate::{Outcome, images, load, payload, process};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Parts of the plan: noop, untyped, lone, sleep, digits, memory. All when none is named.
+    /// Parts of the plan: noop, untyped, lone, sleep, image, digits, memory. All when none is named.
     parts: Vec<String>,
     /// Repetitions, interleaved; medians are reported.
     #[arg(long, default_value_t = 3)]
@@ -33,7 +33,9 @@ const LONE_REQUESTS: usize = 400;
 
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     pin_to_load_core()?;
-    let names = ["noop", "untyped", "lone", "sleep", "digits", "memory"];
+    let names = [
+        "noop", "untyped", "lone", "sleep", "image", "digits", "memory",
+    ];
     if let Some(unknown) = (options.parts.iter()).find(|wanted| !names.contains(&wanted.as_str())) {
         return Err(format!("there is no part {unknown:?}").into());
     }
@@ -71,6 +73,7 @@ impl Plan<'_> {
             "untyped" => self.untyped(),
             "lone" => self.lone(),
             "sleep" => self.sleep(),
+            "image" => self.image(),
             "digits" => self.digits(),
             _ => self.memory(),
         }
@@ -131,6 +134,32 @@ impl Plan<'_> {
             let rates = self.rates(&what, &SLEEP, clients)?;
             self.beside(&what, "jitney / back to back", &rates, Some(best), 0.95);
         }
+        Ok(())
+    }
+
+    /// Batches of 32 images of 3 x 224 x 224 floats, handed to the engine; beside copying as many bytes into shared memory. Over HTTP it
+    /// would be the reading of JSON that is measured.
+    fn image(&mut self) -> Outcome<()> {
+        let size = images::IMAGE.iter().product::<usize>() * size_of::<f32>() * 32;
+        let seconds = self.options.seconds.to_string();
+        let copy = ["bench/peers/models.py", "copy", &size.to_string(), &seconds];
+        let [mut engine, mut memcpy] = [const { Vec::new() }; 2];
+        for _ in 0..self.options.repeat {
+            engine.push(self.python.images(&seconds)?);
+            memcpy.push(self.python.number(&copy)?);
+        }
+        let (fast, best) = (median(engine.clone()), median(memcpy.clone()));
+        let name = |what: &str| format!("32 images of 3x224x224: {what}");
+        self.report
+            .mark(&name("to the model, MB/s"), fast / 1e6, json!(engine));
+        self.report
+            .mark(&name("plain copy, MB/s"), best / 1e6, json!(memcpy));
+        self.report.at_least(
+            &name("to the model / plain copy"),
+            fast / best,
+            0.5,
+            Value::Null,
+        );
         Ok(())
     }
 
