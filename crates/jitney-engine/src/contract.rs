@@ -5,8 +5,11 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
-use crate::{Spec, Tensor};
+use jitney::batch::Context;
+
+use crate::{Spec, Tensor, stack};
 
 /// What the person who serves a model may choose about how it is loaded. Engines ignore what does not apply to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,38 @@ pub trait Model: Send + Sync {
         NonZeroUsize::MIN
     }
 
+    /// Full batches that an instance takes while it runs another. For each, one more is made by [`Model::instance`], which shares what it
+    /// stands for with the others.
+    fn ahead(&self) -> usize {
+        0
+    }
+
+    /// Whether a request may be run again after a crash, or once more beside others to find out whose fault an error is.
+    fn idempotent(&self) -> bool {
+        true
+    }
+
+    /// Whether its instances end a run by themselves at [`Context::limit`], whatever the model does.
+    fn keeps_limit(&self) -> bool {
+        false
+    }
+
+    /// Whether whoever wrote the model has promised that the rows of a batch do not influence each other. Otherwise that is tried with
+    /// made-up inputs before strangers' rows share a batch.
+    fn promises_independent_rows(&self) -> bool {
+        false
+    }
+
+    /// Whether the model can serve. One that cannot goes on trying.
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+
+    /// The processes that run the model; none where it runs in this one.
+    fn workers(&self) -> Vec<WorkerStatus> {
+        Vec::new()
+    }
+
     /// Makes an instance. Called once for each instance thread, and again when an instance has panicked.
     ///
     /// # Errors
@@ -60,6 +95,67 @@ pub trait Instance: Send {
     /// # Errors
     /// [`RunError`] when the model raised or refused the values.
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError>;
+
+    /// Runs whole requests together and answers each, in order. By default their rows are joined and split by [`stack::run`]; an engine
+    /// that can do without the copies, or that knows which request failed, has its own way.
+    ///
+    /// Every request must have passed [`Spec::check`] and all must be [`Spec::compatible`].
+    ///
+    /// # Errors
+    /// The inner error fails one request, the outer one all of them.
+    fn run_requests(
+        &mut self,
+        spec: &Spec,
+        requests: &[Request<'_>],
+        context: &Context<'_>,
+    ) -> Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error> {
+        let _ = context;
+        let answers = stack::run(self, spec, requests)?;
+        Ok(answers.into_iter().map(Ok).collect())
+    }
+}
+
+/// One caller's request, as an instance sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Tensors in the order of [`Spec::inputs`].
+    pub inputs: &'a [Tensor],
+    /// The caller's name for the request.
+    pub id: Option<&'a str>,
+    /// What the caller said beside the inputs: the text of a JSON object.
+    pub parameters: Option<&'a str>,
+}
+
+impl AsRef<[Tensor]> for Request<'_> {
+    fn as_ref(&self) -> &[Tensor] {
+        self.inputs
+    }
+}
+
+/// Whether a model can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Ready,
+    /// It cannot, for this reason, and goes on trying to.
+    Failed(String),
+}
+
+/// A process that runs a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Its number among the model's workers, from 0.
+    pub index: usize,
+    /// Its process id, while there is one.
+    pub pid: Option<u32>,
+    /// What it is doing, as one word: `starting`, `idle`, `busy`, `waiting`, `stopping`.
+    pub state: &'static str,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Requests it has answered since it was started.
+    pub served: u64,
+    /// Its resident memory in bytes, where known.
+    pub resident: Option<u64>,
 }
 
 /// A model refused or failed a batch. The text is shown to the caller, so it must say what was wrong and nothing of the inside.
@@ -71,6 +167,15 @@ pub enum RunError {
     /// The model raised while it computed.
     #[error("{0}")]
     Failed(String),
+    /// The process that ran the model died, or said what made no sense and was ended.
+    #[error("the model's process died while it computed: {0}")]
+    Crashed(String),
+    /// The model ran longer than it may and was stopped.
+    #[error("the model ran longer than its limit of {0:?}")]
+    RunLimit(Duration),
+    /// The request was not run, or must not be run again, for this reason.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// A model could not be loaded.

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::spec::{BatchAxis, Dim, Spec, TensorSpec};
+use crate::spec::{BatchAxis, Dim, Items, Spec, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
 use crate::{Instance, LoadError, Model, RunError};
 
@@ -178,6 +178,7 @@ impl Config {
             outputs: outputs.collect(),
             batch: self.batch,
             rows_independent: self.rows_independent,
+            items: Items::Tensors,
         };
         if !spec.batched() {
             for tensor in spec.inputs.iter_mut().chain(&mut spec.outputs) {

@@ -17,6 +17,8 @@ pub mod spec;
 pub mod stack;
 pub mod tensor;
 
-pub use contract::{Instance, LoadError, LoadOptions, Model, RunError};
-pub use spec::{BatchAxis, Dim, Spec, TensorSpec};
+pub use contract::{
+    Health, Instance, LoadError, LoadOptions, Model, Request, RunError, WorkerStatus,
+};
+pub use spec::{BatchAxis, Dim, Items, Spec, TensorSpec};
 pub use tensor::{DataType, Shape, Tensor};

@@ -47,6 +47,18 @@ pub struct Spec {
     pub batch: BatchAxis,
     /// False when a row's answer depends on the other rows of its batch, as with dynamic quantization.
     pub rows_independent: bool,
+    /// What a row is.
+    pub items: Items,
+}
+
+/// What a row of a model's tensors is to those who call it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Items {
+    /// Values of the datatypes of its inputs.
+    #[default]
+    Tensors,
+    /// One JSON value, as text in a `BYTES` element: the model has no types. See [`Spec::json`].
+    Json,
 }
 
 impl TensorSpec {
@@ -143,6 +155,31 @@ impl Dim {
 }
 
 impl Spec {
+    /// The signature of a model that takes JSON values and gives JSON values: one input `item` and one output `prediction`, both `BYTES`,
+    /// each element of which is the text of one value.
+    ///
+    /// ```
+    /// use jitney_engine::{Items, Spec};
+    ///
+    /// let spec = Spec::json();
+    /// assert_eq!(spec.inputs[0].to_string(), "BYTES[-1]");
+    /// assert_eq!(spec.items, Items::Json);
+    /// ```
+    pub fn json() -> Spec {
+        let texts = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Bytes,
+            shape: vec![Dim::Any],
+        };
+        Spec {
+            inputs: vec![texts("item")],
+            outputs: vec![texts("prediction")],
+            batch: BatchAxis::Free,
+            rows_independent: true,
+            items: Items::Json,
+        }
+    }
+
     /// Whether the first dimension of the tensors counts rows.
     pub fn batched(&self) -> bool {
         self.batch != BatchAxis::None
@@ -154,13 +191,14 @@ impl Spec {
     /// A sentence that names the input, what was expected and what came.
     ///
     /// ```
-    /// use jitney_engine::{BatchAxis, Spec, Tensor, TensorSpec};
+    /// use jitney_engine::{BatchAxis, Items, Spec, Tensor, TensorSpec};
     ///
     /// let spec = Spec {
     ///     inputs: vec![TensorSpec::parse_row("pixels", "FP32[64]")?],
     ///     outputs: vec![TensorSpec::parse_row("scores", "FP32[10]")?],
     ///     batch: BatchAxis::Free,
     ///     rows_independent: true,
+    ///     items: Items::Tensors,
     /// };
     /// let pixels = Tensor::from_f32([1, 63], vec![0.0; 63])?;
     /// assert_eq!(
@@ -256,6 +294,7 @@ mod tests {
             inputs,
             batch,
             rows_independent: true,
+            items: Items::Tensors,
         }
     }
 

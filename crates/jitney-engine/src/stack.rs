@@ -48,7 +48,7 @@ pub enum Error {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn run(
-    instance: &mut dyn Instance,
+    instance: &mut (impl Instance + ?Sized),
     spec: &Spec,
     requests: &[impl AsRef<[Tensor]>],
 ) -> Result<Vec<Vec<Tensor>>, Error> {
@@ -84,7 +84,7 @@ fn check_compatible(spec: &Spec, requests: &[&[Tensor]]) -> Result<(), Error> {
 }
 
 fn run_free(
-    instance: &mut dyn Instance,
+    instance: &mut (impl Instance + ?Sized),
     spec: &Spec,
     requests: &[&[Tensor]],
 ) -> Result<Vec<Vec<Tensor>>, Error> {
@@ -106,7 +106,7 @@ fn run_free(
 }
 
 fn run_fixed(
-    instance: &mut dyn Instance,
+    instance: &mut (impl Instance + ?Sized),
     spec: &Spec,
     requests: &[&[Tensor]],
     size: usize,
@@ -237,7 +237,7 @@ fn join_elements(parts: &[&Tensor]) -> Vec<Bytes> {
 
 /// Calls the instance and holds it to its signature: so many outputs, of those datatypes, with `rows` rows where there is a batch axis.
 fn call(
-    instance: &mut dyn Instance,
+    instance: &mut (impl Instance + ?Sized),
     spec: &Spec,
     inputs: &[Tensor],
     rows: Option<usize>,
@@ -313,12 +313,13 @@ impl AsRef<[u8]> for Aligned {
 
 #[cfg(test)]
 mod tests {
+
     use std::borrow::Cow;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::spec::TensorSpec;
+    use crate::spec::{Items, TensorSpec};
     use crate::tensor::{DataType, element_count};
 
     /// Answers what `answer` makes of the inputs and keeps what it was given.
@@ -358,6 +359,7 @@ mod tests {
             outputs: tensors,
             batch,
             rows_independent: true,
+            items: Items::Tensors,
         }
     }
 

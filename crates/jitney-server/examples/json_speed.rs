@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use jitney_engine::{BatchAxis, Spec, Tensor, TensorSpec};
+use jitney_engine::{BatchAxis, Items, Spec, Tensor, TensorSpec};
 use jitney_server::call::Meta;
 use jitney_server::protocol::infer;
 use serde::Deserialize;
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             inputs: vec![input],
             batch: BatchAxis::Free,
             rows_independent: true,
+            items: Items::Tensors,
         };
         let values = random(count);
         compare(

@@ -12,6 +12,19 @@ pub struct Call {
     pub inputs: Vec<Tensor>,
     /// When the answer is worth nothing any more.
     pub deadline: Instant,
+    /// What the request says about itself.
+    pub meta: Meta,
+}
+
+impl Call {
+    /// A call that says nothing about itself.
+    pub fn new(inputs: Vec<Tensor>, deadline: Instant) -> Call {
+        Call {
+            inputs,
+            deadline,
+            meta: Meta::default(),
+        }
+    }
 }
 
 /// What a model answered.
@@ -30,4 +43,6 @@ pub struct Meta {
     pub id: Option<String>,
     /// How long the caller is willing to wait, as the body says.
     pub timeout: Option<Duration>,
+    /// What it says to the model: the text of a JSON object.
+    pub parameters: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use jitney::batch::{Batcher, Batching, Model};
+use jitney::batch::{Batcher, Batching, Context, Model};
 
 const TASKS: u32 = 64;
 const EACH: u32 = 20_000;
@@ -19,7 +19,11 @@ impl Model for Nothing {
     type Out = u64;
     type Error = Infallible;
 
-    fn run(&mut self, items: &[u64]) -> Result<Vec<Result<u64, Infallible>>, Infallible> {
+    fn run(
+        &mut self,
+        items: &[u64],
+        _: &Context<'_>,
+    ) -> Result<Vec<Result<u64, Infallible>>, Infallible> {
         Ok(items.iter().map(|&item| Ok(item)).collect())
     }
 }

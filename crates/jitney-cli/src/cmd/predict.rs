@@ -34,7 +34,7 @@ async fn predict(models: &Models, item: &[u8]) -> Result<String, Problem> {
     let inputs = decode_item(item, lane.spec()).map_err(problem)?;
     let deadline = Instant::now() + lane.deadline();
     let outcome = lane
-        .infer(Call { inputs, deadline })
+        .infer(Call::new(inputs, deadline))
         .await
         .map_err(problem)?;
     let mut answer = Vec::new();

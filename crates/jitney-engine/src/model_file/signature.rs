@@ -2,7 +2,7 @@
 
 use super::{FileDim, Kind, ModelFile, Value};
 use crate::tensor::DataType;
-use crate::{BatchAxis, Dim, LoadError, Spec, TensorSpec};
+use crate::{BatchAxis, Dim, Items, LoadError, Spec, TensorSpec};
 
 /// `TensorProto.DataType` of 64-bit integers.
 pub(super) const INT64: u64 = 7;
@@ -37,6 +37,7 @@ impl ModelFile {
             outputs: tensors("output", outputs)?,
             batch,
             rows_independent: !self.quantizes_dynamically(),
+            items: Items::Tensors,
         })
     }
 

@@ -59,6 +59,15 @@ pub(super) fn failure(error: &BatchError<stack::Error>) -> Failure {
         BatchError::Model(error) => match &**error {
             stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
             stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
+            stack::Error::Run(RunError::Crashed(_)) => {
+                Failure::new(Code::WorkerCrashed, error.to_string())
+            }
+            stack::Error::Run(RunError::RunLimit(_)) => {
+                Failure::new(Code::DeadlineExceeded, error.to_string())
+            }
+            stack::Error::Run(RunError::Unavailable(message)) => {
+                Failure::new(Code::Failed, message).retry_after(SOON * 5)
+            }
             stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
         },
         BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),

@@ -5,8 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jitney::batch::{self, BatchError, Batcher, Batching, Courier, Refused, Stats, Surroundings};
-use jitney_engine::{BatchAxis, Instance, LoadError, Model, Spec, Tensor, stack};
+use jitney::batch::{
+    self, BatchError, Batcher, Batching, Blame, Context, Courier, Refused, Stats, Surroundings,
+};
+use jitney_engine::{
+    BatchAxis, Instance, LoadError, Model, Request, RunError, Spec, Tensor, stack,
+};
 
 use super::failures::{failure, refusal};
 use super::warmup::{self, Effort, Warmth};
@@ -134,10 +138,11 @@ impl Lane {
     /// Dropping the future cancels the call: it is not run any more if it has not been, and its answer is dropped otherwise. The other
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
-        let request = self.request(call.inputs)?;
+        let deadline = call.deadline;
+        let queued = self.queued(call)?;
         let ticket = self
             .batcher
-            .submit(request, Some(call.deadline))
+            .submit(queued, Some(deadline))
             .map_err(|refused| self.refused(&refused))?;
         let answer = ticket.await.map_err(|error| self.failed(&error))?;
         self.metrics.trip(&answer.trip);
@@ -203,8 +208,8 @@ impl Lane {
     }
 
     /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
-    fn request(&self, inputs: Vec<Tensor>) -> Result<Request, Failure> {
-        let rows = match inputs.first() {
+    fn queued(&self, call: Call) -> Result<Queued, Failure> {
+        let rows = match call.inputs.first() {
             Some(first) if self.spec().batched() => first.rows().max(1),
             _ => 1,
         };
@@ -220,7 +225,7 @@ impl Lane {
             Sharing::Together { .. } => rows,
             Sharing::Alone { .. } => 1,
         };
-        Ok(Request { inputs, rows })
+        Ok(Queued { call, rows })
     }
 
     fn refused(&self, refused: &Refused) -> Failure {
@@ -281,14 +286,18 @@ impl Sharing {
 }
 
 /// What the batcher queues.
-struct Request {
-    inputs: Vec<Tensor>,
+struct Queued {
+    call: Call,
     rows: usize,
 }
 
-impl AsRef<[Tensor]> for Request {
-    fn as_ref(&self) -> &[Tensor] {
-        &self.inputs
+impl Queued {
+    fn request(&self) -> Request<'_> {
+        Request {
+            inputs: &self.call.inputs,
+            id: self.call.meta.id.as_deref(),
+            parameters: self.call.meta.parameters.as_deref(),
+        }
     }
 }
 
@@ -299,24 +308,35 @@ struct Rows {
 }
 
 impl batch::Model for Rows {
-    type In = Request;
+    type In = Queued;
     type Out = Vec<Tensor>;
     type Error = stack::Error;
 
     fn run(
         &mut self,
-        requests: &[Request],
+        queued: &[Queued],
+        context: &Context<'_>,
     ) -> Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error> {
-        let answers = stack::run(&mut *self.instance, &self.spec, requests)?;
-        Ok(answers.into_iter().map(Ok).collect())
+        let requests: Vec<Request<'_>> = queued.iter().map(Queued::request).collect();
+        self.instance.run_requests(&self.spec, &requests, context)
     }
 
-    fn rows(request: &Request) -> usize {
-        request.rows
+    fn blame(error: &stack::Error) -> Blame {
+        match error {
+            stack::Error::Run(RunError::Crashed(_)) => Blame::Crash,
+            stack::Error::Run(RunError::RunLimit(_)) => Blame::Hang,
+            stack::Error::Run(RunError::Unavailable(_)) => Blame::Nobody,
+            stack::Error::Run(RunError::InvalidInput(_) | RunError::Failed(_))
+            | stack::Error::Mismatch(_) => Blame::OneItem,
+        }
     }
 
-    fn compatible(a: &Request, b: &Request) -> bool {
-        Spec::compatible(&a.inputs, &b.inputs)
+    fn rows(queued: &Queued) -> usize {
+        queued.rows
+    }
+
+    fn compatible(a: &Queued, b: &Queued) -> bool {
+        Spec::compatible(&a.call.inputs, &b.call.inputs)
     }
 }
 
@@ -329,7 +349,9 @@ fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> B
         queue: settings.queue,
         instances: said.unwrap_or_else(|| model.suggested_instances(cores)),
         run_limit: settings.run_limit,
-        isolate: true,
+        isolate: model.idempotent(),
+        ahead: model.ahead(),
+        keeps_limit: model.keeps_limit(),
     }
 }
 

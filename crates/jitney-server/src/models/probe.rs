@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jitney_engine::{
-    BatchAxis, DataType, Dim, Instance, LoadError, Model, RunError, Spec, Tensor, TensorSpec,
+    BatchAxis, DataType, Dim, Instance, Items, LoadError, Model, RunError, Spec, Tensor, TensorSpec,
 };
 
 type Answer = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>, RunError> + Send + Sync;
@@ -38,6 +38,7 @@ impl Probe {
                 outputs: vec![tensor("out")],
                 batch,
                 rows_independent: true,
+                items: Items::Tensors,
             },
             answer: Arc::new(answer),
             seen: Arc::default(),

@@ -29,10 +29,10 @@ fn loading(sources: &[&str], settings: &Settings) -> (Catalog, Metrics, Tree) {
 
 fn call(rows: &[[f32; 2]]) -> Call {
     let values = rows.iter().flatten().copied().collect();
-    Call {
-        inputs: vec![Tensor::from_f32([rows.len(), 2], values).unwrap()],
-        deadline: Instant::now() + Duration::from_secs(20),
-    }
+    Call::new(
+        vec![Tensor::from_f32([rows.len(), 2], values).unwrap()],
+        Instant::now() + Duration::from_secs(20),
+    )
 }
 
 fn values(outcome: &crate::call::Outcome) -> Vec<f32> {
@@ -427,10 +427,10 @@ async fn the_digits_example_is_served() {
     assert_eq!(status.sketch.unwrap().input.as_deref(), Some("pixels"));
     let lane = catalog.model("digits", None).unwrap();
     assert!(!lane.stats().costs.is_empty(), "it was not warmed up");
-    let blank = Call {
-        inputs: vec![Tensor::from_f32([3, 64], vec![0.0; 192]).unwrap()],
-        deadline: Instant::now() + Duration::from_secs(20),
-    };
+    let blank = Call::new(
+        vec![Tensor::from_f32([3, 64], vec![0.0; 192]).unwrap()],
+        Instant::now() + Duration::from_secs(20),
+    );
     let outcome = lane.infer(blank).await.unwrap();
     assert_eq!(outcome.outputs[0].shape(), [3, 10]);
 }

@@ -124,7 +124,7 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
     let inputs = predict::decode_item(&body, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let outcome = lane.infer(Call { inputs, deadline }).await?;
+    let outcome = lane.infer(Call::new(inputs, deadline)).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -151,7 +151,13 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     drop(body);
     let decoded = Instant::now();
     let deadline = with_timeout(deadline, started, &meta);
-    let outcome = lane.infer(Call { inputs, deadline }).await?;
+    let outcome = lane
+        .infer(Call {
+            inputs,
+            deadline,
+            meta: meta.clone(),
+        })
+        .await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     infer::encode(
@@ -197,12 +203,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = stream::iter(items)
         .map(|item| async move {
-            let outcome = lane
-                .infer(Call {
-                    inputs: item?,
-                    deadline,
-                })
-                .await?;
+            let outcome = lane.infer(Call::new(item?, deadline)).await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)

@@ -37,7 +37,7 @@ pub struct Request {
 /// from 0 to 255 (UINT8), got 256 at byte 90`; `too_large` for more strings than [`super::MAX_STRINGS`].
 ///
 /// ```
-/// use jitney_engine::{BatchAxis, Spec, TensorSpec};
+/// use jitney_engine::{BatchAxis, Items, Spec, TensorSpec};
 /// use jitney_server::protocol::infer;
 ///
 /// let spec = Spec {
@@ -45,6 +45,7 @@ pub struct Request {
 ///     outputs: vec![TensorSpec::parse_row("score", "FP32")?],
 ///     batch: BatchAxis::Free,
 ///     rows_independent: true,
+///     items: Items::Tensors,
 /// };
 /// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1]}]}"#;
 /// let request = infer::decode(body, &spec)?;

@@ -28,7 +28,7 @@ pub enum Format {
 /// [`super::MAX_STRINGS`].
 ///
 /// ```
-/// use jitney_engine::{BatchAxis, Spec, TensorSpec};
+/// use jitney_engine::{BatchAxis, Items, Spec, TensorSpec};
 /// use jitney_server::protocol::predict;
 ///
 /// let spec = Spec {
@@ -36,6 +36,7 @@ pub enum Format {
 ///     outputs: vec![TensorSpec::parse_row("score", "FP32")?],
 ///     batch: BatchAxis::Free,
 ///     rows_independent: true,
+///     items: Items::Tensors,
 /// };
 /// let inputs = predict::decode_item(br#"{"pixels": [0.5, 1]}"#, &spec)?;
 /// assert_eq!(inputs[0].shape(), [1, 2]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_engine::tensor::{Data, DataType, Shape};
-use jitney_engine::{BatchAxis, Dim, Spec, Tensor, TensorSpec};
+use jitney_engine::{BatchAxis, Dim, Items, Spec, Tensor, TensorSpec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ fn spec_of(batch: BatchAxis, inputs: Vec<TensorSpec>) -> Spec {
         inputs,
         batch,
         rows_independent: true,
+        items: Items::Tensors,
     }
 }
 
@@ -659,6 +660,7 @@ fn the_golden_request_and_its_answer() {
     let meta = Meta {
         id: Some("request 7 \"🚀\"".to_owned()),
         timeout: Some(Duration::from_millis(250)),
+        ..Meta::default()
     };
     assert_eq!(request.meta, meta);
     assert_eq!(request.outputs, [1, 0]);
@@ -1056,7 +1058,10 @@ proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(tensor in any_tensor(), id in prop::option::of(any::<String>())) {
         let spec = spec_for(&tensor);
-        let meta = Meta { id, timeout: None };
+        let meta = Meta {
+            id,
+            ..Meta::default()
+        };
         let (body, answer) = request_of_answer(&meta, &spec, std::slice::from_ref(&tensor));
         let data = answer["outputs"][0]["data"].as_array().unwrap();
         let nulls = data.iter().filter(|value| value.is_null()).count();

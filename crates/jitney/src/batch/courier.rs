@@ -19,14 +19,14 @@ const ANSWERS_MAX: usize = 64;
 ///
 /// ```
 /// use std::convert::Infallible;
-/// use jitney::batch::{Batcher, Batching, Courier, Model, Surroundings};
+/// use jitney::batch::{Batcher, Batching, Context, Courier, Model, Surroundings};
 ///
 /// # struct Doubler;
 /// # impl Model for Doubler {
 /// #     type In = u32;
 /// #     type Out = u32;
 /// #     type Error = Infallible;
-/// #     fn run(&mut self, items: &[u32]) -> Result<Vec<Result<u32, Infallible>>, Infallible> {
+/// #     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Infallible>>, Infallible> {
 /// #         Ok(items.iter().map(|item| Ok(item * 2)).collect())
 /// #     }
 /// # }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::context::Riders;
 use super::isolate::{Guarded, make_guarded};
 use super::lane::{Lane, Next, Outcomes, Seat};
 use super::ticket::{Due, Reply, Ticket};
@@ -179,8 +180,8 @@ impl<M: Model> Shared<M> {
 
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
-        let mut state = self.lead(lock(&self.state));
         let mut due = Vec::new();
+        let mut state = self.lead(lock(&self.state), seat);
         let items = loop {
             let now = self.clock.now();
             let next = state.lane.next(now, seat, &mut due);
@@ -193,6 +194,11 @@ impl<M: Model> Shared<M> {
             let until = match next {
                 Next::Run(items) => break Some(items),
                 Next::Stop => break None,
+                Next::Follow => {
+                    state.leader = Leader::None;
+                    state = self.lead(state, seat);
+                    continue;
+                }
                 Next::Wait => {
                     state.leader = Leader::Waiting;
                     None
@@ -215,7 +221,7 @@ impl<M: Model> Shared<M> {
         };
         state.leader = Leader::None;
         let keeper = state.wake_keeper();
-        let follower = state.followers > 0 && (items.is_none() || state.lane.waiting());
+        let follower = state.wake_follower(items.is_none());
         drop(state);
         self.wake(Wake {
             leader: false,
@@ -226,9 +232,15 @@ impl<M: Model> Shared<M> {
         items
     }
 
-    /// Waits until this thread leads.
-    fn lead<'a>(&self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
-        while !matches!(state.leader, Leader::None) {
+    /// Waits until this thread leads, and there is something to lead, or its seat was given up.
+    fn lead<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<M>>,
+        seat: Seat,
+    ) -> MutexGuard<'a, State<M>> {
+        while !matches!(state.leader, Leader::None)
+            || (!state.lane.wants_leader() && state.lane.sits(seat))
+        {
             state.followers += 1;
             state = self.clock.wait(&self.following, state, None);
             state.followers -= 1;
@@ -250,9 +262,25 @@ impl<M: Model> Shared<M> {
         }
     }
 
+    /// Answers some items of the seat's batch, from the given place on, while the others are run again.
+    pub(crate) fn answer(&self, seat: Seat, first: usize, results: Outcomes<M>) {
+        let mut due = Vec::new();
+        let now = self.clock.now();
+        lock(&self.state)
+            .lane
+            .answer(now, seat, first, results, &mut due);
+        send(&mut due);
+    }
+
     /// Which items of the seat's batch are still awaited; `None` when the batch was given up.
     pub(crate) fn awaited(&self, seat: Seat) -> Option<Vec<bool>> {
         lock(&self.state).lane.awaited(seat)
+    }
+
+    /// How long a batch may run, and how long an item by itself when one of its batch hung.
+    pub(crate) fn limits(&self) -> (Duration, Duration) {
+        let state = lock(&self.state);
+        (state.lane.run_limit(), state.lane.short_limit())
     }
 
     pub(crate) fn count_replaced(&self) {
@@ -301,6 +329,7 @@ impl<M: Model> Shared<M> {
         let mut due = Vec::new();
         let mut state = lock(&self.state);
         state.lane.vacate(seat, reason, &mut due);
+        self.following.notify_all();
         if !due.is_empty() {
             drop(state);
             send(&mut due);
@@ -435,7 +464,7 @@ impl<M: Model> Shared<M> {
 
 impl<M: Model> State<M> {
     fn new(batching: Batching) -> State<M> {
-        let instances = batching.instances.get();
+        let instances = batching.slots();
         State {
             lane: Lane::new(batching),
             leader: Leader::None,
@@ -460,12 +489,18 @@ impl<M: Model> State<M> {
         if leader {
             self.leader = Leader::Awake;
         }
-        let follower = matches!(self.leader, Leader::None) && self.followers > 0;
+        let follower = matches!(self.leader, Leader::None) && self.wake_follower(false);
         Wake {
             leader,
             follower,
             keeper: self.wake_keeper(),
         }
+    }
+
+    /// Whether one of those who wait to lead should. When a thread ends, it passes that on.
+    fn wake_follower(&self, ended: bool) -> bool {
+        let wanted = || self.lane.waiting() && self.lane.wants_leader();
+        self.followers > 0 && (ended || wanted())
     }
 
     /// Whether something falls due before the keeper looks again.
@@ -504,6 +539,22 @@ impl<M: Model> State<M> {
         let slot = self.vacant.pop()?;
         self.threads += 1;
         Some(self.lane.seat(slot))
+    }
+}
+
+/// The riders of the batch of a seat.
+pub(crate) struct SeatRiders<'a, M: Model> {
+    pub(crate) shared: &'a Shared<M>,
+    pub(crate) seat: Seat,
+}
+
+impl<M: Model> Riders for SeatRiders<'_, M> {
+    fn awaited(&self, place: usize) -> bool {
+        lock(&self.shared.state).lane.awaits(self.seat, place)
+    }
+
+    fn deadline(&self, place: usize) -> Option<Instant> {
+        lock(&self.shared.state).lane.deadline(self.seat, place)
     }
 }
 

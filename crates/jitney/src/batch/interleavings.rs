@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shuttle::{future::block_on, thread};
 
-use super::{BatchError, Batcher, Batching, Model, Refused, Surroundings};
+use super::{BatchError, Batcher, Batching, Context, Model, Refused, Surroundings};
 use crate::clock::Clock;
 
 struct Doubler;
@@ -18,7 +18,11 @@ impl Model for Doubler {
     type Out = u64;
     type Error = &'static str;
 
-    fn run(&mut self, items: &[u64]) -> Result<Vec<Result<u64, &'static str>>, &'static str> {
+    fn run(
+        &mut self,
+        items: &[u64],
+        _: &Context<'_>,
+    ) -> Result<Vec<Result<u64, &'static str>>, &'static str> {
         // A schedule may have anything happen while the model runs.
         thread::yield_now();
         if items.contains(&13) {

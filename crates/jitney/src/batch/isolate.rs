@@ -1,15 +1,19 @@
-//! Running a batch so that a bad item costs nobody else anything: panics are caught, and a batch that fails is halved and run again
-//! until the guilty items are alone.
+//! Running a batch so that a bad item costs nobody else anything: panics are caught, and of a batch that fails parts are run again until
+//! the guilty items are alone. Each is answered as soon as its own fate is known.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{Make, Shared};
+use super::driver::{Make, SeatRiders, Shared};
 use super::lane::{Outcomes, Seat};
-use super::ticket::Outcome;
-use super::{BatchError, Model};
+use super::{BatchError, Blame, Context, Model};
 use crate::clock::Clock;
+
+/// Instances that the items of one batch may cost when they are run one by one: whoever crashes everything must not keep an instance from
+/// its work for ever.
+const MOST_LOST: usize = 4;
 
 /// An instance whose panics are caught, and which is made anew after one.
 pub(crate) struct Guarded<'a, M: Model> {
@@ -37,17 +41,32 @@ impl<'a, M: Model> Guarded<'a, M> {
         }
     }
 
-    /// Runs a batch: a result for every item, and the time inside the model when it ran cleanly at the first attempt.
+    /// Runs a batch: results for its items, and the time inside the model when it ran cleanly at the first attempt. Without results,
+    /// everyone has been answered already.
     pub(crate) fn run(
         &mut self,
         items: &[M::In],
         isolate: bool,
         clock: &Clock,
     ) -> (Outcomes<M>, Option<Duration>) {
+        let (limit, short) = self.shared.limits();
         let started = clock.now();
-        match self.attempt(items) {
-            Ok(results) => (results, Some(clock.now() - started)),
-            Err(error) => (self.split(items, &error, isolate), None),
+        let attempt = self.attempt(items, 0, limit);
+        match attempt.outcome {
+            Ok(results) => {
+                let took = attempt.took.unwrap_or_else(|| clock.now() - started);
+                (results, Some(took))
+            }
+            Err(error) if !isolate => (everyone::<M>(items, &error), None),
+            Err(error) => {
+                match blame::<M>(&error) {
+                    Blame::OneItem => self.halve_all(items, &error, limit),
+                    Blame::Crash => self.one_by_one(items, &error, limit),
+                    Blame::Hang if items.len() > 1 => self.one_by_one(items, &error, short),
+                    Blame::Hang | Blame::Nobody => self.tell(0, everyone::<M>(items, &error)),
+                }
+                (Vec::new(), None)
+            }
         }
     }
 
@@ -59,9 +78,27 @@ impl<'a, M: Model> Guarded<'a, M> {
         self.model.as_mut().ok_or_else(|| "no instance".into())
     }
 
-    fn attempt(&mut self, items: &[M::In]) -> Result<Outcomes<M>, BatchError<M::Error>> {
+    /// Runs the items that stand from `first` on in the batch.
+    fn attempt(&mut self, items: &[M::In], first: usize, limit: Duration) -> Attempt<M> {
+        let riders = SeatRiders {
+            shared: self.shared,
+            seat: self.seat,
+        };
+        let context = Context::new(&riders, first, items.len(), limit);
+        let outcome = self.run_once(items, &context);
+        Attempt {
+            outcome,
+            took: context.took(),
+        }
+    }
+
+    fn run_once(
+        &mut self,
+        items: &[M::In],
+        context: &Context<'_>,
+    ) -> Result<Outcomes<M>, BatchError<M::Error>> {
         let model = self.alive().map_err(BatchError::Failed)?;
-        match catch_unwind(AssertUnwindSafe(|| model.run(items))) {
+        match catch_unwind(AssertUnwindSafe(|| model.run(items, context))) {
             Ok(Ok(results)) if results.len() == items.len() => Ok(results
                 .into_iter()
                 .map(|result| result.map_err(BatchError::model))
@@ -85,62 +122,69 @@ impl<'a, M: Model> Guarded<'a, M> {
         self.shared.count_replaced();
     }
 
-    fn split(
-        &mut self,
-        items: &[M::In],
-        error: &BatchError<M::Error>,
-        isolate: bool,
-    ) -> Outcomes<M> {
-        let mut results: Vec<Option<Outcome<M>>> = items.iter().map(|_| None).collect();
-        if isolate && error.may_be_one_items() {
-            // One guilty item is found in two runs a level; a model that fails whatever it gets must not be run for every item.
-            let levels = items.len().next_power_of_two().trailing_zeros() as usize;
-            let mut runs = 2 * levels + 2;
-            self.halve(items, 0, &mut runs, &mut results);
-        }
-        results
-            .into_iter()
-            .map(|result| result.unwrap_or_else(|| Err(error.clone())))
-            .collect()
+    fn tell(&self, first: usize, results: Outcomes<M>) {
+        self.shared.answer(self.seat, first, results);
+    }
+
+    /// Finds the guilty items of a batch by halves.
+    fn halve_all(&mut self, items: &[M::In], error: &BatchError<M::Error>, limit: Duration) {
+        // One guilty item is found in two runs a level; a model that fails whatever it gets must not be run for every item.
+        let levels = items.len().next_power_of_two().trailing_zeros() as usize;
+        let mut runs = 2 * levels + 2;
+        self.halve(items, 0, limit, &mut runs);
+        self.tell(0, everyone::<M>(items, error));
     }
 
     /// Runs both halves of a failed part again, those first that lie before, and what fails again by halves in turn.
-    fn halve(
-        &mut self,
-        items: &[M::In],
-        start: usize,
-        runs: &mut usize,
-        results: &mut [Option<Outcome<M>>],
-    ) {
+    fn halve(&mut self, items: &[M::In], first: usize, limit: Duration, runs: &mut usize) {
         if items.len() < 2 {
             return;
         }
         let (left, right) = items.split_at(items.len() / 2);
-        for (half, start) in [(left, start), (right, start + left.len())] {
+        for (half, first) in [(left, first), (right, first + left.len())] {
             let Some(awaited) = self.shared.awaited(self.seat) else {
                 return;
             };
-            let here = start..start + half.len();
-            if *runs == 0 || !awaited[here.clone()].contains(&true) {
+            if *runs == 0 || !awaited[first..first + half.len()].contains(&true) {
                 continue;
             }
             *runs -= 1;
-            match self.attempt(half) {
-                Ok(outcomes) => {
-                    for (result, outcome) in results[here].iter_mut().zip(outcomes) {
-                        *result = Some(outcome);
-                    }
-                }
+            match self.attempt(half, first, limit).outcome {
+                Ok(results) => self.tell(first, results),
                 Err(error) => {
-                    results[here]
-                        .iter_mut()
-                        .for_each(|result| *result = Some(Err(error.clone())));
-                    if error.may_be_one_items() {
-                        self.halve(half, start, runs, results);
+                    if blame::<M>(&error) == Blame::OneItem {
+                        self.halve(half, first, limit, runs);
                     }
+                    self.tell(first, everyone::<M>(half, &error));
                 }
             }
         }
+    }
+
+    /// Finds the guilty items of a batch that took the instance with it, each of whose runs may cost an instance more.
+    fn one_by_one(&mut self, items: &[M::In], error: &BatchError<M::Error>, limit: Duration) {
+        let mut lost = 0;
+        for (place, item) in items.iter().enumerate() {
+            let Some(awaited) = self.shared.awaited(self.seat) else {
+                return;
+            };
+            if !awaited[place] {
+                continue;
+            }
+            let item = slice::from_ref(item);
+            let outcome = self.attempt(item, place, limit).outcome;
+            if let Err(error) = &outcome {
+                lost += usize::from(matches!(blame::<M>(error), Blame::Crash | Blame::Hang));
+            }
+            self.tell(
+                place,
+                outcome.unwrap_or_else(|error| everyone::<M>(item, &error)),
+            );
+            if lost == MOST_LOST {
+                break;
+            }
+        }
+        self.tell(0, everyone::<M>(items, error));
     }
 }
 
@@ -149,6 +193,27 @@ impl<M: Model> Drop for Guarded<'_, M> {
         let model = self.model.take();
         catch_unwind(AssertUnwindSafe(|| drop(model))).ok();
     }
+}
+
+/// One run of the model.
+struct Attempt<M: Model> {
+    outcome: Result<Outcomes<M>, BatchError<M::Error>>,
+    /// How long it took, where the model says so itself.
+    took: Option<Duration>,
+}
+
+/// Who is to blame for what befell a batch.
+fn blame<M: Model>(error: &BatchError<M::Error>) -> Blame {
+    match error {
+        BatchError::Model(error) => M::blame(error),
+        BatchError::Panicked(_) => Blame::OneItem,
+        _ => Blame::Nobody,
+    }
+}
+
+/// The same error for every item.
+fn everyone<M: Model>(items: &[M::In], error: &BatchError<M::Error>) -> Outcomes<M> {
+    items.iter().map(|_| Err(error.clone())).collect()
 }
 
 /// What a panic said, cut to a length that fits a message.

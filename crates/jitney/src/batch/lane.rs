@@ -19,6 +19,9 @@ use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Trip};
 const MARGIN: f64 = 1.1;
 const MARGIN_FIXED: Duration = Duration::from_micros(500);
 
+/// What an item may take at least that is run by itself because its batch hung.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(100);
+
 /// The state behind one batcher.
 pub(crate) struct Lane<M: Model> {
     batching: Batching,
@@ -54,7 +57,10 @@ enum SlotState<M: Model> {
 struct Running<M: Model> {
     riders: Vec<Rider<M>>,
     rows: usize,
+    /// When it left the queue, or, handed over ahead of time, when an instance came free for it.
     started: Instant,
+    /// It was handed over ahead of time and waits for the batch before it.
+    ahead: bool,
     /// Since when the door was held for it, if it was.
     held_since: Option<Instant>,
     reason: Reason,
@@ -69,6 +75,43 @@ struct Rider<M: Model> {
     reply: Option<Reply<M>>,
 }
 
+impl<M: Model> Running<M> {
+    /// How the batch travelled; what differs from rider to rider is left for [`BatchTrip::of`].
+    fn trip(&self, now: Instant) -> BatchTrip {
+        BatchTrip {
+            started: self.started,
+            held_since: self.held_since,
+            run: now.saturating_duration_since(self.started),
+            rows: self.rows,
+            reason: self.reason,
+        }
+    }
+}
+
+/// The part of a [`Trip`] that the riders of a batch share.
+struct BatchTrip {
+    started: Instant,
+    held_since: Option<Instant>,
+    run: Duration,
+    rows: usize,
+    reason: Reason,
+}
+
+impl BatchTrip {
+    fn of(&self, arrived: Instant) -> Trip {
+        let left_queue = self
+            .held_since
+            .map_or(self.started, |since| since.max(arrived));
+        Trip {
+            queued: left_queue.saturating_duration_since(arrived),
+            held: self.started.saturating_duration_since(left_queue),
+            run: self.run,
+            rows: self.rows,
+            reason: self.reason,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     received: u64,
@@ -80,6 +123,27 @@ struct Counts {
     batches: [u64; Reason::ALL.len()],
     batch_rows: Vec<u64>,
     replaced: u64,
+}
+
+impl Counts {
+    /// Gives a rider its result, if it still waits for one.
+    fn tell<M: Model>(
+        &mut self,
+        rider: &mut Rider<M>,
+        result: Outcome<M>,
+        trip: &BatchTrip,
+        due: &mut Vec<Due<M>>,
+    ) {
+        let Some(reply) = rider.reply.take() else {
+            return;
+        };
+        match result {
+            Ok(_) => self.ok += 1,
+            Err(_) => self.failed += 1,
+        }
+        let trip = trip.of(rider.at);
+        due.push(reply.due(result.map(|value| Answer { value, trip })));
+    }
 }
 
 /// The right to run batches in one slot, until it is given up.
@@ -97,6 +161,8 @@ pub(crate) enum Next<I> {
     Hold { until: Instant, rows: usize },
     /// Wait for requests.
     Wait,
+    /// Every instance runs a batch already, and there is none to hand over ahead of time.
+    Follow,
     /// There is nothing left to do, ever.
     Stop,
 }
@@ -114,7 +180,7 @@ impl<M: Model> Lane<M> {
             queue: Queue::new(),
             cost: Cost::new(batching.max_batch),
             arrivals: Arrivals::new(batching.max_wait),
-            slots: (0..batching.instances.get()).map(absent).collect(),
+            slots: (0..batching.slots()).map(absent).collect(),
             next_seq: 0,
             closing: false,
             held_since: None,
@@ -216,25 +282,25 @@ impl<M: Model> Lane<M> {
     /// How long until an instance is free for the batch after `batches` others.
     fn free_in(&self, now: Instant, batches: usize) -> Option<Duration> {
         let each = self.cost.expect(self.cost.aim())?;
-        let mut free: Vec<Duration> = self
-            .slots
-            .iter()
-            .filter_map(|slot| self.slot_free_in(now, slot))
-            .collect();
+        let mut free = Vec::with_capacity(self.slots.len());
+        let mut batches = batches;
+        for slot in &self.slots {
+            match &slot.state {
+                SlotState::Absent(_) => {}
+                SlotState::Free(_) => free.push(Duration::ZERO),
+                SlotState::Running(running) if running.ahead => batches += 1,
+                SlotState::Running(running) => {
+                    let expected = self.cost.expect(running.rows).unwrap_or_default();
+                    free.push((running.started + expected).saturating_duration_since(now));
+                }
+            }
+        }
+        // Those who run now count before those who could be handed a batch ahead of time.
+        free.sort_unstable_by_key(|free| (free.is_zero(), *free));
+        free.truncate(self.batching.instances.get());
         free.sort_unstable();
         let first = free.get(batches.checked_rem(free.len())?)?;
         Some(*first + each * u32::try_from(batches / free.len()).unwrap_or(u32::MAX))
-    }
-
-    fn slot_free_in(&self, now: Instant, slot: &Slot<M>) -> Option<Duration> {
-        match &slot.state {
-            SlotState::Absent(_) => None,
-            SlotState::Free(_) => Some(Duration::ZERO),
-            SlotState::Running(running) => {
-                let expected = self.cost.expect(running.rows).unwrap_or_default();
-                Some((running.started + expected).saturating_duration_since(now))
-            }
-        }
     }
 
     /// The caller of a request has left. A queued request is taken out, to be dropped outside of the lock; a running one is only marked.
@@ -285,6 +351,31 @@ impl<M: Model> Lane<M> {
     /// Whether requests wait.
     pub(crate) fn waiting(&self) -> bool {
         self.queue.len() > 0
+    }
+
+    /// Whether a free seat should look at the queue. While every instance runs a batch, only a full one is handed over ahead of time: it
+    /// could not get any better by waiting.
+    pub(crate) fn wants_leader(&self) -> bool {
+        self.has_idle_instance() || self.closing || self.full_batch_waits()
+    }
+
+    fn has_idle_instance(&self) -> bool {
+        let running = |slot: &&Slot<M>| matches!(slot.state, SlotState::Running(_));
+        self.batching.ahead == 0
+            || self.slots.iter().filter(running).count() < self.batching.instances.get()
+    }
+
+    fn full_batch_waits(&self) -> bool {
+        let aim = self.aim_of_next();
+        self.queue.rows() >= aim
+            && self
+                .queue
+                .head(aim)
+                .is_some_and(|head| head.full || head.rows >= aim)
+    }
+
+    fn aim_of_next(&self) -> usize {
+        self.cost.aim_of_next(self.counts.batches.iter().sum())
     }
 
     // === instances ===
@@ -343,7 +434,10 @@ impl<M: Model> Lane<M> {
             return Next::Stop;
         }
         self.expire(now, due);
-        let aim = self.cost.aim_of_next(self.counts.batches.iter().sum());
+        let aim = self.aim_of_next();
+        if !self.wants_leader() {
+            return Next::Follow;
+        }
         let Some(head) = self.queue.head(aim) else {
             self.held_since = None;
             return if self.closing { Next::Stop } else { Next::Wait };
@@ -443,31 +537,86 @@ impl<M: Model> Lane<M> {
             *count += 1;
         }
         let held_since = self.held_since.take();
+        let ahead = !self.has_idle_instance();
         self.slots[seat.slot].state = SlotState::Running(Running {
             riders,
             rows,
             started: now,
+            ahead,
             held_since,
             reason,
         });
-        self.falls_due(now.checked_add(self.batching.run_limit));
+        self.falls_due(self.give_up_at(now));
         items
+    }
+
+    /// When a batch that starts now has run too long.
+    fn give_up_at(&self, started: Instant) -> Option<Instant> {
+        if self.batching.keeps_limit {
+            return None;
+        }
+        started.checked_add(self.batching.run_limit)
+    }
+
+    /// How long a batch may run.
+    pub(crate) fn run_limit(&self) -> Duration {
+        self.batching.run_limit
+    }
+
+    /// How long an item of the batch of `seat` may take when it is run by itself because one of them hangs: some times what it should
+    /// need, so that the innocent pass and the guilty is found soon.
+    pub(crate) fn short_limit(&self) -> Duration {
+        let limit = self.batching.run_limit;
+        match self.cost.expect(1) {
+            Some(expected) => limit.min(expected * 10 + SHORTEST_LIMIT),
+            None => limit / 4,
+        }
+    }
+
+    /// Until when somebody waits for an item of the batch of `seat`, by its place.
+    pub(crate) fn deadline(&mut self, seat: Seat, place: usize) -> Option<Instant> {
+        self.riders(seat)?.get(place)?.deadline
+    }
+
+    fn riders(&mut self, seat: Seat) -> Option<&mut Vec<Rider<M>>> {
+        let slot = &mut self.slots[seat.slot];
+        match &mut slot.state {
+            SlotState::Running(running) if slot.generation == seat.generation => {
+                Some(&mut running.riders)
+            }
+            _ => None,
+        }
     }
 
     /// Which items of the batch of `seat` still have somebody waiting. `None` when the batch was given up.
     pub(crate) fn awaited(&mut self, seat: Seat) -> Option<Vec<bool>> {
+        let riders = self.riders(seat)?;
+        Some(riders.iter().map(|rider| rider.reply.is_some()).collect())
+    }
+
+    /// Whether somebody waits for an item of the batch of `seat`, by its place.
+    pub(crate) fn awaits(&mut self, seat: Seat, place: usize) -> bool {
+        let rider = self.riders(seat).and_then(|riders| riders.get(place));
+        rider.is_some_and(|rider| rider.reply.is_some())
+    }
+
+    /// Some items of the batch of `seat` have their results while the others are run again.
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        seat: Seat,
+        first: usize,
+        results: Outcomes<M>,
+        due: &mut Vec<Due<M>>,
+    ) {
         if !self.sits(seat) {
-            return None;
+            return;
         }
-        match &self.slots[seat.slot].state {
-            SlotState::Running(running) => Some(
-                running
-                    .riders
-                    .iter()
-                    .map(|rider| rider.reply.is_some())
-                    .collect(),
-            ),
-            _ => None,
+        if let SlotState::Running(running) = &mut self.slots[seat.slot].state {
+            let trip = running.trip(now);
+            for (rider, result) in running.riders.iter_mut().skip(first).zip(results) {
+                self.counts.tell(rider, result, &trip, due);
+            }
         }
     }
 
@@ -485,31 +634,27 @@ impl<M: Model> Lane<M> {
             return;
         }
         let free = SlotState::Free(now);
-        let SlotState::Running(running) = mem::replace(&mut self.slots[seat.slot].state, free)
+        let SlotState::Running(mut running) = mem::replace(&mut self.slots[seat.slot].state, free)
         else {
             return;
         };
+        self.begin_next(now);
         if let Some(took) = took {
             self.cost.observe(running.rows, took);
         }
         self.arrivals.answered(now, running.rows);
-        let run = now.saturating_duration_since(running.started);
-        for (rider, result) in running.riders.into_iter().zip(results) {
-            let Some(reply) = rider.reply else { continue };
-            let held_since = running.held_since.map(|since| since.max(rider.at));
-            let left_queue = held_since.unwrap_or(running.started);
-            let trip = Trip {
-                queued: left_queue.saturating_duration_since(rider.at),
-                held: running.started.saturating_duration_since(left_queue),
-                run,
-                rows: running.rows,
-                reason: running.reason,
-            };
-            match result {
-                Ok(_) => self.counts.ok += 1,
-                Err(_) => self.counts.failed += 1,
-            }
-            due.push(reply.due(result.map(|value| Answer { value, trip })));
+        let trip = running.trip(now);
+        for (rider, result) in running.riders.iter_mut().zip(results) {
+            self.counts.tell(rider, result, &trip, due);
+        }
+    }
+
+    /// An instance came free: the batch that was handed over first begins now, if any was.
+    fn begin_next(&mut self, now: Instant) {
+        let waiting = self.running().filter(|running| running.ahead);
+        if let Some(next) = waiting.min_by_key(|running| running.started) {
+            next.ahead = false;
+            next.started = now;
         }
     }
 
@@ -541,6 +686,9 @@ impl<M: Model> Lane<M> {
     pub(crate) fn give_up(&mut self, now: Instant, due: &mut Vec<Due<M>>) -> Vec<usize> {
         let limit = self.batching.run_limit;
         let mut vacant = Vec::new();
+        if self.batching.keeps_limit {
+            return vacant;
+        }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let SlotState::Running(running) = &mut slot.state else {
                 continue;
@@ -566,13 +714,15 @@ impl<M: Model> Lane<M> {
 
     /// When [`Lane::expire`] or [`Lane::give_up`] next has something to do. Looks at everything, and remembers.
     pub(crate) fn next_due(&mut self) -> Option<Instant> {
-        let limit = self.batching.run_limit;
         let mut earliest = self.queue.earliest_deadline();
-        for running in self.running() {
+        for slot in &self.slots {
+            let SlotState::Running(running) = &slot.state else {
+                continue;
+            };
             let waiting = running.riders.iter().filter(|rider| rider.reply.is_some());
             let deadlines = waiting.filter_map(|rider| rider.deadline);
             let all = deadlines
-                .chain(running.started.checked_add(limit))
+                .chain(self.give_up_at(running.started))
                 .chain(earliest);
             earliest = all.min();
         }
@@ -654,7 +804,7 @@ impl<M: Model> Lane<M> {
                 .map(|at| now.saturating_duration_since(at)),
             batches: self.counts.batches,
             batch_rows: self.counts.batch_rows.clone(),
-            instances: self.slots.iter().filter(alive).count(),
+            instances: (self.slots.iter().filter(alive).count()).div_ceil(1 + self.batching.ahead),
             replaced: self.counts.replaced,
             dead: self.dead(),
             aim,

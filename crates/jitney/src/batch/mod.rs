@@ -9,13 +9,13 @@
 //!   who are expected are worth the wait; what they are worth is learned from the model's cost and from the arrivals.
 //! - Where rows cost more together than alone, batches shrink by themselves.
 //! - Everything is bounded. A full queue, or a deadline that cannot be met, is refused at once.
-//! - A failing batch is halved and run again until only the guilty items fail. A panic costs its batch no more than that; a batch that
-//!   hangs is given up at the run limit and its instance replaced.
+//! - A failing batch is run again in smaller parts until only the guilty items fail. A panic or a crash costs its batch no more than
+//!   that; a batch that hangs is given up at the run limit and its instance replaced.
 //! - No answer is lost, given twice, or given to another: every request is counted once, as
 //!   `received = ok + failed + refused + expired + cancelled` plus what is queued and running.
 //!
 //! ```
-//! use jitney::batch::{Batcher, Batching, Model};
+//! use jitney::batch::{Batcher, Batching, Context, Model};
 //!
 //! struct Doubler;
 //!
@@ -24,7 +24,7 @@
 //!     type Out = u32;
 //!     type Error = std::convert::Infallible;
 //!
-//!     fn run(&mut self, items: &[u32]) -> Result<Vec<Result<u32, Self::Error>>, Self::Error> {
+//!     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Self::Error>>, Self::Error> {
 //!         Ok(items.iter().map(|item| Ok(item * 2)).collect())
 //!     }
 //! }
@@ -41,6 +41,7 @@
 //! ```
 
 mod arrivals;
+mod context;
 mod cost;
 mod courier;
 mod driver;
@@ -67,6 +68,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::context::Context;
 pub use self::courier::Courier;
 use self::driver::Shared;
 pub use self::ticket::Ticket;
@@ -86,9 +88,19 @@ pub trait Model: Sized + 'static {
     /// Runs a batch. The answer has one entry for each item, in order; anything else fails the batch.
     ///
     /// # Errors
-    /// The inner error fails one item. The outer one fails the batch, which is then halved and run again, unless
+    /// The inner error fails one item. The outer one fails the batch, part of which is then run again as [`Model::blame`] says, unless
     /// [`Batching::isolate`] is off.
-    fn run(&mut self, items: &[Self::In]) -> Result<Results<Self>, Self::Error>;
+    fn run(
+        &mut self,
+        items: &[Self::In],
+        context: &Context<'_>,
+    ) -> Result<Results<Self>, Self::Error>;
+
+    /// Who is to blame for an error that failed a whole batch, and so what is run again.
+    fn blame(error: &Self::Error) -> Blame {
+        let _ = error;
+        Blame::OneItem
+    }
 
     /// How many rows of the batch this item takes; at least one.
     ///
@@ -103,6 +115,21 @@ pub trait Model: Sized + 'static {
         let _ = (a, b);
         true
     }
+}
+
+/// Who is to blame when a batch fails, and so how the innocent are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// An item, and running others again costs little: the batch is halved and run again until the guilty are alone.
+    OneItem,
+    /// An item, perhaps, and it took the instance with it: every item is run again by itself. One that crashes again is guilty, even
+    /// when it was alone the first time.
+    Crash,
+    /// An item on which the model hangs: as after a crash, but with little more time than the item should need. An item that was alone is
+    /// guilty.
+    Hang,
+    /// Nobody: the error is everyone's answer.
+    Nobody,
 }
 
 /// What a model made of a batch: one result for each item, in order.
@@ -121,9 +148,22 @@ pub struct Batching {
     pub instances: NonZeroUsize,
     /// A batch that runs longer is given up: its callers are answered and its instance is replaced. 30 s by default.
     pub run_limit: Duration,
-    /// Whether a failed batch is run again by halves, so that only the guilty items fail: true by default. For models that must not see
-    /// an item twice, false.
+    /// Whether what failed is run again in smaller parts, so that only the guilty items fail: true by default. For models that must not
+    /// see an item twice, false.
     pub isolate: bool,
+    /// Full batches that are handed to an instance while it runs another, so that it finds the next one waiting: 0 by default. Each takes
+    /// a thread and a [`Model`] value of its own, which share the instance.
+    pub ahead: usize,
+    /// Whether the model itself ends its runs at [`Context::limit`], as one in a process of its own can. Then the batcher gives no
+    /// instance up. False by default.
+    pub keeps_limit: bool,
+}
+
+impl Batching {
+    /// Batches that can be with the instances at once.
+    fn slots(&self) -> usize {
+        self.instances.get().saturating_mul(1 + self.ahead)
+    }
 }
 
 impl Default for Batching {
@@ -135,6 +175,8 @@ impl Default for Batching {
             instances: NonZeroUsize::MIN,
             run_limit: Duration::from_secs(30),
             isolate: true,
+            ahead: 0,
+            keeps_limit: false,
         }
     }
 }
@@ -392,11 +434,6 @@ pub enum BatchError<E> {
 impl<E> BatchError<E> {
     fn model(error: E) -> BatchError<E> {
         BatchError::Model(Arc::new(error))
-    }
-
-    /// Whether one item can be to blame for what befell its batch.
-    fn may_be_one_items(&self) -> bool {
-        matches!(self, BatchError::Model(_) | BatchError::Panicked(_))
     }
 }
 

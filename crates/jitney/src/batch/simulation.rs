@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::lane::{Lane, Next, Seat};
 use super::ticket::{Due, Reply, Told};
-use super::{BatchError, Batching, Model, Stats};
+use super::{BatchError, Batching, Context, Model, Stats};
 
 const MICRO: Duration = Duration::from_micros(1);
 
@@ -28,7 +28,7 @@ impl Model for Fake {
     type Out = u64;
     type Error = u64;
 
-    fn run(&mut self, _: &[Item]) -> Result<Vec<Result<u64, u64>>, u64> {
+    fn run(&mut self, _: &[Item], _: &Context<'_>) -> Result<Vec<Result<u64, u64>>, u64> {
         Err(0)
     }
 
@@ -134,10 +134,12 @@ impl World {
             instances: size(1 + random.below(3)),
             run_limit: Duration::from_millis(20 + random.below(100)),
             isolate: true,
+            ahead: usize::try_from(random.below(2)).unwrap(),
+            keeps_limit: false,
         };
         let now = Instant::now();
         let max_batch = batching.max_batch.get();
-        let instances = batching.instances.get();
+        let instances = batching.slots();
         let mut lane = Lane::new(batching);
         let seats = (0..instances)
             .map(|slot| {
@@ -227,7 +229,7 @@ impl World {
                 Next::Hold { until, .. } => {
                     assert!(until > self.now, "a hold must end later than now");
                 }
-                Next::Wait => {}
+                Next::Wait | Next::Follow => {}
                 Next::Stop => panic!("the lane is open"),
             }
         }
@@ -429,7 +431,9 @@ impl World {
                         match next {
                             Next::Run(items) => self.seats[slot].1 = At::Running(items),
                             Next::Stop => stopped += 1,
-                            Next::Hold { .. } | Next::Wait => panic!("a closing lane waits"),
+                            Next::Hold { .. } | Next::Wait | Next::Follow => {
+                                panic!("a closing lane waits")
+                            }
                         }
                     }
                 }

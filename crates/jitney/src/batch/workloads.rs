@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::lane::{Lane, Next, Seat};
 use super::simulation::Random;
 use super::ticket::{Due, Reply, Told};
-use super::{Batching, Model};
+use super::{Batching, Context, Model};
 
 struct Device;
 
@@ -19,7 +19,7 @@ impl Model for Device {
     type Out = ();
     type Error = ();
 
-    fn run(&mut self, _: &[usize]) -> Result<Vec<Result<(), ()>>, ()> {
+    fn run(&mut self, _: &[usize], _: &Context<'_>) -> Result<Vec<Result<(), ()>>, ()> {
         Err(())
     }
 }
@@ -163,7 +163,7 @@ impl Workload {
                 run.events
                     .push(Reverse((until - run.start, Event::Look(run.looks))));
             }
-            Next::Wait | Next::Stop => {}
+            Next::Wait | Next::Follow | Next::Stop => {}
         }
         due.into_iter().for_each(Due::send);
     }

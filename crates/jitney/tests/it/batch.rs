@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jitney::batch::{
-    BatchError, Batcher, Batching, Courier, Model, Reason, Refused, Surroundings, Ticket,
+    BatchError, Batcher, Batching, Context, Courier, Model, Reason, Refused, Surroundings, Ticket,
 };
 use jitney::clock::Clock;
 
@@ -40,7 +40,7 @@ impl Model for Gated {
     type Out = u64;
     type Error = String;
 
-    fn run(&mut self, items: &[Item]) -> Result<Vec<Result<u64, String>>, String> {
+    fn run(&mut self, items: &[Item], _: &Context<'_>) -> Result<Vec<Result<u64, String>>, String> {
         self.entered
             .send(items.to_vec())
             .map_err(|error| error.to_string())?;
@@ -655,7 +655,7 @@ impl Model for Doubler {
     type In = u64;
     type Out = u64;
     type Error = String;
-    fn run(&mut self, items: &[u64]) -> Result<Vec<Result<u64, String>>, String> {
+    fn run(&mut self, items: &[u64], _: &Context<'_>) -> Result<Vec<Result<u64, String>>, String> {
         Ok(items.iter().map(|item| Ok(item * 2)).collect())
     }
 }

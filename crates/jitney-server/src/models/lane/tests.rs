@@ -1,4 +1,4 @@
-use jitney_engine::{DataType, Dim};
+use jitney_engine::{DataType, Dim, Items};
 
 use super::*;
 use crate::models::probe::Probe;
@@ -13,6 +13,7 @@ fn who_shares_a_batch() {
         outputs: Vec::new(),
         batch,
         rows_independent,
+        items: Items::Tensors,
     };
     use BatchAxis::{Fixed, Free, None};
     use RowByRow::{Auto, No, Yes};
@@ -124,10 +125,10 @@ async fn rows_that_change_each_others_answers_are_kept_apart_unless_told_otherwi
         })
         .unwrap();
         assert_eq!(lane.max_batch(), expected, "{row_by_row:?}");
-        let call = Call {
-            inputs: vec![Tensor::from_f32([2, 1], vec![1.0, 2.0]).unwrap()],
-            deadline: Instant::now() + S * 20,
-        };
+        let call = Call::new(
+            vec![Tensor::from_f32([2, 1], vec![1.0, 2.0]).unwrap()],
+            Instant::now() + S * 20,
+        );
         let answer = lane.infer(call).await.unwrap().outputs[0].to_vec::<f32>();
         let expected = if expected == 1 {
             [1.0, 2.0]

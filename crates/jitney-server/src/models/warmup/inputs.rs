@@ -111,7 +111,7 @@ fn scatter(seed: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use jitney_engine::BatchAxis;
+    use jitney_engine::{BatchAxis, Items};
 
     use super::*;
 
@@ -125,6 +125,7 @@ mod tests {
             outputs: Vec::new(),
             batch: BatchAxis::Free,
             rows_independent: true,
+            items: Items::Tensors,
         }
     }
 
