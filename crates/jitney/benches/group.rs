@@ -2,7 +2,6 @@
 //!
 //! Each pair runs in the same process, one after the other. The difference of the medians is the price; divide it by the number of tasks.
 #![expect(
-    missing_docs,
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a benchmark is no library, and tokio's own way is what it compares with"

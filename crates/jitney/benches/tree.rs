@@ -1,6 +1,5 @@
 //! What being in the tree costs: `cargo bench -p jitney --bench tree`.
 #![expect(
-    missing_docs,
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a benchmark is no library, and tokio's own way is what it compares with"
@@ -110,14 +109,15 @@ fn with_tasks(tasks: usize, measure: impl FnOnce(&Tree)) {
 }
 
 async fn waiting(tree: Tree, tasks: usize) {
-    let outcome = Scope::named("group")
-        .under(&tree.root())
-        .run(async move |group: Group<Infallible>| {
-            let group = group.named("waiting");
-            for _ in 0..tasks {
-                drop(group.spawn(std::future::pending::<Result<(), _>>()));
-            }
-            Ok(())
-        });
+    let outcome =
+        Scope::named("group")
+            .under(&tree.root())
+            .run(async move |group: Group<Infallible>| {
+                let group = group.named("waiting");
+                for _ in 0..tasks {
+                    drop(group.spawn(std::future::pending::<Result<(), _>>()));
+                }
+                Ok(())
+            });
     outcome.await.unwrap();
 }

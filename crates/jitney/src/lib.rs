@@ -6,7 +6,10 @@ pub mod clock;
 pub mod group;
 mod lock;
 mod sync;
+#[cfg(feature = "test")]
+pub mod test;
 pub mod tree;
+pub mod watch;
 
 pub use cancel::{Cancel, Cause, Deadline};
 pub use group::{

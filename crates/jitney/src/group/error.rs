@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cause;
-use crate::tree::Node;
+use crate::tree::{LostFailure, Node};
 
 /// Everything that failed in a scope, in the order of time.
 ///
@@ -163,6 +163,21 @@ impl<E> Failures<E> {
         }
         self.omitted += 1;
         Some(failure)
+    }
+
+    /// What failed by itself, for the tree to remember when nobody will read the errors.
+    pub(super) fn lost(&self) -> impl Iterator<Item = LostFailure> {
+        let own = |failure: &&Failure<E>| {
+            matches!(
+                failure.kind,
+                FailureKind::Error(_) | FailureKind::Panic { .. }
+            )
+        };
+        self.kept.iter().filter(own).map(|failure| LostFailure {
+            name: failure.task.name.clone(),
+            id: failure.task.id,
+            site: failure.task.site,
+        })
     }
 
     pub(super) fn into_error(self) -> Option<GroupError<E>> {

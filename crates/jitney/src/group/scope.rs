@@ -202,6 +202,7 @@ impl<E: Send + 'static> Core<E> {
             ),
             None => (Cancel::with_deadline(scope.deadline), None),
         };
+        node.obeys(&cancel);
         Core {
             node,
             around: Arc::new(Surroundings {
@@ -282,5 +283,13 @@ impl<E: Send + 'static> Core<E> {
                 omitted: 0,
             }),
         }
+    }
+}
+
+impl<E> Drop for Core<E> {
+    /// Who ran the scope has taken the failures by now, unless its future was dropped.
+    fn drop(&mut self) {
+        let failures = std::mem::replace(&mut *lock(&self.failures), Failures::new());
+        failures.lost().for_each(|failure| self.node.lose(failure));
     }
 }

@@ -9,7 +9,9 @@
 mod batch;
 mod cancel;
 mod group;
+mod kit;
 mod orphans;
 mod random;
 mod support;
 mod tree;
+mod watch;

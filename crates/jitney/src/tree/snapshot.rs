@@ -1,0 +1,234 @@
+//! A tree as it was at one moment, and how it is written.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Node, State};
+use crate::cancel::{Cancel, Cause};
+
+/// A tree as it was at one moment. Its `Display` is an indented text, one node a line; [`json`](Snapshot::json) is for
+/// programs.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Every node, parents before their children, siblings by age, the oldest first.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// One node of a [`Snapshot`].
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Unique in the tree, and never used again.
+    pub id: u64,
+    /// The id of the node above; none for the root.
+    pub parent: Option<u64>,
+    /// Zero for the root.
+    pub depth: usize,
+    /// At most [`NAME_MAX`](super::NAME_MAX) bytes.
+    pub name: Arc<str>,
+    /// What it said it was doing, or empty. At most [`LABEL_MAX`](super::LABEL_MAX) bytes.
+    pub label: Cow<'static, str>,
+    /// What it was doing.
+    pub state: State,
+    /// For how long the poll under way has lasted. Of a task that was polled often only a sample of the polls is timed: then
+    /// it may be missing though the task is running.
+    pub running: Option<Duration>,
+    /// Where in the source it was started.
+    pub site: &'static Location<'static>,
+    /// Since when it is in the tree.
+    pub age: Duration,
+    /// How many times it was polled.
+    pub polls: u64,
+    /// Time spent being polled, the poll under way included; after the first polls an estimate from a sample of them.
+    pub busy: Duration,
+    /// What is left until the deadline of the scopes around it, if any has one; zero once it has passed.
+    pub deadline: Option<Duration>,
+    /// Why it was cancelled, if it was.
+    pub cancelled: Option<Cause>,
+}
+
+impl Snapshot {
+    /// The snapshot as JSON: an array with an object for each node, in the same order. Durations are seconds.
+    ///
+    /// ```
+    /// let tree = jitney::tree::Tree::new("server");
+    /// tree.root().label("ready");
+    /// let text = tree.snapshot().json().to_string();
+    /// assert!(text.starts_with(r#"[{"id":0,"parent":null,"name":"server","label":"ready","state":"idle","#));
+    /// ```
+    pub fn json(&self) -> impl fmt::Display + '_ {
+        Json(self)
+    }
+
+    /// Of nodes by age, each with those above it.
+    pub(super) fn of(nodes: &[Node]) -> Snapshot {
+        let mut infos = Vec::with_capacity(nodes.len());
+        // Of all that are above the next node: their depth is their place here.
+        let mut around: Vec<(usize, Option<&Cancel>)> = Vec::new();
+        let links = Links::of(nodes);
+        let now = Now::new();
+        let mut next = links.first_child[0];
+        while next != NONE {
+            let node = &nodes[next - 1];
+            let inherited = around.last().and_then(|(_, cancel)| *cancel);
+            let cancel = node.entry.cancel.get().or(inherited);
+            infos.push(node.info(around.len(), cancel, &now));
+            if links.first_child[next] != NONE {
+                around.push((next, cancel));
+                next = links.first_child[next];
+                continue;
+            }
+            next = links.next_sibling[next];
+            while next == NONE
+                && let Some((above, _)) = around.pop()
+            {
+                next = links.next_sibling[above];
+            }
+        }
+        Snapshot { nodes: infos }
+    }
+}
+
+/// Who is whose child, as places in the list of nodes plus one; place zero is above the root.
+struct Links {
+    first_child: Vec<usize>,
+    next_sibling: Vec<usize>,
+}
+
+const NONE: usize = 0;
+
+impl Links {
+    fn of(nodes: &[Node]) -> Links {
+        let mut links = Links {
+            first_child: vec![NONE; nodes.len() + 1],
+            next_sibling: vec![NONE; nodes.len() + 1],
+        };
+        let mut last = (None, NONE);
+        // From the end, so that the oldest child comes first.
+        for (at, node) in nodes.iter().enumerate().rev() {
+            let parent = node.parent_id();
+            if parent != last.0 {
+                let place = |id| nodes.binary_search_by_key(&id, Node::id);
+                let place = parent.and_then(|id| place(id).ok());
+                last = (parent, place.map_or(NONE, |place| place + 1));
+            }
+            links.next_sibling[at + 1] = links.first_child[last.1];
+            links.first_child[last.1] = at + 1;
+        }
+        links
+    }
+}
+
+/// The moment of a snapshot.
+pub(super) struct Now {
+    at: Instant,
+}
+
+impl Now {
+    pub(super) fn new() -> Now {
+        Now { at: Instant::now() }
+    }
+
+    pub(super) fn since(&self, past: Instant) -> Duration {
+        self.at.saturating_duration_since(past)
+    }
+
+    pub(super) fn until(&self, future: Instant) -> Duration {
+        future.saturating_duration_since(self.at)
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.nodes.iter().try_for_each(|node| writeln!(f, "{node}"))
+    }
+}
+
+impl fmt::Display for NodeInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:indent$}{}", "", self.name, indent = 2 * self.depth)?;
+        if !self.label.is_empty() {
+            write!(f, " [{}]", self.label)?;
+        }
+        f.write_char(' ')?;
+        f.write_str(self.state.word())?;
+        if let Some(running) = self.running {
+            write!(f, " for {running:.1?}")?;
+        }
+        write!(f, " age={:.1?}", self.age)?;
+        if self.polls > 0 {
+            write!(f, " busy={:.1?} polls={}", self.busy, self.polls)?;
+        }
+        if let Some(deadline) = self.deadline {
+            write!(f, " deadline={deadline:.1?}")?;
+        }
+        if let Some(cause) = self.cancelled {
+            write!(f, " cancelled=({cause})")?;
+        }
+        write!(f, " at {}:{}", self.site.file(), self.site.line())
+    }
+}
+
+struct Json<'a>(&'a Snapshot);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
+        for (at, node) in self.0.nodes.iter().enumerate() {
+            f.write_str(if at == 0 { "" } else { "," })?;
+            node.write_json(f)?;
+        }
+        f.write_char(']')
+    }
+}
+
+impl NodeInfo {
+    fn write_json(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, r#"{{"id":{},"parent":"#, self.id)?;
+        optional(f, self.parent)?;
+        f.write_str(r#","name":"#)?;
+        text(f, &self.name)?;
+        f.write_str(r#","label":"#)?;
+        text(f, &self.label)?;
+        write!(f, r#","state":"{}","running":"#, self.state.word())?;
+        optional(f, self.running.as_ref().map(Duration::as_secs_f64))?;
+        write!(f, r#","age":{},"polls":{},"#, seconds(self.age), self.polls)?;
+        write!(f, r#""busy":{},"deadline":"#, seconds(self.busy))?;
+        optional(f, self.deadline.as_ref().map(Duration::as_secs_f64))?;
+        f.write_str(r#","cancelled":"#)?;
+        match self.cancelled {
+            Some(cause) => text(f, &cause.to_string())?,
+            None => f.write_str("null")?,
+        }
+        f.write_str(r#","file":"#)?;
+        text(f, self.site.file())?;
+        write!(f, r#","line":{}}}"#, self.site.line())
+    }
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn optional(f: &mut fmt::Formatter<'_>, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => value.fmt(f),
+        None => f.write_str("null"),
+    }
+}
+
+fn text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            c if u32::from(c) < 0x20 => write!(f, "\\u{:04x}", u32::from(c))?,
+            c => f.write_char(c)?,
+        }
+    }
+    f.write_char('"')
+}
