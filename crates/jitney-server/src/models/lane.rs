@@ -352,6 +352,7 @@ fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> B
         isolate: model.idempotent(),
         ahead: model.ahead(),
         keeps_limit: model.keeps_limit(),
+        padded: false,
     }
 }
 

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use super::context::Riders;
 use super::isolate::{Guarded, make_guarded};
 use super::lane::{Lane, Next, Outcomes, Seat};
+use super::queue::Place;
 use super::ticket::{Due, Reply, Ticket};
-use super::{Batching, Courier, Model, Refused, Stats, Surroundings};
+use super::{Batching, Courier, Model, Refused, Stats, Surroundings, Terms};
 use crate::clock::{Clock, Sleeper};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
 
@@ -113,24 +114,24 @@ impl<M: Model> Shared<M> {
     pub(crate) fn submit(
         self: &Arc<Self>,
         item: M::In,
-        deadline: Option<Instant>,
+        terms: &Terms,
     ) -> Result<Ticket<M>, Refused> {
         let (reply, receiver) = Reply::new();
         let now = self.clock.now();
         let mut state = lock(&self.state);
-        let seq = state.lane.submit(now, item, deadline, reply)?;
-        let wake = state.whom_to_wake(deadline);
+        let place = state.lane.submit(now, item, terms, reply)?;
+        let wake = state.whom_to_wake(terms.deadline);
         let leave_core = state.lane.free_instance_is_late();
         drop(state);
         self.wake(wake);
         if leave_core {
             thread::yield_now();
         }
-        Ok(Ticket::new(receiver, self.clone(), seq))
+        Ok(Ticket::new(receiver, self.clone(), place))
     }
 
-    pub(crate) fn cancel(&self, seq: u64) {
-        let cancelled = lock(&self.state).lane.cancel(seq);
+    pub(crate) fn cancel(&self, place: Place) {
+        let cancelled = lock(&self.state).lane.cancel(place);
         drop(cancelled);
     }
 
@@ -139,11 +140,14 @@ impl<M: Model> Shared<M> {
         self.wake_all();
     }
 
-    pub(crate) fn abort(&self) {
+    /// Says how many were answered so.
+    pub(crate) fn abort(&self) -> usize {
         let mut due = Vec::new();
         lock(&self.state).lane.abort(&mut due);
+        let cut = due.len();
         send(&mut due);
         self.wake_all();
+        cut
     }
 
     pub(crate) fn observe_cost(&self, rows: usize, took: Duration) {
@@ -375,6 +379,8 @@ impl<M: Model> Shared<M> {
         let shared = self.clone();
         let keep = move || {
             shared.keep(&make);
+            // What the instances are made from has ended too when this is said.
+            drop(make);
             ended.send_replace(true);
         };
         let keeper = thread::Builder::new().name(format!("{} keeper", self.name));

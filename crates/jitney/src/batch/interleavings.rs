@@ -37,10 +37,11 @@ fn explore(test: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(test, 1_000, 3);
 }
 
-fn batcher(instances: usize, max_batch: usize) -> Batcher<Doubler> {
+fn batcher(instances: usize, ahead: usize) -> Batcher<Doubler> {
     let batching = Batching {
-        max_batch: NonZeroUsize::new(max_batch).unwrap(),
+        max_batch: NonZeroUsize::new(2).unwrap(),
         instances: NonZeroUsize::new(instances).unwrap(),
+        ahead,
         ..Batching::default()
     };
     Batcher::start_with("doubler", batching, standing_still(), || {
@@ -57,8 +58,8 @@ fn standing_still() -> Surroundings {
 }
 
 /// Nobody is left behind: no wake-up is lost whatever the schedule, or shuttle reports the deadlock.
-fn everyone_is_answered(instances: usize) {
-    let batcher = batcher(instances, 2);
+fn everyone_is_answered(instances: usize, ahead: usize) {
+    let batcher = batcher(instances, ahead);
     let callers: Vec<_> = (0..3u64)
         .map(|caller| {
             let batcher = batcher.clone();
@@ -93,19 +94,29 @@ fn everyone_is_answered(instances: usize) {
 
 #[test]
 fn with_one_instance() {
-    explore(|| everyone_is_answered(1));
+    explore(|| everyone_is_answered(1, 0));
 }
 
 #[test]
 fn with_two_instances() {
-    explore(|| everyone_is_answered(2));
+    explore(|| everyone_is_answered(2, 0));
+}
+
+#[test]
+fn with_one_instance_that_takes_batches_ahead() {
+    explore(|| everyone_is_answered(1, 1));
+}
+
+#[test]
+fn with_two_instances_that_take_batches_ahead() {
+    explore(|| everyone_is_answered(2, 1));
 }
 
 /// Closing races with submitting: a caller is refused or answered, never forgotten.
 #[test]
 fn closing_while_others_submit() {
     explore(|| {
-        let batcher = batcher(2, 2);
+        let batcher = batcher(2, 0);
         let answered = Arc::new(AtomicUsize::new(0));
         let callers: Vec<_> = (0..2u64)
             .map(|item| {

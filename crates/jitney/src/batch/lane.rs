@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use super::arrivals::Arrivals;
 use super::cost::Cost;
 use super::policy::{self, Decision, Scene};
-use super::queue::{Entry, Head, Queue};
+use super::queue::{Entry, Head, Place, Queue};
 use super::ticket::{Due, Outcome, Reply};
-use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Trip};
+use super::{Answer, BatchError, Batching, Model, Reason, Refused, Stats, Terms, Trip};
 
 /// What is left of a deadline must be this much longer than the estimate for a request to be let in: estimates are averages.
 const MARGIN: f64 = 1.1;
 const MARGIN_FIXED: Duration = Duration::from_micros(500);
+
+/// What a batch is taken to cost before any has run, where only the order of requests depends on it.
+const UNKNOWN_SERVICE: Duration = Duration::from_millis(1);
 
 /// What an item may take at least that is run by itself because its batch hung.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(100);
@@ -29,7 +32,6 @@ pub(crate) struct Lane<M: Model> {
     cost: Cost,
     arrivals: Arrivals,
     slots: Vec<Slot<M>>,
-    next_seq: u64,
     closing: bool,
     /// Since when the door is held open, while it is.
     held_since: Option<Instant>,
@@ -177,11 +179,10 @@ impl<M: Model> Lane<M> {
             state: SlotState::Absent(None),
         };
         Lane {
-            queue: Queue::new(),
+            queue: Queue::new(batching.padded),
             cost: Cost::new(batching.max_batch),
             arrivals: Arrivals::new(batching.max_wait),
             slots: (0..batching.slots()).map(absent).collect(),
-            next_seq: 0,
             closing: false,
             held_since: None,
             due: None,
@@ -195,40 +196,47 @@ impl<M: Model> Lane<M> {
 
     // === requests ===
 
-    /// Lets a request in, or says why not. On success the request's number.
+    /// Lets a request in, or says why not. On success its place in the line.
     pub(crate) fn submit(
         &mut self,
         now: Instant,
         item: M::In,
-        deadline: Option<Instant>,
+        terms: &Terms,
         reply: Reply<M>,
-    ) -> Result<u64, Refused> {
+    ) -> Result<Place, Refused> {
         let rows = M::rows(&item).max(1);
+        let place = self.queue.place(now, terms.priority, terms.key);
         self.counts.received += 1;
         self.arrivals.offered(now, rows);
-        if let Err(refused) = self.admit(now, rows, deadline) {
+        if let Err(refused) = self.admit(now, rows, terms, place) {
             self.counts.refused += 1;
             return Err(refused);
         }
         self.arrivals.arrived(now, rows);
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        self.queue.push(
-            Entry {
-                seq,
-                item,
-                rows,
-                at: now,
-                deadline,
-                reply,
-            },
-            M::compatible,
-        );
-        self.falls_due(deadline);
-        Ok(seq)
+        let service = terms.key.map_or(Duration::ZERO, |_| self.service(rows));
+        let entry = Entry {
+            place,
+            item,
+            rows,
+            at: now,
+            deadline: terms.deadline,
+            key: terms.key,
+            reply,
+        };
+        self.queue.push(entry, service, M::compatible);
+        self.falls_due(terms.deadline);
+        Ok(place)
     }
 
-    fn admit(&self, now: Instant, rows: usize, deadline: Option<Instant>) -> Result<(), Refused> {
+    /// What rows take of the instances' time, in batches as they should be.
+    fn service(&self, rows: usize) -> Duration {
+        let aim = self.cost.aim();
+        let batch = self.cost.expect(aim).unwrap_or(UNKNOWN_SERVICE);
+        let instances = self.batching.instances.get();
+        batch.mul_f64(rows as f64 / (aim * instances) as f64)
+    }
+
+    fn admit(&self, now: Instant, rows: usize, terms: &Terms, place: Place) -> Result<(), Refused> {
         let max_batch = self.batching.max_batch.get();
         if rows > max_batch {
             return Err(Refused::TooLarge { rows, max_batch });
@@ -240,18 +248,21 @@ impl<M: Model> Lane<M> {
             return Err(Refused::Failed(reason));
         }
         let queued = self.queue.len();
-        if queued >= self.batching.queue.get() {
+        // A key may not have more waiting than there are places left, so that however many it sends, others find room (the dynamic
+        // thresholds of Choudhury and Hahne, 1998).
+        let free = self.batching.queue.get().saturating_sub(queued);
+        if terms.key.map_or(0, |key| self.queue.len_of(key)) >= free {
             let retry_after = self.until_drained(now).unwrap_or_default();
             return Err(Refused::Full {
                 queued,
                 retry_after,
             });
         }
-        let Some(deadline) = deadline else {
+        let Some(deadline) = terms.deadline else {
             return Ok(());
         };
         let remaining = deadline.saturating_duration_since(now);
-        match self.estimate(now, rows) {
+        match self.estimate(now, rows, place) {
             Some(estimate) if remaining < estimate.mul_f64(MARGIN) + MARGIN_FIXED => {
                 Err(Refused::TooLate {
                     estimate,
@@ -264,12 +275,12 @@ impl<M: Model> Lane<M> {
 
     /// How long a request of `rows` that comes now will take until its answer: the work ahead of it, spread over the instances, and its
     /// own batch with those expected to join it.
-    fn estimate(&self, now: Instant, rows: usize) -> Option<Duration> {
+    fn estimate(&self, now: Instant, rows: usize, place: Place) -> Option<Duration> {
         let aim = self.cost.aim();
-        let (batches_ahead, place) = place_in_line(self.queue.rows(), rows, aim);
+        let (batches_ahead, rows_with_it) = place_in_line(self.queue.rows_before(place), rows, aim);
         let start = self.free_in(now, batches_ahead)?;
         let joining = (self.arrivals.rate() * start.as_secs_f64()) as usize;
-        let size = (place + joining).clamp(rows, aim.max(rows));
+        let size = (rows_with_it + joining).clamp(rows, aim.max(rows));
         Some(start + self.cost.expect(size)?)
     }
 
@@ -304,11 +315,11 @@ impl<M: Model> Lane<M> {
     }
 
     /// The caller of a request has left. A queued request is taken out, to be dropped outside of the lock; a running one is only marked.
-    pub(crate) fn cancel(&mut self, seq: u64) -> Option<Entry<M::In, Reply<M>>> {
-        let queued = self.queue.remove(seq);
+    pub(crate) fn cancel(&mut self, place: Place) -> Option<Entry<M::In, Reply<M>>> {
+        let queued = self.queue.remove(place);
         let gone = queued.is_some()
             || self
-                .rider(seq)
+                .rider(place.seq)
                 .is_some_and(|rider| rider.reply.take().is_some());
         self.counts.cancelled += u64::from(gone);
         queued
@@ -450,8 +461,8 @@ impl<M: Model> Lane<M> {
                 Next::Hold { until, rows }
             }
             Decision::Go(reason) => {
-                let (entries, reason) = self.within_deadlines(now, &head, reason);
-                Next::Run(self.depart(now, seat, entries, reason))
+                let (head, reason) = self.within_deadlines(now, head, reason);
+                Next::Run(self.depart(now, seat, &head, reason))
             }
         }
     }
@@ -487,8 +498,8 @@ impl<M: Model> Lane<M> {
     }
 
     /// A batch grows no further than its tightest deadline allows, if a smaller one can still meet it.
-    fn within_deadlines(&self, now: Instant, head: &Head, reason: Reason) -> (usize, Reason) {
-        let whole = (head.entries, reason);
+    fn within_deadlines(&self, now: Instant, head: Head, reason: Reason) -> (Head, Reason) {
+        let whole = (head, reason);
         let Some(deadline) = head.earliest_deadline else {
             return whole;
         };
@@ -505,18 +516,18 @@ impl<M: Model> Lane<M> {
             rows /= 2;
         }
         match self.queue.head(rows) {
-            Some(smaller) if met(smaller.rows) => (smaller.entries, Reason::Deadline),
+            Some(smaller) if met(smaller.rows) => (smaller, Reason::Deadline),
             _ => whole,
         }
     }
 
-    fn depart(&mut self, now: Instant, seat: Seat, entries: usize, reason: Reason) -> Vec<M::In> {
-        let entries = self.queue.take(entries);
-        let rows = entries.iter().map(|entry| entry.rows).sum();
+    fn depart(&mut self, now: Instant, seat: Seat, head: &Head, reason: Reason) -> Vec<M::In> {
+        let entries = self.queue.take(head.entries);
+        let rows = head.rows;
         let mut items = Vec::with_capacity(entries.len());
         let mut riders = Vec::with_capacity(entries.len());
         for Entry {
-            seq,
+            place,
             item,
             at,
             deadline,
@@ -526,7 +537,7 @@ impl<M: Model> Lane<M> {
         {
             items.push(item);
             riders.push(Rider {
-                seq,
+                seq: place.seq,
                 at,
                 deadline,
                 reply: Some(reply),

@@ -58,6 +58,8 @@ pub mod simulation;
 #[cfg(test)]
 mod simulation;
 mod ticket;
+#[cfg(doctest)]
+mod unwritable;
 #[cfg(test)]
 mod workloads;
 
@@ -157,6 +159,9 @@ pub struct Batching {
     /// Whether the model itself ends its runs at [`Context::limit`], as one in a process of its own can. Then the batcher gives no
     /// instance up. False by default.
     pub keeps_limit: bool,
+    /// Whether the rows of a batch count as its items times its largest item's rows, for models that pad every item to the largest. False
+    /// by default: a batch has the rows of its items.
+    pub padded: bool,
 }
 
 impl Batching {
@@ -177,8 +182,22 @@ impl Default for Batching {
             isolate: true,
             ahead: 0,
             keeps_limit: false,
+            padded: false,
         }
     }
+}
+
+/// On what terms an item is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// When the answer is worth nothing any more: see [`Batcher::submit`].
+    pub deadline: Option<Instant>,
+    /// Who goes first: by each step up, an item is treated as if it had come a second earlier. So nobody waits for ever, however many
+    /// urgent ones come after.
+    pub priority: i8,
+    /// On whose behalf. An instance's time is shared evenly among the keys that have something waiting, and no key can fill the queue so
+    /// that others find no room in it. Items without a key are served as they come.
+    pub key: Option<u64>,
 }
 
 /// What a batcher lives in.
@@ -238,7 +257,44 @@ impl<M: Model> Batcher<M> {
     /// # Errors
     /// [`Refused`] says why the item was not queued.
     pub fn submit(&self, item: M::In, deadline: Option<Instant>) -> Result<Ticket<M>, Refused> {
-        self.0.shared.submit(item, deadline)
+        self.submit_on(
+            item,
+            &Terms {
+                deadline,
+                ..Terms::default()
+            },
+        )
+    }
+
+    /// [`Batcher::submit`] with a priority, or on behalf of somebody.
+    ///
+    /// # Errors
+    /// As [`Batcher::submit`].
+    ///
+    /// ```
+    /// # use jitney::batch::{Batcher, Batching, Context, Model};
+    /// # use std::convert::Infallible;
+    /// # struct Doubler;
+    /// # impl Model for Doubler {
+    /// #     type In = u32;
+    /// #     type Out = u32;
+    /// #     type Error = Infallible;
+    /// #     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Infallible>>, Infallible> {
+    /// #         Ok(items.iter().map(|item| Ok(item * 2)).collect())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use jitney::batch::Terms;
+    ///
+    /// let batcher = Batcher::start("doubler", Batching::default(), || Ok::<_, String>(Doubler))?;
+    /// let urgent = Terms { priority: 1, ..Terms::default() };
+    /// assert_eq!(batcher.submit_on(21, &urgent)?.await?.value, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn submit_on(&self, item: M::In, terms: &Terms) -> Result<Ticket<M>, Refused> {
+        self.0.shared.submit(item, terms)
     }
 
     /// What has happened so far, and the state of this moment.
@@ -258,7 +314,26 @@ impl<M: Model> Batcher<M> {
 
     /// Closes, and answers what is queued with [`BatchError::Closed`]. What runs already is still answered.
     pub fn abort(&self) {
-        self.0.shared.abort();
+        let _ = self.0.shared.abort();
+    }
+
+    /// Closes, waits up to `limit` for everyone in the queue to be answered, and then answers the rest with [`BatchError::Closed`]. Says
+    /// how many those were. What runs by then is not waited for.
+    ///
+    /// # Cancel safety
+    /// When dropped, the batcher is closed, and what is queued is still run.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with time.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.close();
+        if tokio::time::timeout(limit, self.wait_closed())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        self.0.shared.abort()
     }
 
     /// Waits until a closed batcher has answered everyone and its threads have ended; those that hang inside the model are not waited

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::lane::{Lane, Next, Seat};
+use super::queue::Place;
 use super::ticket::{Due, Reply, Told};
-use super::{BatchError, Batching, Context, Model, Stats};
+use super::{BatchError, Batching, Context, Model, Stats, Terms};
 
 const MICRO: Duration = Duration::from_micros(1);
 
@@ -91,7 +92,7 @@ impl Random {
 /// What the harness knows of a request.
 struct Caller {
     item: Item,
-    seq: u64,
+    place: Place,
     told: Option<oneshot::Receiver<Told<Fake>>>,
 }
 
@@ -105,6 +106,7 @@ struct World {
     lost: Vec<(Seat, Vec<Item>)>,
     callers: Vec<Caller>,
     max_batch: usize,
+    padded: bool,
     tally: Tally,
 }
 
@@ -136,9 +138,11 @@ impl World {
             isolate: true,
             ahead: usize::try_from(random.below(2)).unwrap(),
             keeps_limit: false,
+            padded: random.one_in(3),
         };
         let now = Instant::now();
         let max_batch = batching.max_batch.get();
+        let padded = batching.padded;
         let instances = batching.slots();
         let mut lane = Lane::new(batching);
         let seats = (0..instances)
@@ -157,6 +161,7 @@ impl World {
             lost,
             callers,
             max_batch,
+            padded,
             tally,
         }
     }
@@ -185,10 +190,15 @@ impl World {
         };
         let (reply, told) = Reply::new();
         self.tally.received += 1;
-        match self.lane.submit(self.now, item, deadline, reply) {
-            Ok(seq) => self.callers.push(Caller {
+        let terms = Terms {
+            deadline,
+            priority: [0, 0, 0, 1, -1][usize::try_from(self.random.below(5)).unwrap()],
+            key: (!self.random.one_in(3)).then(|| self.random.below(3)),
+        };
+        match self.lane.submit(self.now, item, &terms, reply) {
+            Ok(place) => self.callers.push(Caller {
                 item,
-                seq,
+                place,
                 told: Some(told),
             }),
             Err(_) => self.tally.refused += 1,
@@ -207,7 +217,7 @@ impl World {
             Ok(answer) => self.receive(index, answer),
             Err(_) => {
                 self.tally.cancelled += 1;
-                self.lane.cancel(self.callers[index].seq);
+                self.lane.cancel(self.callers[index].place);
             }
         }
     }
@@ -236,7 +246,11 @@ impl World {
     }
 
     fn check_batch(&self, items: &[Item]) {
-        let rows: usize = items.iter().map(|item| item.rows).sum();
+        let rows: usize = if self.padded {
+            items.len() * items.iter().map(|item| item.rows).max().unwrap_or(0)
+        } else {
+            items.iter().map(|item| item.rows).sum()
+        };
         assert!(
             !items.is_empty() && rows <= self.max_batch,
             "{rows} rows of {}",

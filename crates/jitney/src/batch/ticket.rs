@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::driver::Shared;
+use super::queue::Place;
 use super::{Answer, BatchError, Model};
 
 /// What one item of a batch came to.
@@ -49,7 +50,7 @@ impl<M: Model> Due<M> {
 pub struct Ticket<M: Model> {
     receiver: oneshot::Receiver<Told<M>>,
     shared: Arc<Shared<M>>,
-    seq: u64,
+    place: Place,
     answered: bool,
 }
 
@@ -57,12 +58,12 @@ impl<M: Model> Ticket<M> {
     pub(crate) fn new(
         receiver: oneshot::Receiver<Told<M>>,
         shared: Arc<Shared<M>>,
-        seq: u64,
+        place: Place,
     ) -> Ticket<M> {
         Ticket {
             receiver,
             shared,
-            seq,
+            place,
             answered: false,
         }
     }
@@ -81,7 +82,7 @@ impl<M: Model> Future for Ticket<M> {
 impl<M: Model> Drop for Ticket<M> {
     fn drop(&mut self) {
         if !self.answered {
-            self.shared.cancel(self.seq);
+            self.shared.cancel(self.place);
         }
     }
 }
@@ -89,7 +90,7 @@ impl<M: Model> Drop for Ticket<M> {
 impl<M: Model> std::fmt::Debug for Ticket<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ticket")
-            .field("seq", &self.seq)
+            .field("seq", &self.place.seq)
             .finish_non_exhaustive()
     }
 }

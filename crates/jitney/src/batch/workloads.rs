@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::lane::{Lane, Next, Seat};
 use super::simulation::Random;
 use super::ticket::{Due, Reply, Told};
-use super::{Batching, Context, Model};
+use super::{Batching, Context, Model, Terms};
 
 struct Device;
 
@@ -135,7 +135,11 @@ impl Workload {
         let now = run.start + run.now;
         let deadline = self.deadline.map(|deadline| now + deadline);
         let (reply, told) = Reply::new();
-        match run.lane.submit(now, caller, deadline, reply) {
+        let terms = Terms {
+            deadline,
+            ..Terms::default()
+        };
+        match run.lane.submit(now, caller, &terms, reply) {
             Ok(_) => run.waiting.push((caller, run.now, told)),
             Err(_) => run.report.refused += 1,
         }

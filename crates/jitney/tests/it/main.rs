@@ -7,7 +7,9 @@
 )]
 
 mod batch;
+mod batch_terms;
 mod cancel;
+mod defects;
 mod group;
 mod kit;
 mod orphans;
