@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use slab::Slab;
-use tokio::time::Instant;
 
+pub(crate) use crate::deadline::Deadline;
+use crate::deadline::Limit;
 use crate::lock::lock;
 
 /// Why something was cancelled.
@@ -21,6 +21,8 @@ pub enum Cause {
     Deadline,
     /// A task of the same group failed.
     SiblingFailed,
+    /// A task of the same group succeeded, and one was enough.
+    SiblingSucceeded,
     /// The scope it belonged to is over, or the future that ran the scope was dropped.
     ParentGone,
     /// The client that wanted the answer went away.
@@ -30,10 +32,11 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 6] = [
+    const ALL: [Cause; 7] = [
         Cause::Requested,
         Cause::Deadline,
         Cause::SiblingFailed,
+        Cause::SiblingSucceeded,
         Cause::ParentGone,
         Cause::ClientGone,
         Cause::Shutdown,
@@ -46,57 +49,11 @@ impl fmt::Display for Cause {
             Cause::Requested => "it was asked to stop",
             Cause::Deadline => "the deadline passed",
             Cause::SiblingFailed => "a task of its group failed",
+            Cause::SiblingSucceeded => "another task of its group was enough",
             Cause::ParentGone => "its scope is over",
             Cause::ClientGone => "the client went away",
             Cause::Shutdown => "the program is shutting down",
         })
-    }
-}
-
-/// A moment after which an answer is worth nothing. Follows tokio's clock, so tests can pause it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Deadline(Instant);
-
-impl Deadline {
-    /// The moment `wait` from now. A wait too long for the clock counts as thirty years.
-    pub fn after(wait: Duration) -> Deadline {
-        const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-        let now = Instant::now();
-        Deadline(now.checked_add(wait).unwrap_or_else(|| now + FAR))
-    }
-
-    /// What is left until then; zero once it has passed.
-    pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
-
-    /// The same moment on the standard clock.
-    pub fn instant(self) -> std::time::Instant {
-        self.0.into_std()
-    }
-}
-
-impl From<Duration> for Deadline {
-    fn from(wait: Duration) -> Self {
-        Deadline::after(wait)
-    }
-}
-
-impl From<Instant> for Deadline {
-    fn from(at: Instant) -> Self {
-        Deadline(at)
-    }
-}
-
-impl From<std::time::Instant> for Deadline {
-    fn from(at: std::time::Instant) -> Self {
-        Deadline(Instant::from_std(at))
-    }
-}
-
-impl From<Deadline> for Instant {
-    fn from(deadline: Deadline) -> Self {
-        deadline.0
     }
 }
 
@@ -124,7 +81,7 @@ pub struct Cancel {
 impl Cancel {
     /// A request of its own, with no parent and no deadline.
     pub fn new() -> Cancel {
-        Cancel::with_deadline(None)
+        Cancel::with_limit(None)
     }
 
     /// A request that is cancelled with this one, and can be cancelled alone.
@@ -179,14 +136,15 @@ impl Cancel {
     /// The earliest deadline of the scopes around, if any has one. Those scopes enforce it: they cancel with
     /// [`Cause::Deadline`] when it passes.
     pub fn deadline(&self) -> Option<Deadline> {
-        self.state.deadline
+        self.limit().map(|limit| limit.deadline)
     }
 
     /// A child whose deadline is the earlier of its own and this one's.
-    pub(crate) fn child_until(&self, own: Option<Deadline>) -> Cancel {
-        let deadline = self.deadline().into_iter().chain(own).min();
+    pub(crate) fn child_until(&self, own: Option<Arc<Limit>>) -> Cancel {
+        let limits = self.state.limit.clone().into_iter().chain(own);
+        let limit = limits.min_by_key(|limit| limit.deadline);
         let child = Cancel {
-            state: Arc::new(State::new(deadline, Some(self.state.clone()))),
+            state: Arc::new(State::new(limit, Some(self.state.clone()))),
         };
         let mut listeners = lock(&self.state.listeners);
         match self.cause() {
@@ -202,10 +160,15 @@ impl Cancel {
         child
     }
 
-    pub(crate) fn with_deadline(deadline: Option<Deadline>) -> Cancel {
+    pub(crate) fn with_limit(limit: Option<Arc<Limit>>) -> Cancel {
         Cancel {
-            state: Arc::new(State::new(deadline, None)),
+            state: Arc::new(State::new(limit, None)),
         }
+    }
+
+    /// The earliest deadline, and whose it is.
+    pub(crate) fn limit(&self) -> Option<&Arc<Limit>> {
+        self.state.limit.as_ref()
     }
 
     /// Whether it was cancelled because an ancestor was.
@@ -292,7 +255,7 @@ const NO_KEY: usize = usize::MAX;
 struct State {
     /// Zero, and then for ever the cause, perhaps with `INHERITED`.
     flag: AtomicU8,
-    deadline: Option<Deadline>,
+    limit: Option<Arc<Limit>>,
     /// Strong, so that a cancelled grandparent reaches the grandchildren after everyone let go of the parent.
     parent: Option<Arc<State>>,
     /// Where the parent's list has this one.
@@ -306,10 +269,10 @@ enum Listener {
 }
 
 impl State {
-    fn new(deadline: Option<Deadline>, parent: Option<Arc<State>>) -> State {
+    fn new(limit: Option<Arc<Limit>>, parent: Option<Arc<State>>) -> State {
         State {
             flag: AtomicU8::new(0),
-            deadline,
+            limit,
             parent,
             key: AtomicUsize::new(NO_KEY),
             listeners: Mutex::new(Slab::new()),

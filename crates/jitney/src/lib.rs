@@ -3,6 +3,8 @@
 pub mod batch;
 pub mod cancel;
 pub mod clock;
+mod close;
+mod deadline;
 pub mod group;
 mod lock;
 mod sync;
@@ -11,7 +13,10 @@ pub mod test;
 pub mod tree;
 pub mod watch;
 
-pub use cancel::{Cancel, Cause, Deadline};
+pub use cancel::{Cancel, Cause};
+pub use close::{AsyncClose, Entered};
+pub use deadline::{Deadline, Elapsed};
 pub use group::{
-    Cancelled, Failure, FailureKind, Group, GroupError, Handle, Policy, Scope, TaskInfo,
+    Cancelled, Failure, FailureKind, Group, GroupError, Handle, NotReady, OrphanError, Policy,
+    Ready, Scope, TaskInfo, move_on_after, scope, shield, timeout,
 };

@@ -1,14 +1,14 @@
-//! The locks and threads of the batching core: the standard library's, or shuttle's when interleavings are explored.
+//! The locks, atomics and threads of the concurrent cores: the standard library's, or shuttle's when interleavings are explored.
 
 #[cfg(not(feature = "model-check"))]
 pub(crate) use std::{
-    sync::{Condvar, Mutex, MutexGuard},
+    sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,
 };
 
 #[cfg(feature = "model-check")]
 pub(crate) use shuttle::{
-    sync::{Condvar, Mutex, MutexGuard},
+    sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,
 };
 

@@ -1,12 +1,14 @@
 //! What went wrong in a group: all of it.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cancel::Cause;
-use crate::tree::{LostFailure, Node};
+use crate::deadline::Elapsed;
+use crate::tree::Node;
 
 /// Everything that failed in a scope, in the order of time.
 ///
@@ -83,10 +85,74 @@ pub enum FailureKind<E> {
         /// What the panic said, cut at [`PANIC_MESSAGE_MAX`] bytes.
         message: String,
     },
-    /// The deadline of the scope passed before it was done.
-    TimedOut,
+    /// The deadline of the scope, or one around it, passed before it was done.
+    TimedOut(Elapsed),
     /// It was cut off, and not by its own group.
     Cancelled(Cause),
+    /// What the group had to close or to clean up at its end answered with an error, or took longer than its limit.
+    Cleanup {
+        /// What the error said, cut at [`PANIC_MESSAGE_MAX`] bytes.
+        message: String,
+    },
+    /// It returned an error of another type, because it belonged to a scope inside, whose future was dropped.
+    Orphan(OrphanError),
+}
+
+impl<E> FailureKind<E> {
+    /// It was stopped, and did nothing wrong itself.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self, FailureKind::TimedOut(_) | FailureKind::Cancelled(_))
+    }
+}
+
+/// The error of a task whose scope was dropped. Only that scope knew its type.
+pub struct OrphanError {
+    type_name: &'static str,
+    /// In a lock that is never taken, because errors that can be sent need not be shareable, and a [`GroupError`] should be.
+    error: Mutex<Box<dyn Any + Send>>,
+}
+
+impl OrphanError {
+    pub(super) fn new<E: Send + 'static>(error: E) -> OrphanError {
+        OrphanError {
+            type_name: std::any::type_name::<E>(),
+            error: Mutex::new(Box::new(error)),
+        }
+    }
+
+    /// The error itself, for who knows what it may be.
+    ///
+    /// # Errors
+    /// This one again, if it is of another type.
+    pub fn downcast<E: 'static>(self) -> Result<E, OrphanError> {
+        let error = self
+            .error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        error
+            .downcast()
+            .map(|error| *error)
+            .map_err(|error| OrphanError {
+                type_name: self.type_name,
+                error: Mutex::new(error),
+            })
+    }
+}
+
+impl fmt::Debug for OrphanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OrphanError({})", self.type_name)
+    }
+}
+
+impl fmt::Display for OrphanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "an error of type {} in a scope that was dropped",
+            self.type_name
+        )
+    }
 }
 
 /// Longest panic message that is kept, in bytes.
@@ -97,8 +163,10 @@ impl<E: fmt::Display> fmt::Display for FailureKind<E> {
         match self {
             FailureKind::Error(error) => error.fmt(f),
             FailureKind::Panic { message } => write!(f, "panicked: {message}"),
-            FailureKind::TimedOut => f.write_str("not done when the deadline passed"),
+            FailureKind::TimedOut(elapsed) => write!(f, "not done when {elapsed}"),
             FailureKind::Cancelled(cause) => write!(f, "cancelled: {cause}"),
+            FailureKind::Cleanup { message } => write!(f, "not cleaned up: {message}"),
+            FailureKind::Orphan(error) => error.fmt(f),
         }
     }
 }
@@ -141,51 +209,86 @@ impl fmt::Display for TaskInfo {
     }
 }
 
-/// The failures of a group that is still open.
-pub(super) struct Failures<E> {
-    kept: Vec<Failure<E>>,
-    omitted: u64,
+/// A failure as scopes keep it and hand it on, before the type of its error is known again.
+pub(super) type Kept = Failure<OrphanError>;
+
+impl Kept {
+    /// With the type that the reader expects, if it is that one.
+    fn typed<E: 'static>(self) -> Failure<E> {
+        let kind = match self.kind {
+            FailureKind::Error(error) => match error.downcast() {
+                Ok(error) => FailureKind::Error(error),
+                Err(error) => FailureKind::Orphan(error),
+            },
+            FailureKind::Panic { message } => FailureKind::Panic { message },
+            FailureKind::TimedOut(elapsed) => FailureKind::TimedOut(elapsed),
+            FailureKind::Cancelled(cause) => FailureKind::Cancelled(cause),
+            FailureKind::Cleanup { message } => FailureKind::Cleanup { message },
+            FailureKind::Orphan(error) => FailureKind::Orphan(error),
+        };
+        Failure {
+            task: self.task,
+            kind,
+        }
+    }
 }
 
-impl<E> Failures<E> {
-    pub(super) const fn new() -> Failures<E> {
-        Failures {
+/// The failures of a scope.
+pub(super) enum Ledger {
+    Open {
+        kept: Vec<Kept>,
+        omitted: u64,
+    },
+    /// Nobody will read it any more.
+    Gone,
+}
+
+impl Ledger {
+    pub(super) const fn open() -> Ledger {
+        Ledger::Open {
             kept: Vec::new(),
             omitted: 0,
         }
     }
 
-    /// Keeps it, or gives it back to be dropped outside the lock.
-    pub(super) fn push(&mut self, failure: Failure<E>) -> Option<Failure<E>> {
-        if self.kept.len() < FAILURES_MAX {
-            self.kept.push(failure);
-            return None;
+    /// Keeps it; what is beyond the bound comes back to be dropped. An error gives it back for another ledger.
+    pub(super) fn push(&mut self, failure: Kept) -> Result<Option<Kept>, Kept> {
+        match self {
+            Ledger::Open { kept, .. } if kept.len() < FAILURES_MAX => {
+                kept.push(failure);
+                Ok(None)
+            }
+            Ledger::Open { omitted, .. } => {
+                *omitted += 1;
+                Ok(Some(failure))
+            }
+            Ledger::Gone => Err(failure),
         }
-        self.omitted += 1;
-        Some(failure)
     }
 
-    /// What failed by itself, for the tree to remember when nobody will read the errors.
-    pub(super) fn lost(&self) -> impl Iterator<Item = LostFailure> {
-        let own = |failure: &&Failure<E>| {
-            matches!(
-                failure.kind,
-                FailureKind::Error(_) | FailureKind::Panic { .. }
-            )
+    pub(super) fn into_kept(self) -> Vec<Kept> {
+        match self {
+            Ledger::Open { kept, .. } => kept,
+            Ledger::Gone => Vec::new(),
+        }
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Kept) -> bool) {
+        if let Ledger::Open { kept, .. } = self {
+            kept.retain(keep);
+        }
+    }
+
+    pub(super) fn into_error<E: 'static>(self) -> Option<GroupError<E>> {
+        let omitted = match &self {
+            Ledger::Open { omitted, .. } => *omitted,
+            Ledger::Gone => 0,
         };
-        self.kept.iter().filter(own).map(|failure| LostFailure {
-            name: failure.task.name.clone(),
-            id: failure.task.id,
-            site: failure.task.site,
-        })
-    }
-
-    pub(super) fn into_error(self) -> Option<GroupError<E>> {
-        let mut kept = self.kept.into_iter();
+        let mut kept = self.into_kept().into_iter().map(Kept::typed);
         Some(GroupError {
             first: kept.next()?,
             rest: kept.collect(),
-            omitted: self.omitted,
+            omitted,
         })
     }
 }

@@ -1,11 +1,13 @@
-//! The value of one task, for whoever wants it.
+//! The value of one task, for whoever wants it, and the request to that task alone.
 
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::oneshot;
-
-use crate::cancel::Cause;
+use crate::cancel::{Cancel, Cause};
+use crate::lock::lock;
 
 /// The value a task will give. Dropping it discards the value, never the task: the group waits for that in any case.
 ///
@@ -13,30 +15,82 @@ use crate::cancel::Cause;
 ///
 /// # Cancel safety
 /// Polling it by reference loses nothing.
-#[derive(Debug)]
+///
+/// ```
+/// use jitney::{Cancelled, Cause, Group, Scope};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), jitney::GroupError<String>> {
+/// Scope::named("example")
+///     .run(async |group: Group<String>| {
+///         let stuck = group.named("stuck").spawn(std::future::pending::<Result<(), String>>());
+///         assert_eq!(stuck.name(), "stuck");
+///         stuck.cancel(Cause::Requested); // this task, and no other
+///         assert_eq!(stuck.await, Err(Cancelled { cause: Cause::Requested }));
+///         Ok(())
+///     })
+///     .await
+/// # }
+/// ```
 #[must_use = "dropping a handle discards the task's value, never the task: say so with drop(..)"]
 pub struct Handle<T> {
-    value: oneshot::Receiver<Result<T, Cancelled>>,
+    slot: Arc<Slot<T>>,
+    id: u64,
+    name: Arc<str>,
 }
 
 impl<T> Handle<T> {
-    pub(super) fn new() -> (oneshot::Sender<Result<T, Cancelled>>, Handle<T>) {
-        let (sender, value) = oneshot::channel();
-        (sender, Handle { value })
+    pub(super) fn new(slot: Arc<Slot<T>>, id: u64, name: Arc<str>) -> Handle<T> {
+        Handle { slot, id, name }
+    }
+
+    /// The task's id in the tree.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The task's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks this task alone to stop; it is dropped after the grace of its scope. That is no failure of the group.
+    ///
+    /// Does nothing if the task was cancelled before, or has ended. Never waits: await the handle for the end of the task.
+    pub fn cancel(&self, cause: Cause) {
+        self.slot.personal.ask(cause);
     }
 }
 
 impl<T> Future for Handle<T> {
     type Output = Result<T, Cancelled>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // A task says nothing only if its runtime dropped it.
-        const LOST: Cancelled = Cancelled {
-            cause: Cause::Shutdown,
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mine = Value::Awaited(Some(cx.waker().clone()));
+        let mut value = lock(&self.slot.value);
+        let before = match *value {
+            Value::Awaited(_) => std::mem::replace(&mut *value, mine),
+            _ => std::mem::replace(&mut *value, Value::Taken),
         };
-        Pin::new(&mut self.value)
-            .poll(cx)
-            .map(|value| value.unwrap_or(Err(LOST)))
+        // Dropping a waker may run foreign code, which must not find the lock taken.
+        drop(value);
+        match before {
+            Value::Ready(outcome) => Poll::Ready(outcome),
+            Value::Awaited(_) | Value::Taken | Value::Unwanted => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        let value = std::mem::replace(&mut *lock(&self.slot.value), Value::Unwanted);
+        // Values are foreign code, which must not find the lock taken.
+        drop(value);
+    }
+}
+
+impl<T> fmt::Debug for Handle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({} #{})", self.name, self.id)
     }
 }
 
@@ -46,4 +100,126 @@ impl<T> Future for Handle<T> {
 pub struct Cancelled {
     /// Why. [`Cause::SiblingFailed`] also if the failed task is the very one that was awaited.
     pub cause: Cause,
+}
+
+/// What a task and its handle share.
+pub(super) struct Slot<T> {
+    value: Mutex<Value<T>>,
+    personal: Personal,
+}
+
+enum Value<T> {
+    Awaited(Option<Waker>),
+    Ready(Result<T, Cancelled>),
+    /// The handle has given it out.
+    Taken,
+    /// The handle is gone.
+    Unwanted,
+}
+
+impl<T> Slot<T> {
+    pub(super) fn new() -> Arc<Slot<T>> {
+        Arc::new(Slot {
+            value: Mutex::new(Value::Awaited(None)),
+            personal: Personal::default(),
+        })
+    }
+
+    pub(super) fn personal(&self) -> &Personal {
+        &self.personal
+    }
+
+    /// Gives the outcome to the handle, or back if that is gone.
+    pub(super) fn fill(&self, outcome: Result<T, Cancelled>) -> Option<Result<T, Cancelled>> {
+        let mut value = lock(&self.value);
+        if let Value::Unwanted = *value {
+            return Some(outcome);
+        }
+        let before = std::mem::replace(&mut *value, Value::Ready(outcome));
+        drop(value);
+        if let Value::Awaited(Some(waker)) = before {
+            waker.wake();
+        }
+        None
+    }
+}
+
+/// A slot of whatever type.
+pub(super) trait Own: Send + Sync {
+    fn personal(&self) -> &Personal;
+}
+
+impl<T: Send> Own for Slot<T> {
+    fn personal(&self) -> &Personal {
+        &self.personal
+    }
+}
+
+/// The request to one task. Most tasks never need it, so it is made when it is first asked for.
+#[derive(Default)]
+pub(super) struct Personal {
+    asked: AtomicBool,
+    state: Mutex<Asking>,
+}
+
+#[derive(Default)]
+struct Asking {
+    cause: Option<Cause>,
+    cancel: Option<Cancel>,
+    task: Option<Waker>,
+}
+
+impl Personal {
+    /// Why this task alone was asked to stop.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        if !self.asked.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.state).cause
+    }
+
+    /// Has `waker` woken when the task is asked; says why if it was before.
+    pub(super) fn listen(&self, waker: &Waker) -> Option<Cause> {
+        let mut state = lock(&self.state);
+        let old = state.task.replace(waker.clone());
+        let cause = state.cause;
+        drop(state);
+        drop(old);
+        cause
+    }
+
+    /// The request that this task obeys, below that of its group.
+    pub(super) fn cancel_below(&self, group: &Cancel) -> Cancel {
+        let mut state = lock(&self.state);
+        let cause = state.cause;
+        let cancel = state.cancel.get_or_insert_with(|| group.child()).clone();
+        drop(state);
+        if let Some(cause) = cause {
+            cancel.cancel(cause);
+        }
+        cancel
+    }
+
+    /// The task has ended.
+    pub(super) fn forget(&self) {
+        let task = lock(&self.state).task.take();
+        drop(task);
+    }
+
+    fn ask(&self, cause: Cause) {
+        let mut state = lock(&self.state);
+        if state.cause.is_some() {
+            return;
+        }
+        state.cause = Some(cause);
+        self.asked.store(true, Ordering::Release);
+        let (cancel, task) = (state.cancel.clone(), state.task.take());
+        drop(state);
+        if let Some(cancel) = cancel {
+            cancel.cancel(cause);
+        }
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
 }

@@ -40,14 +40,20 @@
 //! Tasks run on tokio, and a scope must be run on a tokio runtime; with deadlines or grace, on one whose timer is enabled.
 
 mod context;
+mod core;
 mod error;
+mod exits;
 mod handle;
 mod lease;
 mod scope;
 mod spawn;
 mod task;
+mod timeout;
 
-pub use error::{FAILURES_MAX, Failure, FailureKind, GroupError, PANIC_MESSAGE_MAX, TaskInfo};
+pub use error::{
+    FAILURES_MAX, Failure, FailureKind, GroupError, OrphanError, PANIC_MESSAGE_MAX, TaskInfo,
+};
 pub use handle::{Cancelled, Handle};
-pub use scope::{Policy, Scope};
-pub use spawn::Group;
+pub use scope::{Policy, Scope, scope};
+pub use spawn::{Group, NotReady, Ready};
+pub use timeout::{move_on_after, shield, timeout};

@@ -1,22 +1,59 @@
 //! Opening a scope, running its body, and waiting for everything it started.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::panic::Location;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
-use super::context::{CONTEXT, Context, Surroundings};
-use super::error::{Failure, FailureKind, Failures, GroupError, TaskInfo};
-use super::lease::Lease;
+use super::context::CONTEXT;
+use super::core::{Core, Settings};
+use super::error::{Failure, GroupError, OrphanError};
+use super::exits::Unwinding;
+use super::lease::Place;
 use super::spawn::Group;
-use super::task::{Ended, Permit, Work};
-use crate::cancel::{Cancel, Cause, Deadline};
-use crate::lock::lock;
-use crate::tree::{Node, Tree, bounded};
+use super::task::{Care, Permit, Work};
+use crate::cancel::Cause;
+use crate::deadline::Deadline;
+use crate::tree::{Node, bounded};
+
+/// Runs a body with a group of tasks, waits for every task, and returns the body's value, or everything that failed.
+///
+/// It is [`Scope::run`] with nothing set: no name of its own, no limits, and [`Policy::CancelSiblings`].
+///
+/// # Errors
+/// As [`Scope::run`].
+///
+/// # Cancel safety
+/// As [`Scope::run`].
+///
+/// # Panics
+/// As [`Scope::run`].
+///
+/// ```
+/// use jitney::{Group, GroupError, scope};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), GroupError<std::num::ParseIntError>> {
+/// let sum = scope(async |group| {
+///     let (one, two) = (group.spawn(async { "1".parse::<i32>() }), group.spawn(async { "2".parse::<i32>() }));
+///     Ok(one.await.unwrap_or(0) + two.await.unwrap_or(0))
+/// })
+/// .await?;
+/// assert_eq!(sum, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[track_caller]
+pub fn scope<T, E, F, Fut>(body: F) -> impl Future<Output = Result<T, GroupError<E>>>
+where
+    F: FnOnce(Group<E>) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    E: Send + 'static,
+{
+    Scope::named("scope").run(body)
+}
 
 /// How a scope will run: its name, its limits, and what a failure does. See the [module](super) for what it promises.
 ///
@@ -34,37 +71,52 @@ use crate::tree::{Node, Tree, bounded};
 ///     })
 ///     .await;
 /// let failure = outcome.unwrap_err().into_first();
-/// assert!(matches!(failure.kind, FailureKind::TimedOut));
+/// assert!(matches!(failure.kind, FailureKind::TimedOut(_)));
 /// assert_eq!(&*failure.task.name, "never");
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a scope does nothing until it is run"]
-pub struct Scope {
-    name: Arc<str>,
-    site: &'static Location<'static>,
-    under: Option<Node>,
-    deadline: Option<Deadline>,
-    grace: Duration,
-    limit: Option<NonZeroUsize>,
-    policy: Policy,
-}
+pub struct Scope(Settings);
 
-/// What the failure of one task does to the others.
+/// What the end of one task does to the others.
+///
+/// A failing body cancels the tasks whatever the policy, because nobody is left to want them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// They are cancelled with [`Cause::SiblingFailed`].
+    /// If one fails, the others are cancelled with [`Cause::SiblingFailed`].
     #[default]
     CancelSiblings,
-    /// They go on, and the failure is reported when all are done. A failing body still cancels them.
+    /// If one fails, the others go on, and the failure is reported when all are done.
     Isolate,
+    /// If one succeeds, the others are cancelled with [`Cause::SiblingSucceeded`], and errors of tasks are forgotten; panics
+    /// are not. The body goes on. If none succeeds, every failure is reported.
+    ///
+    /// ```
+    /// use jitney::{Group, Policy, Scope};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jitney::GroupError<&'static str>> {
+    /// let answer = Scope::named("mirrors")
+    ///     .policy(Policy::FirstSuccess)
+    ///     .run(async |group: Group<&'static str>| {
+    ///         let broken = group.spawn(async { Err("broken") });
+    ///         let slow = group.spawn(std::future::pending());
+    ///         let good = group.spawn(async { Ok(7) });
+    ///         Ok([broken.await, slow.await, good.await].into_iter().find_map(Result::ok))
+    ///     })
+    ///     .await?;
+    /// assert_eq!(answer, Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    FirstSuccess,
 }
 
 impl Scope {
     /// A scope with no deadline, no grace, no limit, and [`Policy::CancelSiblings`].
     #[track_caller]
     pub fn named(name: impl AsRef<str>) -> Scope {
-        Scope {
+        Scope(Settings {
             name: bounded(name.as_ref()),
             site: Location::caller(),
             under: None,
@@ -72,224 +124,164 @@ impl Scope {
             grace: Duration::ZERO,
             limit: None,
             policy: Policy::default(),
-        }
+            resume_panics: false,
+            on_orphan: None,
+        })
     }
 
     /// Puts it under this node of a tree. By default it is under the task that runs it, or in a tree of its own.
     pub fn under(mut self, node: &Node) -> Scope {
-        self.under = Some(node.clone());
+        self.0.under = Some(node.clone());
         self
     }
 
     /// Cancels it with [`Cause::Deadline`] at a moment, or this long after the present call. The deadlines of the scopes
     /// around hold too: the earliest counts.
+    #[track_caller]
     pub fn deadline(mut self, deadline: impl Into<Deadline>) -> Scope {
-        self.deadline = Some(deadline.into());
+        self.0.deadline = Some((deadline.into(), Location::caller()));
         self
     }
 
     /// How long a cancelled task may go on before it is dropped. Tasks that never began are dropped at once.
     pub fn grace(mut self, grace: Duration) -> Scope {
-        self.grace = grace;
+        self.0.grace = grace;
         self
     }
 
-    /// Most tasks of the group that run at once. The body is not counted.
+    /// Most tasks of the group that run at once. The body and the helpers are not counted.
     pub fn limit(mut self, tasks: NonZeroUsize) -> Scope {
-        self.limit = Some(tasks);
+        self.0.limit = Some(tasks);
         self
     }
 
-    /// What the failure of one task does to the others.
+    /// What the end of one task does to the others.
     pub fn policy(mut self, policy: Policy) -> Scope {
-        self.policy = policy;
+        self.0.policy = policy;
         self
     }
 
-    /// Runs the body, waits for every task it started, and returns its value, or everything that failed.
+    /// A panic of the body or of a task goes on in the caller of [`run`](Scope::run), after everything has ended, as it
+    /// does with [`std::thread::scope`]. If there are several, it is the first. By default they are failures like others.
+    pub fn resume_panics(mut self) -> Scope {
+        self.0.resume_panics = true;
+        self
+    }
+
+    /// Where failures go that have no scope left to report them: of this scope's tasks after its future was dropped, and of
+    /// tasks of scopes inside it that were dropped. Without it they are failures of the nearest scope around that is alive,
+    /// which they do not cancel.
     ///
-    /// `Ok` means that the body returned `Ok`, no task failed, and none was cut off by a deadline or from outside. The body
-    /// is a member of the group like the tasks: a cancelled group drops it after the grace. Tasks may spawn into the
-    /// group until the last one is done.
+    /// The hook runs on the thread of the task that failed, and must not block. If it panics the task is lost.
+    pub fn on_orphan(
+        mut self,
+        hook: impl Fn(Failure<OrphanError>) + Send + Sync + 'static,
+    ) -> Scope {
+        self.0.on_orphan = Some(Arc::new(hook));
+        self
+    }
+
+    /// Runs the body, waits for every task it started, runs the exit stack, and returns the body's value, or everything
+    /// that failed.
+    ///
+    /// `Ok` means that the body returned `Ok`, no task failed, none was cut off by a deadline or from outside, and all was
+    /// cleaned up. The body is a member of the group like the tasks: a cancelled group drops it after the grace. Tasks may
+    /// spawn into the group until the last one is done.
+    ///
+    /// # Errors
+    /// Everything that failed, in the order of time; see the table of the [module](super).
     ///
     /// # Cancel safety
     /// Dropping this future cancels the tasks with [`Cause::ParentGone`], and the nearest scope around that is still alive
-    /// waits for them. Without one they still end, but nobody waits. What they fail with after that has no reader left, and
-    /// is dropped.
+    /// waits for them and for the exit stack. Without one they still end, but nobody waits. What failed or fails after that
+    /// goes to that scope, or to the hook of [`on_orphan`](Scope::on_orphan).
     ///
     /// # Panics
     /// When it spawns, waits for a deadline or gives grace outside of a tokio runtime that can. Panics of the body and of
-    /// tasks are caught, and are failures.
+    /// tasks are caught, and are failures, unless they are to be [resumed](Scope::resume_panics).
     pub async fn run<T, E, F, Fut>(self, body: F) -> Result<T, GroupError<E>>
     where
         F: FnOnce(Group<E>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
         E: Send + 'static,
     {
-        let open = Open::new(self);
-        let core = &*open.core;
-        let mut alarm = pin!(core.alarm());
+        let mut open = Open::new(self.0);
+        let core = open.core.clone();
         let value = {
-            let group = Group::new(open.core.clone());
+            let mut alarm = pin!(tokio::task::unconstrained(core.enforce_deadline()));
+            let group = Group::new(core.clone());
             let mut work = pin!(Work::new(
                 CONTEXT.scope(core.context(&core.node), async move { body(group).await }),
                 Permit::NotNeeded,
             ));
+            let care = Care {
+                scope: &core.around,
+                node: &core.node,
+                grace: core.grace,
+                personal: None,
+            };
             let ended = std::future::poll_fn(|cx| {
                 let Poll::Pending = alarm.as_mut().poll(cx);
-                work.as_mut().poll(core, &core.node, cx)
+                work.as_mut().poll(&care, cx)
             });
-            core.settle_body(ended.await)
+            let value = core.settle_body(ended.await);
+            std::future::poll_fn(|cx| {
+                let Poll::Pending = alarm.as_mut().poll(cx);
+                core.poll_close(cx)
+            })
+            .await;
+            value
         };
-        std::future::poll_fn(|cx| {
-            let Poll::Pending = alarm.as_mut().poll(cx);
-            core.around.lease.poll_close(cx)
-        })
-        .await;
-        core.conclude(value)
+        std::future::poll_fn(|cx| open.unwinding.poll(&core, cx)).await;
+        let outcome = core.conclude(value);
+        drop(open);
+        match core.take_panic() {
+            Some(panic) => std::panic::resume_unwind(panic),
+            None => outcome,
+        }
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.0;
+        f.debug_struct("Scope")
+            .field("name", &settings.name)
+            .field("deadline", &settings.deadline.map(|(deadline, _)| deadline))
+            .field("grace", &settings.grace)
+            .field("limit", &settings.limit)
+            .field("policy", &settings.policy)
+            .finish_non_exhaustive()
     }
 }
 
 /// Ends the scope however its future ends.
-struct Open<E: Send + 'static> {
-    core: Arc<Core<E>>,
+struct Open {
+    core: Arc<Core>,
+    unwinding: Unwinding,
 }
 
-impl<E: Send + 'static> Open<E> {
-    fn new(scope: Scope) -> Open<E> {
+impl Open {
+    fn new(settings: Settings) -> Open {
         Open {
-            core: Arc::new(Core::new(scope)),
+            core: Arc::new(Core::new(settings)),
+            unwinding: Unwinding::default(),
         }
     }
 }
 
-impl<E: Send + 'static> Drop for Open<E> {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.core.around.lease.close();
-        self.core.cancel().cancel(Cause::ParentGone);
-        self.core.node.leave();
-        self.core.around.lease.leave();
-    }
-}
-
-/// What the body and the tasks of a group share.
-pub(super) struct Core<E> {
-    pub(super) node: Node,
-    pub(super) around: Arc<Surroundings>,
-    pub(super) grace: Duration,
-    pub(super) permits: Option<Arc<Semaphore>>,
-    policy: Policy,
-    failures: Mutex<Failures<E>>,
-}
-
-impl<E> Core<E> {
-    pub(super) fn cancel(&self) -> &Cancel {
-        &self.around.cancel
-    }
-}
-
-impl<E: Send + 'static> Core<E> {
-    fn new(scope: Scope) -> Core<E> {
-        let context = Context::current();
-        let node = match scope.under.or_else(|| Some(context.as_ref()?.node.clone())) {
-            Some(under) => under.child_at(scope.name, scope.site),
-            None => Tree::at(scope.name, scope.site).root(),
-        };
-        let (cancel, parent) = match context {
-            Some(context) => (
-                context.scope.cancel.child_until(scope.deadline),
-                Some(context.scope),
-            ),
-            None => (Cancel::with_deadline(scope.deadline), None),
-        };
-        node.obeys(&cancel);
-        Core {
-            node,
-            around: Arc::new(Surroundings {
-                cancel,
-                lease: Lease::new(parent),
-            }),
-            grace: scope.grace,
-            permits: scope
-                .limit
-                .map(|limit| Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS)))),
-            policy: scope.policy,
-            failures: Mutex::new(Failures::new()),
+        let (core, around) = (&self.core, &self.core.around);
+        around.lease.close();
+        core.cancel().cancel(Cause::ParentGone);
+        core.node.leave();
+        around.disown();
+        let unwinding = std::mem::take(&mut self.unwinding);
+        if around.lease.is_alone() && unwinding.is_done(core) {
+            around.lease.leave(Place::Member);
+        } else {
+            unwinding.go_on_alone(core.clone());
         }
-    }
-
-    pub(super) fn context(&self, node: &Node) -> Context {
-        Context {
-            scope: self.around.clone(),
-            node: node.clone(),
-        }
-    }
-
-    /// Cancels at the deadline. Never ready.
-    async fn alarm(&self) -> std::convert::Infallible {
-        if let Some(deadline) = self.cancel().deadline() {
-            tokio::time::sleep_until(deadline.into()).await;
-            self.cancel().cancel(Cause::Deadline);
-        }
-        std::future::pending().await
-    }
-
-    /// Keeps what went wrong, and lets the policy act on it; in this order, so that who is woken finds it.
-    pub(super) fn settle<T>(&self, node: &Node, ended: Ended<Result<T, E>>) -> Result<T, Cause> {
-        let (cause, kind) = match ended {
-            Ended::Returned(Ok(value)) => return Ok(value),
-            Ended::Returned(Err(error)) => (Cause::SiblingFailed, FailureKind::Error(error)),
-            Ended::Panicked(message) => (Cause::SiblingFailed, FailureKind::Panic { message }),
-            Ended::Cut(Cause::Deadline) => (Cause::Deadline, FailureKind::TimedOut),
-            Ended::Cut(cause) if self.cancel().is_inherited() => {
-                (cause, FailureKind::Cancelled(cause))
-            }
-            Ended::Cut(cause) => return Err(cause),
-        };
-        self.record(node, kind);
-        if self.policy == Policy::CancelSiblings {
-            self.cancel().cancel(Cause::SiblingFailed);
-        }
-        Err(cause)
-    }
-
-    pub(super) fn record(&self, node: &Node, kind: FailureKind<E>) {
-        let task = TaskInfo::of(node);
-        let omitted = lock(&self.failures).push(Failure { task, kind });
-        drop(omitted);
-    }
-
-    fn settle_body<T>(&self, ended: Ended<Result<T, E>>) -> Option<T> {
-        let value = self.settle(&self.node, ended).ok();
-        if value.is_none() {
-            self.cancel().cancel(Cause::SiblingFailed);
-        }
-        value
-    }
-
-    /// The result, once everything has ended.
-    fn conclude<T>(&self, value: Option<T>) -> Result<T, GroupError<E>> {
-        let failures = std::mem::replace(&mut *lock(&self.failures), Failures::new());
-        match (failures.into_error(), value) {
-            (None, Some(value)) => Ok(value),
-            (Some(error), _) => Err(error),
-            // The body was cut off by its own group, which is no failure of a task, but there is no value either.
-            (None, None) => Err(GroupError {
-                first: Failure {
-                    task: TaskInfo::of(&self.node),
-                    kind: FailureKind::Cancelled(self.cancel().cause().unwrap_or(Cause::Requested)),
-                },
-                rest: Vec::new(),
-                omitted: 0,
-            }),
-        }
-    }
-}
-
-impl<E> Drop for Core<E> {
-    /// Who ran the scope has taken the failures by now, unless its future was dropped.
-    fn drop(&mut self) {
-        let failures = std::mem::replace(&mut *lock(&self.failures), Failures::new());
-        failures.lost().for_each(|failure| self.node.lose(failure));
     }
 }

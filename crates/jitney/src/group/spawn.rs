@@ -1,39 +1,47 @@
 //! Starting tasks in a group.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::context::CONTEXT;
-use super::handle::{Cancelled, Handle};
-use super::lease::Member;
-use super::scope::Core;
-use super::task::{Debt, Permit, Task, Work};
+use tokio::sync::oneshot;
+
+use super::context::{CONTEXT, Context};
+use super::core::Core;
+use super::exits::Exit;
+use super::handle::{Cancelled, Handle, Slot};
+use super::lease::Place;
+use super::task::{Debt, Member, Permit, Task, Work};
 use crate::cancel::{Cancel, Cause};
+use crate::close::{AsyncClose, Entered};
 use crate::tree::{Node, bounded};
 
 /// The group of tasks of a running [`Scope`](super::Scope). Clones are the same group.
 ///
 /// A clone may outlive the scope; tasks spawned then never run, and their handles say so.
 pub struct Group<E: Send + 'static> {
-    core: Arc<Core<E>>,
+    core: Arc<Core>,
     /// For the tasks that this clone spawns.
-    name: Arc<str>,
+    name: Option<Arc<str>>,
+    errors: PhantomData<fn(E)>,
 }
 
 impl<E: Send + 'static> Group<E> {
-    pub(super) fn new(core: Arc<Core<E>>) -> Group<E> {
+    pub(super) fn new(core: Arc<Core>) -> Group<E> {
         Group {
             core,
-            name: Arc::from("task"),
+            name: None,
+            errors: PhantomData,
         }
     }
 
-    /// The same group, with a name for the tasks that are spawned through this clone. Keep the clone to spawn many.
+    /// The same group, with a name for what is spawned, deferred and entered through this clone. Keep the clone to spawn many.
     pub fn named(&self, name: impl AsRef<str>) -> Group<E> {
         Group {
-            core: self.core.clone(),
-            name: bounded(name.as_ref()),
+            name: Some(bounded(name.as_ref())),
+            ..self.clone()
         }
     }
 
@@ -58,7 +66,7 @@ impl<E: Send + 'static> Group<E> {
                 Err(_) => Permit::Waiting(Box::pin(permits.clone().acquire_owned())),
             },
         };
-        self.start(future, permit, Location::caller())
+        self.launch(future, permit, Location::caller())
     }
 
     /// Waits until the group is below its limit or cancelled, then starts a task.
@@ -85,7 +93,7 @@ impl<E: Send + 'static> Group<E> {
         let site = Location::caller();
         async move {
             let permit = group.permit().await;
-            group.start(future, permit, site)
+            group.launch(future, permit, site)
         }
     }
 
@@ -109,7 +117,139 @@ impl<E: Send + 'static> Group<E> {
                 Err(_) => return Err(future),
             },
         };
-        Ok(self.start(future, permit, Location::caller()))
+        Ok(self.launch(future, permit, Location::caller()))
+    }
+
+    /// Starts a task, and waits until it says that it is ready: a server that listens, a worker that has loaded its model.
+    ///
+    /// The task is started by the call itself, and goes on after it is ready. It gets its permit like that of
+    /// [`spawn`](Group::spawn).
+    ///
+    /// ```
+    /// use jitney::{Group, Scope};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jitney::GroupError<String>> {
+    /// Scope::named("example")
+    ///     .run(async |group: Group<String>| {
+    ///         let port = group.named("server").start(|ready| async move {
+    ///             ready.say(8080);
+    ///             Ok(())
+    ///         });
+    ///         assert_eq!(port.await, Ok(8080));
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotReady`] if the task ended without saying it. What it failed with is kept by the group.
+    ///
+    /// # Cancel safety
+    /// Dropping this future drops what the task says, never the task.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[track_caller]
+    pub fn start<V, F, Fut>(
+        &self,
+        task: F,
+    ) -> impl Future<Output = Result<V, NotReady>> + Send + use<V, F, Fut, E>
+    where
+        F: FnOnce(Ready<V>) -> Fut,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        V: Send + 'static,
+    {
+        let (ready, said) = oneshot::channel();
+        let task = self.spawn(task(Ready(ready)));
+        async move {
+            match said.await {
+                Ok(value) => Ok(value),
+                Err(_) => Err(NotReady {
+                    cause: task.await.err().map(|cancelled| cancelled.cause),
+                }),
+            }
+        }
+    }
+
+    /// Starts a task that only serves the others, such as one that reports progress: it does not keep the scope open.
+    ///
+    /// When the body and every other task have ended, helpers are cancelled with [`Cause::ParentGone`], and the scope waits
+    /// for them as for all its tasks. Their failures count like others. Helpers need no permit.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use jitney::{Cancelled, Cause, Group, Scope};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), jitney::GroupError<String>> {
+    /// Scope::named("download")
+    ///     .run(async |group: Group<String>| {
+    ///         drop(group.named("progress").spawn_helper(async {
+    ///             loop {
+    ///                 tokio::time::sleep(Duration::from_secs(1)).await;
+    ///             }
+    ///         }));
+    ///         drop(group.named("fetch").spawn(async { Ok(tokio::time::sleep(Duration::from_secs(3)).await) }));
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[track_caller]
+    pub fn spawn_helper<F>(&self, future: F) -> Handle<()>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        self.launch_as(Place::Helper, future, Permit::NotNeeded, Location::caller())
+    }
+
+    /// Puts something on the exit stack: it runs when every task has ended, after what was put there later.
+    ///
+    /// It runs however the scope ends: with success, an error, a panic, a cancelling, or by the dropping of the scope's
+    /// future; then the scope around waits for it. It is not cancelled by anything, but dropped when it takes longer than its
+    /// limit, which is a failure of the group: [`FailureKind::Cleanup`](super::FailureKind::Cleanup). A panic is a failure too.
+    ///
+    /// Through a clone of the group that outlived the scope nothing runs any more: the future is dropped.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use jitney::{Cause, Group, Scope};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let (tell, told) = tokio::sync::oneshot::channel();
+    /// let outcome = Scope::named("job")
+    ///     .run(async |group: Group<String>| {
+    ///         group.named("tell").defer(Duration::from_secs(1), async { drop(tell.send("goodbye")) });
+    ///         Err::<(), _>("failed".to_owned())
+    ///     })
+    ///     .await;
+    /// assert_eq!(told.await, Ok("goodbye"));
+    /// # drop(outcome);
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn defer(&self, limit: Duration, cleanup: impl Future<Output = ()> + Send + 'static) {
+        let cleanup = async move {
+            cleanup.await;
+            Ok(())
+        };
+        self.push_exit(limit, cleanup, Location::caller());
+    }
+
+    /// Puts a resource on the exit stack, and gives it for use: it is [closed](AsyncClose::close) as described at
+    /// [`defer`](Group::defer), within its [`close_limit`](AsyncClose::close_limit).
+    ///
+    /// Who has the [`Entered`] must drop it by then, as tasks and the body do when they end. Closing waits for that, within
+    /// the limit; after the limit the resource is only dropped. An error of closing is a failure of the group.
+    #[track_caller]
+    pub fn enter<R: AsyncClose>(&self, resource: R) -> Entered<R> {
+        let limit = resource.close_limit();
+        let (entered, closed) = Entered::lend(resource);
+        self.push_exit(limit, closed, Location::caller());
+        entered
     }
 
     /// Cancels the body and every task. Does nothing if the group is cancelled already.
@@ -134,30 +274,46 @@ impl<E: Send + 'static> Group<E> {
         tokio::select! {
             biased;
             // The task will see that itself; what matters is not to wait for tasks that use their grace.
-            _ = self.core.cancel().cancelled() => Permit::NotNeeded,
+            _ = self.core.tasks.cancel.cancelled() => Permit::NotNeeded,
             permit = permits.clone().acquire_owned() => permit.map_or(Permit::NotNeeded, Permit::Held),
         }
     }
 
-    fn start<T, F>(&self, future: F, permit: Permit, site: &'static Location<'static>) -> Handle<T>
+    fn launch<T, F>(&self, future: F, permit: Permit, site: &'static Location<'static>) -> Handle<T>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        let (value, handle) = Handle::new();
-        let Some(member) = Member::join(&self.core.around) else {
+        self.launch_as(Place::Member, future, permit, site)
+    }
+
+    fn launch_as<T, F>(
+        &self,
+        place: Place,
+        future: F,
+        permit: Permit,
+        site: &'static Location<'static>,
+    ) -> Handle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let slot = Slot::new();
+        let name = self.name_or("task");
+        let Some(member) = Member::join(&self.core, place) else {
             let cause = self.core.cancel().cause().unwrap_or(Cause::ParentGone);
-            drop(value.send(Err(Cancelled { cause })));
-            return handle;
+            drop(slot.fill(Err(Cancelled { cause })));
+            return Handle::new(slot, self.core.node.id(), name);
         };
-        let node = self.core.node.child_at(self.name.clone(), site);
-        let work = Work::new(CONTEXT.scope(self.core.context(&node), future), permit);
-        let debt = Debt {
-            value,
-            core: self.core.clone(),
-            node,
-            member,
+        let node = self.core.node.child_at(name.clone(), site);
+        let handle = Handle::new(slot.clone(), node.id(), name);
+        let context = Context {
+            scope: self.core.part(place).clone(),
+            node: Some(node.clone()),
+            own: Some(slot.clone()),
         };
+        let work = Work::new(CONTEXT.scope(context, future), permit);
+        let debt = Debt { slot, node, member };
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that gives tasks an owner"
@@ -165,6 +321,50 @@ impl<E: Send + 'static> Group<E> {
         drop(tokio::spawn(Task::new(work, debt)));
         handle
     }
+
+    fn push_exit(
+        &self,
+        limit: Duration,
+        cleanup: impl Future<Output = Result<(), String>> + Send + 'static,
+        site: &'static Location<'static>,
+    ) {
+        let refused = self.core.exits.push(Exit {
+            name: self.name_or("cleanup"),
+            site,
+            limit,
+            cleanup: Box::pin(cleanup),
+        });
+        drop(refused);
+    }
+
+    fn name_or(&self, default: &str) -> Arc<str> {
+        self.name.clone().unwrap_or_else(|| Arc::from(default))
+    }
+}
+
+/// By which a task says that it is ready; see [`Group::start`].
+#[must_use = "dropping it without a word says that the task will never be ready"]
+pub struct Ready<V>(oneshot::Sender<V>);
+
+impl<V> Ready<V> {
+    /// Says so, with what the one who waits is to know. Nobody may be waiting any more; that changes nothing.
+    pub fn say(self, value: V) {
+        drop(self.0.send(value));
+    }
+}
+
+impl<V> fmt::Debug for Ready<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ready")
+    }
+}
+
+/// A task ended without saying that it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the task ended before it said that it was ready{}", .cause.map(|cause| format!(": {cause}")).unwrap_or_default())]
+pub struct NotReady {
+    /// Why it ended, if it did not just return. [`Cause::SiblingFailed`] also if it failed itself.
+    pub cause: Option<Cause>,
 }
 
 impl<E: Send + 'static> Clone for Group<E> {
@@ -172,6 +372,7 @@ impl<E: Send + 'static> Clone for Group<E> {
         Group {
             core: self.core.clone(),
             name: self.name.clone(),
+            errors: PhantomData,
         }
     }
 }

@@ -4,34 +4,58 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll, Waker, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Sleep;
 
-use super::context::Context;
+use super::context::{Context, Surroundings};
+use super::core::Core;
 use super::error::{FailureKind, PANIC_MESSAGE_MAX};
-use super::handle::Cancelled;
-use super::lease::Member;
-use super::scope::Core;
+use super::handle::{Cancelled, Personal, Slot};
+use super::lease::Place;
 use crate::cancel::{Cause, Listening};
 use crate::tree::Node;
 
 /// How a future ended. It is dropped by then.
 pub(super) enum Ended<T> {
     Returned(T),
-    Panicked(String),
+    Panicked(Payload),
     /// Dropped because it was cancelled.
     Cut(Cause),
 }
+
+/// What a panic was given.
+pub(super) type Payload = Box<dyn Any + Send>;
 
 /// Whether a future may run.
 pub(super) enum Permit {
     NotNeeded,
     Held(#[expect(dead_code, reason = "held until the task has ended")] OwnedSemaphorePermit),
     Waiting(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+}
+
+/// What a future in the care of a group obeys.
+pub(super) struct Care<'a> {
+    pub(super) scope: &'a Surroundings,
+    pub(super) node: &'a Node,
+    pub(super) grace: Duration,
+    /// None for the body.
+    pub(super) personal: Option<&'a Personal>,
+}
+
+impl Care<'_> {
+    fn cause(&self) -> Option<Cause> {
+        let personal = self.personal.and_then(Personal::cause);
+        personal.or_else(|| self.scope.cancel.cause())
+    }
+
+    fn is_shielded(&self) -> bool {
+        self.scope.is_shielded(Some(self.node.id()))
+    }
 }
 
 pin_project! {
@@ -57,51 +81,62 @@ impl<F: Future> Work<F> {
         }
     }
 
-    /// Polls the future, unless the group was cancelled and it has not begun or its grace is over.
-    pub(super) fn poll<E>(
+    /// Polls the future, unless it was cancelled and has not begun or its grace is over.
+    pub(super) fn poll(
         mut self: Pin<&mut Self>,
-        core: &Core<E>,
-        node: &Node,
+        care: &Care<'_>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Ended<F::Output>> {
         loop {
-            let cause = core.cancel().cause();
+            let cause = care.cause();
             if let Some(cause) = cause
-                && self.as_mut().is_over(core, node, cx)
+                && self.as_mut().is_over(care, cx)
             {
                 return Poll::Ready(self.end(Ended::Cut(cause)));
             }
-            if let Poll::Ready(ended) = self.as_mut().poll_once(node, cx) {
+            if let Poll::Ready(ended) = self.as_mut().poll_once(care.node, cx) {
                 return Poll::Ready(self.end(ended));
             }
-            let listening = self.as_mut().project().listening;
-            let heard = listening
-                .get_or_insert_with(|| Listening::new(core.cancel()))
-                .poll(cx.waker());
-            // Cancelled while it was being polled: the grace begins, or is over at once.
-            if heard == cause {
-                return Poll::Pending;
+            match (cause, self.as_mut().listen(care, cx.waker())) {
+                (None, None) => return Poll::Pending,
+                // A shield may have ended in this poll, and the grace with it.
+                (Some(_), _) if !self.as_mut().is_over(care, cx) => return Poll::Pending,
+                // Cancelled while it was being polled: the grace begins, or is over at once.
+                _ => {}
             }
         }
     }
 
+    /// Has the task woken when it is cancelled; says why if it was meanwhile.
+    fn listen(self: Pin<&mut Self>, care: &Care<'_>, waker: &Waker) -> Option<Cause> {
+        let listening = self.project().listening;
+        let first = listening.is_none();
+        let group = listening
+            .get_or_insert_with(|| Listening::new(&care.scope.cancel))
+            .poll(waker);
+        let personal = match care.personal {
+            // The waker of a spawned task is the same in every poll.
+            Some(personal) if first => personal.listen(waker),
+            Some(personal) => personal.cause(),
+            None => None,
+        };
+        personal.or(group)
+    }
+
     /// Whether a cancelled future is to be dropped now.
-    fn is_over<E>(
-        self: Pin<&mut Self>,
-        core: &Core<E>,
-        node: &Node,
-        cx: &mut TaskContext<'_>,
-    ) -> bool {
+    fn is_over(self: Pin<&mut Self>, care: &Care<'_>, cx: &mut TaskContext<'_>) -> bool {
         let this = self.project();
-        if !*this.began || core.grace.is_zero() {
+        if !*this.began {
             return true;
         }
-        node.set_cancelling();
-        this.grace
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(core.grace)))
-            .as_mut()
-            .poll(cx)
-            .is_ready()
+        if care.grace.is_zero() {
+            return !care.is_shielded();
+        }
+        care.node.set_cancelling();
+        let grace = this
+            .grace
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(care.grace)));
+        grace.as_mut().poll(cx).is_ready() && !care.is_shielded()
     }
 
     fn poll_once(
@@ -123,7 +158,7 @@ impl<F: Future> Work<F> {
         node.measure(
             || match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
                 Ok(polled) => polled.map(Ended::Returned),
-                Err(payload) => Poll::Ready(Ended::Panicked(message(&*payload))),
+                Err(payload) => Poll::Ready(Ended::Panicked(payload)),
             },
         )
     }
@@ -133,28 +168,20 @@ impl<F: Future> Work<F> {
         let mut future = self.project().future;
         match catch_unwind(AssertUnwindSafe(|| future.set(None))) {
             Ok(()) => ended,
-            Err(payload) => Ended::Panicked(message(&*payload)),
+            Err(payload) => Ended::Panicked(payload),
         }
     }
 }
 
 pin_project! {
     /// A spawned task of a group.
-    pub(super) struct Task<F, T, E>
-    where
-        E: Send,
-        E: 'static,
-    {
+    pub(super) struct Task<F, T> {
         #[pin]
         work: Work<F>,
-        debt: Option<Debt<T, E>>,
+        debt: Option<Debt<T>>,
     }
 
-    impl<F, T, E> PinnedDrop for Task<F, T, E>
-    where
-        E: Send,
-        E: 'static,
-    {
+    impl<F, T> PinnedDrop for Task<F, T> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             // Only a runtime that shuts down drops a task that has not ended.
@@ -167,12 +194,8 @@ pin_project! {
     }
 }
 
-impl<F, T, E> Task<F, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    E: Send + 'static,
-{
-    pub(super) fn new(work: Work<F>, debt: Debt<T, E>) -> Task<F, T, E> {
+impl<F: Future, T> Task<F, T> {
+    pub(super) fn new(work: Work<F>, debt: Debt<T>) -> Task<F, T> {
         Task {
             work,
             debt: Some(debt),
@@ -180,7 +203,7 @@ where
     }
 }
 
-impl<F, T, E> Future for Task<F, T, E>
+impl<F, T, E> Future for Task<F, T>
 where
     F: Future<Output = Result<T, E>>,
     E: Send + 'static,
@@ -192,8 +215,12 @@ where
         let Some(debt) = &this.debt else {
             return Poll::Ready(());
         };
-        let ended = ready!(this.work.as_mut().poll(&*debt.core, &debt.node, cx));
-        let permit = std::mem::replace(this.work.project().permit, Permit::NotNeeded);
+        let ended = ready!(this.work.as_mut().poll(&debt.care(), cx));
+        let work = this.work.project();
+        let permit = std::mem::replace(work.permit, Permit::NotNeeded);
+        if work.listening.take().is_some() {
+            debt.slot.personal().forget();
+        }
         if let Some(debt) = this.debt.take() {
             debt.pay(ended, permit);
         }
@@ -202,46 +229,80 @@ where
 }
 
 /// What a task owes when it has ended.
-pub(super) struct Debt<T, E: Send + 'static> {
-    pub(super) value: oneshot::Sender<Result<T, Cancelled>>,
-    pub(super) core: Arc<Core<E>>,
+pub(super) struct Debt<T> {
+    pub(super) slot: Arc<Slot<T>>,
     pub(super) node: Node,
+    /// Goes last, and with it the place in the lease.
     pub(super) member: Member,
 }
 
-impl<T, E: Send + 'static> Debt<T, E> {
+impl<T> Debt<T> {
+    fn care(&self) -> Care<'_> {
+        Care {
+            scope: self.member.core.part(self.member.place),
+            node: &self.node,
+            grace: self.member.core.grace,
+            personal: Some(self.slot.personal()),
+        }
+    }
+
     /// The order matters. A failure is kept, and the siblings are cancelled, before the permit lets the next task start.
     /// The place in the lease goes last, because it may wake the scope, which must find everything else done.
-    fn pay(self, ended: Ended<Result<T, E>>, permit: Permit) {
-        let Debt {
-            value,
-            core,
-            node,
-            member,
-        } = self;
-        let outcome = core.settle(&node, ended);
+    fn pay<E: Send + 'static>(self, ended: Ended<Result<T, E>>, permit: Permit) {
+        let Debt { slot, node, member } = self;
+        let outcome = member.core.settle_task(&node, ended);
         drop(permit);
         node.leave();
         drop(node);
         // A value that nobody wants comes back, and is dropped before the task counts as ended.
-        drop(value.send(outcome.map_err(|cause| Cancelled { cause })));
-        drop(core);
+        drop(slot.fill(outcome.map_err(|cause| Cancelled { cause })));
+        drop(slot);
         drop(member);
     }
 
     fn abandon(self) {
-        self.core
-            .record(&self.node, FailureKind::Cancelled(Cause::Shutdown));
+        const CAUSE: Cause = Cause::Shutdown;
+        let kind = FailureKind::Cancelled(CAUSE);
+        self.member.core.record(&self.node, kind);
         self.node.leave();
+        drop(self.slot.fill(Err(Cancelled { cause: CAUSE })));
     }
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+/// A place in the lease of a scope, given back when dropped.
+pub(super) struct Member {
+    pub(super) core: Arc<Core>,
+    place: Place,
+}
+
+impl Member {
+    /// A place, or `None` if the lease is closed.
+    pub(super) fn join(core: &Arc<Core>, place: Place) -> Option<Member> {
+        core.around.lease.join(place).then(|| Member {
+            core: core.clone(),
+            place,
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.core.around.lease.leave(self.place);
+    }
+}
+
+/// What a panic said.
+pub(super) fn message(payload: &(dyn Any + Send)) -> String {
     let text = match payload.downcast_ref::<&'static str>() {
         Some(text) => text,
         None => payload
             .downcast_ref::<String>()
             .map_or("the panic's value is not a text", String::as_str),
     };
+    bounded(text)
+}
+
+/// A text as failures keep it.
+pub(super) fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(PANIC_MESSAGE_MAX)].to_owned()
 }

@@ -1,7 +1,6 @@
 //! Running a test, and looking at what it leaves behind.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -32,7 +31,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// When the body panics. When nothing can go on, which is when a day of paused time has passed. When a task that the body started is
-/// still there after it, whoever spawned it. When a task failed and nobody was left to read the error. The panics print the
+/// still there after it, whoever spawned it. When a task failed whose scope was dropped, so that nobody else reads the error.
+/// The panics print the
 /// tree.
 ///
 /// Threads are not seen to work on a paused clock, so a test that waits for a [`Batcher`](crate::batch::Batcher) or for
@@ -89,28 +89,17 @@ fn checked<T>(builder: &mut Builder, limit: Duration, body: impl AsyncFnOnce(Tre
         settle().await;
         (value, left_behind(&tree))
     });
-    if !left.is_empty() {
+    if let Some(left) = left {
         fail(&left);
     }
     value
 }
 
 /// What a test should not leave behind, as text.
-fn left_behind(tree: &Tree) -> String {
-    let mut left = String::new();
-    // Writing into a string cannot fail.
-    let mut write = |text: &str| left.write_str(text).is_ok();
-    for failure in tree.lost_failures() {
-        write(&format!(
-            "an error was read by nobody: it was that of {failure}\n"
-        ));
-    }
+fn left_behind(tree: &Tree) -> Option<String> {
     let tasks = Handle::current().metrics().num_alive_tasks();
     let snapshot = tree.snapshot();
-    if tasks > 0 || snapshot.nodes.len() > 1 {
-        write(&format!(
-            "the test has ended, but tasks of its runtime go on ({tasks}), or its tree is not empty:\n{snapshot}"
-        ));
-    }
-    left
+    (tasks > 0 || snapshot.nodes.len() > 1).then(|| {
+        format!("the test has ended, but {tasks} tasks of its runtime go on; its tree:\n{snapshot}")
+    })
 }

@@ -70,17 +70,7 @@ impl Tree {
     /// What is in the tree now. Costs time in proportion to it, and disturbs no task: a task that starts or ends at the same
     /// moment waits for some microseconds at most.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::of(&self.registry().live())
-    }
-
-    /// Failures that nobody will read: those of tasks whose scope was dropped before they failed. Only the first ones are
-    /// kept, so that memory stays bounded.
-    ///
-    /// ```
-    /// assert!(jitney::tree::Tree::new("server").lost_failures().is_empty());
-    /// ```
-    pub fn lost_failures(&self) -> Vec<LostFailure> {
-        self.registry().lost()
+        Snapshot::of(self.registry())
     }
 
     /// What is above a node and the node itself, the root first; empty when it is not in the tree.
@@ -185,11 +175,6 @@ impl Node {
     /// From now on it obeys this request to stop, as do the nodes below it that obey no other. The first one stays.
     pub(crate) fn obeys(&self, cancel: &Cancel) {
         self.entry.cancel.get_or_init(|| cancel.clone());
-    }
-
-    /// A task failed and nobody will read it.
-    pub(crate) fn lose(&self, failure: LostFailure) {
-        self.entry.registry.lose(failure);
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
@@ -333,24 +318,6 @@ impl State {
     }
 }
 
-/// Whose failure nobody will read. What it was is gone: an error need not be a text.
-#[derive(Clone, Debug)]
-pub struct LostFailure {
-    /// The name of the task; or of the scope, if its body failed.
-    pub name: Arc<str>,
-    /// Its id in the tree.
-    pub id: u64,
-    /// Where in the source it was started.
-    pub site: &'static Location<'static>,
-}
-
-impl fmt::Display for LostFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, line) = (self.site.file(), self.site.line());
-        write!(f, "{} #{} (started at {file}:{line})", self.name, self.id)
-    }
-}
-
 impl Node {
     fn parent_id(&self) -> Option<u64> {
         self.entry.parent.as_ref().map(Node::id)
@@ -386,9 +353,7 @@ impl Node {
             polls: entry.polls.load(Ordering::Relaxed),
             busy: Duration::from_nanos(entry.busy_ns.load(Ordering::Relaxed))
                 + running.unwrap_or_default(),
-            deadline: cancel
-                .and_then(Cancel::deadline)
-                .map(|deadline| now.until(deadline.into())),
+            deadline: now.deadline(cancel),
             cancelled: cancel.and_then(Cancel::cause),
         }
     }

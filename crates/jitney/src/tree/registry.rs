@@ -1,6 +1,5 @@
 //! All nodes of one tree.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
@@ -8,7 +7,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::threads::Threads;
-use super::{Entry, LostFailure, Node};
+use super::{Entry, Node};
 use crate::lock::lock;
 
 /// The key of an entry that is in no shard.
@@ -16,8 +15,6 @@ pub(super) const NO_KEY: usize = usize::MAX;
 
 /// Entries that are read under one lock, so that a task that starts meanwhile waits for a few microseconds.
 const CHUNK: usize = 256;
-/// Most failures without a reader that a tree remembers.
-const LOST_MAX: usize = 64;
 
 /// The nodes, in shards so that tasks that start on different threads seldom meet.
 pub(super) struct Registry {
@@ -25,7 +22,6 @@ pub(super) struct Registry {
     epoch: Instant,
     next_id: AtomicU64,
     pub(super) threads: Threads,
-    lost: Mutex<Vec<LostFailure>>,
     shards: [Shard; SHARDS],
 }
 
@@ -42,7 +38,6 @@ impl Registry {
             epoch: Instant::now(),
             next_id: AtomicU64::new(0),
             threads: Threads::default(),
-            lost: Mutex::default(),
             shards: Default::default(),
         })
     }
@@ -73,49 +68,32 @@ impl Registry {
         }
     }
 
-    /// The nodes that are in the tree now, and those above them, by age.
-    ///
-    /// A node that is there all the while is found, since entries keep their places. One may enter while the shard of its
-    /// parent was already read: its parents come with it.
-    pub(super) fn live(&self) -> Vec<Node> {
-        let mut live = Vec::new();
+    /// Calls back with the nodes that are in the tree. One that is there all the while is found, since entries keep their
+    /// places.
+    pub(super) fn for_each(&self, mut act: impl FnMut(&Node)) {
+        let mut chunk = Vec::with_capacity(CHUNK);
         for shard in &self.shards {
-            shard.read(&mut live);
-        }
-        let mut known: HashSet<u64> = live.iter().map(Node::id).collect();
-        let mut at = 0;
-        let mut last = None;
-        while let Some(node) = live.get(at) {
-            at += 1;
-            let parent = node.entry.parent.as_ref();
-            // Brothers follow each other, so most look-ups are the last one again.
-            if let Some(parent) = parent
-                && last.replace(parent.id()) != Some(parent.id())
-                && known.insert(parent.id())
-            {
-                live.push(parent.clone());
+            let mut from = Some(0);
+            while let Some(key) = from {
+                from = shard.read(key, &mut chunk);
+                // Here and not under the lock, also because the last clone of a node takes it.
+                chunk.drain(..).for_each(|node| act(&node));
             }
         }
-        live.sort_unstable_by_key(Node::id);
-        live
     }
 
     /// The node with this id, if it is in the tree.
     pub(super) fn find(&self, id: u64) -> Option<Node> {
-        let mut same_shard = Vec::new();
-        self.shards[place(id)].read(&mut same_shard);
-        same_shard.into_iter().find(|node| node.id() == id)
-    }
-
-    pub(super) fn lose(&self, failure: LostFailure) {
-        let mut lost = lock(&self.lost);
-        if lost.len() < LOST_MAX {
-            lost.push(failure);
+        let shard = &self.shards[place(id)];
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut from = Some(0);
+        while let Some(key) = from {
+            from = shard.read(key, &mut chunk);
+            if let Some(node) = chunk.drain(..).find(|node| node.id() == id) {
+                return Some(node);
+            }
         }
-    }
-
-    pub(super) fn lost(&self) -> Vec<LostFailure> {
-        lock(&self.lost).clone()
+        None
     }
 
     fn shard(&self, id: u64) -> MutexGuard<'_, Slab<Weak<Entry>>> {
@@ -124,23 +102,13 @@ impl Registry {
 }
 
 impl Shard {
-    /// Adds what is in the shard. No node is dropped under the lock, because the last clone of a node takes it.
-    fn read(&self, live: &mut Vec<Node>) {
-        let mut from = 0;
-        loop {
-            live.reserve(CHUNK);
-            let shard = lock(&self.0);
-            let end = shard.capacity().min(from + CHUNK);
-            live.extend(
-                (from..end)
-                    .filter_map(|key| shard.get(key)?.upgrade())
-                    .map(|entry| Node { entry }),
-            );
-            if end == shard.capacity() {
-                return;
-            }
-            from = end;
-        }
+    /// Takes some nodes along, from this key on, and says from where to go on.
+    fn read(&self, from: usize, chunk: &mut Vec<Node>) -> Option<usize> {
+        let shard = lock(&self.0);
+        let end = shard.capacity().min(from + CHUNK);
+        let entries = (from..end).filter_map(|key| shard.get(key)?.upgrade());
+        chunk.extend(entries.map(|entry| Node { entry }));
+        (end < shard.capacity()).then_some(end)
     }
 }
 

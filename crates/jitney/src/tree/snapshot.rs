@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::registry::Registry;
 use super::{Node, State};
 use crate::cancel::{Cancel, Cause};
 
@@ -64,19 +65,88 @@ impl Snapshot {
         Json(self)
     }
 
-    /// Of nodes by age, each with those above it.
-    pub(super) fn of(nodes: &[Node]) -> Snapshot {
-        let mut infos = Vec::with_capacity(nodes.len());
-        // Of all that are above the next node: their depth is their place here.
+    /// What is in the registry, and above that.
+    pub(super) fn of(registry: &Registry) -> Snapshot {
+        let mut found = Found::new();
+        // Each node is read while it is in the processor's cache, and let go of.
+        registry.for_each(|node| found.add(node));
+        found.add_parents();
+        found.in_order()
+    }
+}
+
+/// Nodes in no order.
+struct Found {
+    now: Now,
+    nodes: Vec<NodeInfo>,
+    /// The requests to stop of those that obey another than their parent: place in `nodes`, and the request.
+    cancels: Vec<(usize, Cancel)>,
+    /// Nodes that are above others: each once in a row.
+    parents: Vec<Node>,
+}
+
+impl Found {
+    fn new() -> Found {
+        Found {
+            now: Now::new(),
+            nodes: Vec::new(),
+            cancels: Vec::new(),
+            parents: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, node: &Node) {
+        if let Some(cancel) = node.entry.cancel.get() {
+            self.cancels.push((self.nodes.len(), cancel.clone()));
+        }
+        if let Some(parent) = &node.entry.parent
+            && self.parents.last().map(Node::id) != Some(parent.id())
+        {
+            self.parents.push(parent.clone());
+        }
+        self.nodes.push(node.info(0, None, &self.now));
+    }
+
+    /// A node may have entered while the shard of its parent was already read, and may stay longer than its parent: those
+    /// above are added now.
+    fn add_parents(&mut self) {
+        let mut known = self.ids();
+        while let Some(parent) = self.parents.pop() {
+            if let Err(place) = known.binary_search(&parent.id()) {
+                known.insert(place, parent.id());
+                self.add(&parent);
+            }
+        }
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        let mut ids: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
+        // Not the unstable one: this is quick where there are long sorted parts, and each shard is nearly one.
+        ids.sort();
+        ids
+    }
+
+    /// Parents before children, and the oldest first.
+    fn in_order(self) -> Snapshot {
+        let mut cancels: Vec<Option<&Cancel>> = vec![None; self.nodes.len()];
+        for (place, cancel) in &self.cancels {
+            cancels[*place] = Some(cancel);
+        }
+        let links = Links::of(&self.nodes);
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        // Those around the next node: its depth is their number.
         let mut around: Vec<(usize, Option<&Cancel>)> = Vec::new();
-        let links = Links::of(nodes);
-        let now = Now::new();
-        let mut next = links.first_child[0];
+        let mut next = links.first_child[NONE];
         while next != NONE {
-            let node = &nodes[next - 1];
+            let info = &self.nodes[next - 1];
             let inherited = around.last().and_then(|(_, cancel)| *cancel);
-            let cancel = node.entry.cancel.get().or(inherited);
-            infos.push(node.info(around.len(), cancel, &now));
+            let cancel = cancels[next - 1].or(inherited);
+            nodes.push(NodeInfo {
+                depth: around.len(),
+                deadline: self.now.deadline(cancel),
+                cancelled: cancel.and_then(Cancel::cause),
+                ..info.clone()
+            });
             if links.first_child[next] != NONE {
                 around.push((next, cancel));
                 next = links.first_child[next];
@@ -89,7 +159,7 @@ impl Snapshot {
                 next = links.next_sibling[above];
             }
         }
-        Snapshot { nodes: infos }
+        Snapshot { nodes }
     }
 }
 
@@ -102,22 +172,25 @@ struct Links {
 const NONE: usize = 0;
 
 impl Links {
-    fn of(nodes: &[Node]) -> Links {
+    fn of(nodes: &[NodeInfo]) -> Links {
+        let mut by_age: Vec<_> = (0..nodes.len()).map(|at| (nodes[at].id, at + 1)).collect();
+        by_age.sort();
         let mut links = Links {
             first_child: vec![NONE; nodes.len() + 1],
             next_sibling: vec![NONE; nodes.len() + 1],
         };
         let mut last = (None, NONE);
         // From the end, so that the oldest child comes first.
-        for (at, node) in nodes.iter().enumerate().rev() {
-            let parent = node.parent_id();
+        for (_, at) in by_age.iter().rev() {
+            let parent = nodes[at - 1].parent;
+            // Siblings often follow each other.
             if parent != last.0 {
-                let place = |id| nodes.binary_search_by_key(&id, Node::id);
-                let place = parent.and_then(|id| place(id).ok());
-                last = (parent, place.map_or(NONE, |place| place + 1));
+                let find = |id| by_age.binary_search_by_key(&id, |(id, _)| *id);
+                let found = parent.and_then(|id| find(id).ok());
+                last = (parent, found.map_or(NONE, |found| by_age[found].1));
             }
-            links.next_sibling[at + 1] = links.first_child[last.1];
-            links.first_child[last.1] = at + 1;
+            links.next_sibling[*at] = links.first_child[last.1];
+            links.first_child[last.1] = *at;
         }
         links
     }
@@ -137,8 +210,10 @@ impl Now {
         self.at.saturating_duration_since(past)
     }
 
-    pub(super) fn until(&self, future: Instant) -> Duration {
-        future.saturating_duration_since(self.at)
+    /// What is left until the deadline of a request to stop.
+    pub(super) fn deadline(&self, cancel: Option<&Cancel>) -> Option<Duration> {
+        let deadline = Instant::from(cancel?.deadline()?);
+        Some(deadline.saturating_duration_since(self.at))
     }
 }
 

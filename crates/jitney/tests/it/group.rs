@@ -192,7 +192,7 @@ fn is_expected(exit: Exit, outcome: &Result<i32, FailureKind<Text>>) -> bool {
         }
         (Exit::OwnCancel, Err(kind)) => matches!(kind, FailureKind::Cancelled(Cause::Requested)),
         (Exit::OuterCancel, Err(kind)) => matches!(kind, FailureKind::Cancelled(Cause::Shutdown)),
-        (Exit::Deadline, Err(kind)) => matches!(kind, FailureKind::TimedOut),
+        (Exit::Deadline, Err(kind)) => matches!(kind, FailureKind::TimedOut(_)),
         (_, Ok(_)) => false,
     }
 }

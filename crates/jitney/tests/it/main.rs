@@ -10,6 +10,7 @@ mod batch;
 mod batch_terms;
 mod cancel;
 mod defects;
+mod exits;
 mod group;
 mod kit;
 mod orphans;

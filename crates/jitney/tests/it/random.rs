@@ -1,12 +1,13 @@
 //! Random trees of tasks that succeed, fail, panic, hang, are cancelled, and have such trees of their own.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use jitney::tree::{Node, Tree};
-use jitney::{Cause, FailureKind, Group, GroupError, Policy, Scope};
+use jitney::{Cause, FailureKind, Group, GroupError, Policy, Scope, shield, timeout};
 use proptest::prelude::*;
 
 use crate::support::{Alive, Guard};
@@ -24,6 +25,19 @@ enum Act {
     },
     Hang,
     CancelGroup,
+    /// It starts a task that hangs, and cancels it.
+    CancelOther,
+    /// It has something done at the end of the scope.
+    Defer {
+        yields: u8,
+        panics: bool,
+    },
+    /// It goes on for so long after everybody was cancelled.
+    Shield {
+        yields: u8,
+    },
+    /// It is a helper, and hangs.
+    Help,
     Nest {
         plan: Plan,
         dropped_after: Option<u8>,
@@ -46,6 +60,10 @@ fn plans() -> impl Strategy<Value = Plan> {
         1 => (0..5u8).prop_map(|yields| Act::Panic { yields }),
         1 => Just(Act::Hang),
         1 => Just(Act::CancelGroup),
+        1 => Just(Act::CancelOther),
+        2 => (0..5u8, any::<bool>()).prop_map(|(yields, panics)| Act::Defer { yields, panics }),
+        1 => (0..5u8).prop_map(|yields| Act::Shield { yields }),
+        1 => Just(Act::Help),
     ];
     let nested = leaf.prop_recursive(3, 40, 6, |inner| {
         (plan_of(inner), proptest::option::of(0..6u8)).prop_map(|(plan, dropped_after)| Act::Nest {
@@ -58,7 +76,11 @@ fn plans() -> impl Strategy<Value = Plan> {
 
 fn plan_of(act: impl Strategy<Value = Act> + 'static) -> impl Strategy<Value = Plan> {
     (
-        prop_oneof![Just(Policy::CancelSiblings), Just(Policy::Isolate)],
+        prop_oneof![
+            2 => Just(Policy::CancelSiblings),
+            2 => Just(Policy::Isolate),
+            1 => Just(Policy::FirstSuccess),
+        ],
         proptest::option::of((1..4usize).prop_map(|n| n.try_into().unwrap())),
         0..3u64,
         1..50u64,
@@ -78,6 +100,21 @@ fn plan_of(act: impl Strategy<Value = Act> + 'static) -> impl Strategy<Value = P
 struct Lab {
     tree: Tree,
     complaints: Arc<Mutex<Vec<String>>>,
+    alive: Alive,
+    tally: Arc<Tally>,
+}
+
+/// What was to be reported or done, and was.
+#[derive(Default)]
+struct Tally {
+    failed: AtomicUsize,
+    reported: AtomicUsize,
+    deferred: AtomicUsize,
+    cleaned: AtomicUsize,
+}
+
+fn count(counter: &AtomicUsize) -> usize {
+    counter.fetch_add(1, Ordering::SeqCst)
 }
 
 impl Lab {
@@ -103,12 +140,19 @@ impl Lab {
             let body = async |group: Group<String>| {
                 begun = Some(group.node().id());
                 for act in plan.acts.clone() {
-                    let act = self.clone().perform(act, group.clone(), alive.guard());
-                    drop(group.spawn(act));
+                    let helps = matches!(act, Act::Help);
+                    let guards = (alive.guard(), self.alive.guard());
+                    let act = self.clone().perform(act, group.clone(), guards);
+                    drop(if helps {
+                        group.spawn_helper(act)
+                    } else {
+                        group.spawn(act)
+                    });
                 }
                 Ok(())
             };
             let outcome = scope.run(body).await;
+            self.read(&outcome);
             let left: Vec<_> = self.tree.snapshot().nodes;
             let left = left
                 .iter()
@@ -120,19 +164,73 @@ impl Lab {
         })
     }
 
-    async fn perform(self, act: Act, group: Group<String>, _guard: Guard) -> Result<(), String> {
+    /// Counts what a scope reports to whoever ran it.
+    fn read(&self, outcome: &Result<(), GroupError<String>>) {
+        let failures = outcome
+            .as_ref()
+            .err()
+            .into_iter()
+            .flat_map(GroupError::iter);
+        let own = failures.filter(|failure| is_own(&failure.kind)).count();
+        self.tally.reported.fetch_add(own, Ordering::SeqCst);
+    }
+
+    fn fail(&self) -> Result<(), String> {
+        count(&self.tally.failed);
+        Err("fail".to_owned())
+    }
+
+    fn panic(&self) {
+        count(&self.tally.failed);
+        // Unlike a plain panic, this prints nothing.
+        std::panic::resume_unwind(Box::new("panic"));
+    }
+
+    async fn clean_up(self, yields: u8, panics: bool, _guards: (Guard, Guard)) {
+        rest(yields).await;
+        count(&self.tally.cleaned);
+        if panics {
+            self.panic();
+        }
+    }
+
+    async fn perform(
+        self,
+        act: Act,
+        group: Group<String>,
+        guards: (Guard, Guard),
+    ) -> Result<(), String> {
         match act {
             Act::Succeed { yields } => rest(yields).await,
             Act::Fail { yields } => {
                 rest(yields).await;
-                return Err("fail".to_owned());
+                return self.fail();
             }
             Act::Panic { yields } => {
                 rest(yields).await;
-                // Unlike a plain panic, this prints nothing.
-                std::panic::resume_unwind(Box::new("panic"));
+                self.panic();
             }
-            Act::Hang => std::future::pending().await,
+            Act::Hang | Act::Help => std::future::pending().await,
+            Act::CancelOther => {
+                let other = group.spawn(std::future::pending::<Result<(), String>>());
+                tokio::task::yield_now().await;
+                other.cancel(Cause::ClientGone);
+                let cancelled = other.await.map_err(|cancelled| cancelled.cause);
+                self.expect(cancelled.is_err(), || format!("{cancelled:?} of pending"));
+            }
+            Act::Defer { yields, panics } => {
+                count(&self.tally.deferred);
+                let cleanup = self.clean_up(yields, panics, guards);
+                group.defer(Duration::from_secs(60), cleanup);
+            }
+            Act::Shield { yields } => {
+                tokio::task::yield_now().await;
+                count(&self.tally.deferred);
+                let long = Duration::from_secs(60);
+                let shielded = timeout(long, shield(long, rest(yields)));
+                shielded.await.map_err(|_| "late")?.map_err(|_| "late")?;
+                count(&self.tally.cleaned);
+            }
             Act::CancelGroup => group.cancel(Cause::Requested),
             Act::Nest {
                 plan,
@@ -165,31 +263,47 @@ fn fits(plan: &Plan, outcome: &Result<(), GroupError<String>>) -> bool {
     let planned = |wanted: fn(&Act) -> bool| plan.acts.iter().filter(|act| wanted(act)).count();
     let failing = planned(|act| matches!(act, Act::Fail { .. } | Act::Panic { .. }));
     let hanging = planned(|act| matches!(act, Act::Hang));
+    let orphans = plan
+        .acts
+        .iter()
+        .any(|act| matches!(act, Act::Nest { .. } | Act::Defer { .. }));
     let cancelling = planned(|act| matches!(act, Act::CancelGroup));
     let failures = outcome
         .as_ref()
         .err()
         .into_iter()
         .flat_map(GroupError::iter);
-    let (own, cut): (Vec<_>, Vec<_>) = failures.partition(|failure| {
-        matches!(
-            failure.kind,
-            FailureKind::Error(_) | FailureKind::Panic { .. }
-        )
-    });
+    let (own, cut): (Vec<_>, Vec<_>) = failures.partition(|failure| is_own(&failure.kind));
     let all_told = match plan.policy {
         // Everything that did not fail by itself was cut off by the failure, the deadline or something around.
         Policy::CancelSiblings => failing + hanging == 0 || outcome.is_err(),
         Policy::Isolate => own.len() + cut.len() >= failing + hanging,
+        Policy::FirstSuccess => true,
     };
-    own.len() <= failing && (all_told || cancelling > 0)
+    (own.len() <= failing || orphans) && (all_told || cancelling > 0)
+}
+
+/// Whether somebody did something wrong, and was not just stopped.
+fn is_own(kind: &FailureKind<String>) -> bool {
+    !matches!(kind, FailureKind::TimedOut(_) | FailureKind::Cancelled(_))
+}
+
+fn forgives(plan: &Plan) -> bool {
+    plan.policy == Policy::FirstSuccess
+        || plan
+            .acts
+            .iter()
+            .any(|act| matches!(act, Act::Nest { plan, .. } if forgives(plan)))
 }
 
 fn holds_on(runtime: &tokio::runtime::Runtime, plan: Plan) {
     let lab = Lab {
         tree: Tree::new("test"),
         complaints: Arc::default(),
+        alive: Alive::default(),
+        tally: Arc::default(),
     };
+    let forgives = forgives(&plan);
     let root = lab.tree.root();
     // The outer scope waits for what the dropped ones leave.
     let outer = Scope::named("outer").run(async |group: Group<String>| {
@@ -202,8 +316,19 @@ fn holds_on(runtime: &tokio::runtime::Runtime, plan: Plan) {
         }));
         Ok(())
     });
-    runtime.block_on(outer).unwrap();
+    // What the dropped ones failed with comes here.
+    let patience = Duration::from_secs(600);
+    let outcome = runtime.block_on(async { tokio::time::timeout(patience, outer).await });
+    lab.read(&outcome.expect("it never ends"));
     assert_eq!(*lab.complaints.lock().unwrap(), [""; 0]);
+    assert_eq!(lab.alive.count(), 0);
+    let told = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+    let (failed, reported) = (told(&lab.tally.failed), told(&lab.tally.reported));
+    assert!(
+        reported == failed || forgives && reported < failed,
+        "{reported} of {failed} reported"
+    );
+    assert_eq!(told(&lab.tally.cleaned), told(&lab.tally.deferred));
     assert_eq!(lab.tree.snapshot().nodes.len(), 1);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jitney::test::settle;
 use jitney::tree::{LABEL_MAX, NAME_MAX, Node, State, Tree};
-use jitney::{Cancel, Cause, Group, Scope};
+use jitney::{Cause, Group, Scope};
 
 use crate::support::{Gate, outside};
 
@@ -136,48 +136,6 @@ async fn a_cancelled_task_says_why_and_so_do_those_below_it() {
         })
         .await;
     outcome.unwrap();
-}
-
-#[test]
-fn the_failure_of_a_task_whose_scope_was_dropped_is_remembered() {
-    let tree = Tree::new("root");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let scope = Scope::named("dropped")
-            .under(&tree.root())
-            .grace(Duration::from_secs(60))
-            .run(async |group: Group<String>| {
-                drop(group.named("fails late").spawn(async {
-                    Cancel::current().cancelled().await;
-                    Err::<(), _>("too late".to_owned())
-                }));
-                std::future::pending::<Result<(), String>>().await
-            });
-        tokio::select! {
-            biased;
-            _ = scope => unreachable!("the body never ends"),
-            () = settle() => {}
-        }
-        settle().await;
-    });
-    let lost = tree.lost_failures();
-    assert_eq!(lost.len(), 1);
-    assert_eq!(&*lost[0].name, "fails late");
-    assert!(lost[0].to_string().contains("it/tree.rs"));
-}
-
-#[tokio::test]
-async fn a_failure_that_was_returned_is_not_lost() {
-    let tree = Tree::new("root");
-    let outcome = Scope::named("scope")
-        .under(&tree.root())
-        .run(async |_: Group<String>| Err::<(), _>("known".to_owned()))
-        .await;
-    assert!(outcome.is_err());
-    assert!(tree.lost_failures().is_empty());
 }
 
 #[tokio::test]
