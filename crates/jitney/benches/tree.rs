@@ -11,6 +11,7 @@ use std::time::Duration;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use jitney::tree::Tree;
+use jitney::watch::Watchdog;
 use jitney::{Group, Scope};
 use tokio::runtime::{Builder, Runtime};
 
@@ -50,14 +51,23 @@ mod polls {
 
     #[divan::bench]
     fn tracked(bencher: Bencher<'_, '_>) {
-        let runtime = runtime();
+        let (runtime, tree) = (runtime(), Tree::new("bench"));
         bencher
             .counter(ItemsCount::new(POLLS))
-            .bench_local(|| runtime.block_on(tracked_polls(Tree::new("bench"))));
+            .bench_local(|| runtime.block_on(tracked_polls(&tree)));
+    }
+
+    #[divan::bench]
+    fn tracked_and_watched(bencher: Bencher<'_, '_>) {
+        let (runtime, tree) = (runtime(), Tree::new("bench"));
+        let _watchdog = Watchdog::start(&tree, Duration::from_millis(100), drop).unwrap();
+        bencher
+            .counter(ItemsCount::new(POLLS))
+            .bench_local(|| runtime.block_on(tracked_polls(&tree)));
     }
 }
 
-async fn tracked_polls(tree: Tree) {
+async fn tracked_polls(tree: &Tree) {
     Scope::named("bench")
         .under(&tree.root())
         .run(async |group: Group<Infallible>| {
