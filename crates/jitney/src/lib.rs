@@ -20,3 +20,12 @@ pub use group::{
     Cancelled, Failure, FailureKind, Group, GroupError, Handle, NotReady, OrphanError, Policy,
     Ready, Scope, TaskInfo, move_on_after, scope, shield, timeout,
 };
+
+/// The examples of the guide, run as tests.
+#[cfg(all(doctest, feature = "test"))]
+mod guide {
+    #[doc = include_str!("../../../docs/guide/choosing.md")]
+    struct Choosing;
+    #[doc = include_str!("../../../docs/guide/gotchas.md")]
+    struct Gotchas;
+}
