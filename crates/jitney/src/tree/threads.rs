@@ -195,13 +195,14 @@ mod tests {
     fn trees_have_slots_of_their_own_and_threads_that_ended_have_none() {
         let (one, other) = (Registry::new(), Registry::new());
         thread::scope(|threads| {
-            threads.spawn(|| {
+            let polls = threads.spawn(|| {
                 entered(&one, 1);
                 entered(&other, 2);
                 assert_eq!((nodes(&one), nodes(&other)), (vec![1], vec![2]));
             });
+            // The end of the scope alone would not wait for the thread's own values to be dropped.
+            polls.join().unwrap();
         });
-        // The thread's own values are dropped before it counts as joined.
         assert_eq!((nodes(&one), nodes(&other)), (vec![], vec![]));
     }
 }
