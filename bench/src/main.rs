@@ -3,11 +3,17 @@
 //! `cargo build --release --workspace && target/release/jitney-bench run` prints a table and keeps the raw run in `bench/runs`.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
+mod ask;
 mod bare;
 mod engine;
+mod faults;
 mod load;
 mod payload;
+mod peers;
 mod plan;
+mod process;
+mod python;
+mod report;
 mod server;
 
 use std::error::Error;
@@ -24,6 +30,10 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 enum Command {
     /// Runs the plan, or the named parts of it.
     Run(plan::Options),
+    /// Compares servers of Python models: jitney, mosec, and FastAPI with a hand-made batcher.
+    Python(python::Options),
+    /// What the same servers do when models crash, raise and hang, and when workers are killed.
+    Faults(faults::Options),
     /// Serves a constant answer with nothing but hyper: the mark that the server is compared with.
     Bare,
     /// Calls the echo engine back to back: the mark for what a device can give.
@@ -33,6 +43,8 @@ enum Command {
 fn main() -> Outcome<()> {
     match Command::parse() {
         Command::Run(options) => plan::run(&options),
+        Command::Python(options) => python::run(&options),
+        Command::Faults(options) => faults::run(&options),
         Command::Bare => bare::serve(),
         Command::Engine(options) => engine::back_to_back(&options),
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// `n` numbers in `[0, 1)` of four digits, the same in every run.
-fn numbers(n: usize) -> String {
+pub(crate) fn numbers(n: usize) -> String {
     let mut state = 7u64;
     let mut text = String::with_capacity(n * 7);
     for i in 0..n {

@@ -1,13 +1,12 @@
 //! What is measured, and against which target.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::server::{LOAD_CORE, SERVER_CORE, Server, pinned, sibling};
+use crate::report::{Report, median};
+use crate::server::{Server, pin_to_load_core, pinned, sibling};
 use crate::{Outcome, load, payload};
 
 #[derive(clap::Args)]
@@ -31,23 +30,6 @@ const DEVICE: &str = "echo:FP32[16],call_ms=5,row_ms=0.1";
 const SLOW_DEVICE: &str = "echo:FP32[16],call_ms=20,row_ms=1";
 const BENCH: &str = "/v2/models/bench/infer";
 
-struct Report {
-    rows: Vec<Value>,
-}
-
-impl Report {
-    /// Prints a result beside its target and keeps it.
-    fn row(&mut self, what: &str, value: f64, target: &str, met: bool, raw: Value) {
-        println!(
-            "{what:<58} {value:>10.3}   {target:<22} {}",
-            if met { "ok" } else { "MISSED" }
-        );
-        let mut row = json!({"what": what, "value": value, "target": target, "met": met});
-        row["raw"] = raw;
-        self.rows.push(row);
-    }
-}
-
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     pin_to_load_core()?;
     type Part = fn(&Options, &mut Report) -> Outcome<()>;
@@ -59,13 +41,13 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         ("image", image),
         ("start", start),
     ];
-    let mut report = Report { rows: Vec::new() };
+    let mut report = Report::default();
     for (name, part) in parts {
         if options.parts.is_empty() || options.parts.iter().any(|wanted| wanted == name) {
             part(options, &mut report)?;
         }
     }
-    keep(&report)
+    report.keep()
 }
 
 /// Requests per second of the server in front of models that cost next to nothing, beside a bare hyper server.
@@ -388,50 +370,4 @@ fn rows_run(server: &Server) -> Outcome<f64> {
         .and_then(|line| line.rsplit(' ').next())
         .ok_or("no jitney_batch_rows_sum in /metrics")?
         .parse()?)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn pin_to_load_core() -> Outcome<()> {
-    let me = std::process::id().to_string();
-    let pinned = Command::new("taskset")
-        .args(["-cp", LOAD_CORE, &me])
-        .output()?;
-    if pinned.status.success() {
-        Ok(())
-    } else {
-        Err("taskset could not pin the load to its core".into())
-    }
-}
-
-/// Keeps the raw run, with the machine and the commit it was made on.
-fn keep(report: &Report) -> Outcome<()> {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_secs();
-    let text = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or_default();
-    let run = json!({
-        "unix_time": now,
-        "commit": text("git", &["rev-parse", "--short", "HEAD"]),
-        "cpu": model.trim_start_matches(['\t', ' ', ':']),
-        "server_core": SERVER_CORE,
-        "load_core": LOAD_CORE,
-        "rows": report.rows,
-    });
-    let path = Path::new("bench/runs").join(format!("{now}.json"));
-    fs::create_dir_all("bench/runs")?;
-    fs::write(&path, serde_json::to_string_pretty(&run)?)?;
-    println!("kept in {}", path.display());
-    Ok(())
 }

@@ -7,18 +7,22 @@ use crate::Outcome;
 use crate::shell;
 use crate::workspace::Workspace;
 
-/// Serves the digits example on a free port, gives its URL to `check`, and expects a clean end.
-pub(crate) fn with_digits(workspace: &Workspace, check: impl FnOnce(&str) -> Outcome) -> Outcome {
-    let mut server = start(workspace)?;
+/// Serves a source on a free port, gives the server's URL to `check`, and expects a clean end.
+pub(crate) fn with(
+    workspace: &Workspace,
+    source: &str,
+    check: impl FnOnce(&str) -> Outcome,
+) -> Outcome {
+    let mut server = start(workspace, source)?;
     let checked = ready_url(&mut server).and_then(|url| check(&url));
     let stopped = stop(server);
     checked.and(stopped)
 }
 
-fn start(workspace: &Workspace) -> Outcome<Child> {
+fn start(workspace: &Workspace, source: &str) -> Outcome<Child> {
     workspace
         .command(workspace.jitney())
-        .args(["serve", "examples/digits", "--http", "127.0.0.1:0"])
+        .args(["serve", source, "--http", "127.0.0.1:0"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -163,6 +163,9 @@ fn is_root() -> bool {
 fn requirements(workspace: &Workspace) -> Outcome<String> {
     let files = [
         "crates/jitney-engine/tests/models.txt",
+        "examples/digits/requirements.txt",
+        "examples/filetype/requirements.txt",
+        "examples/from_fastapi/requirements.txt",
         "tests/page/requirements.txt",
         "xtask/requirements.txt",
     ];

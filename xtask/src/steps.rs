@@ -79,9 +79,27 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "digits",
-        about: "the accuracy of the digits example over the wire",
+        about: "the accuracy of the digits example over the wire, from ONNX and from Python",
         needs: &[Need::Venv, Need::Jitney],
         run: digits,
+    },
+    Step {
+        name: "filetype",
+        about: "the file-type example over the wire, on files whose types are known",
+        needs: &[Need::Venv, Need::Jitney],
+        run: filetype,
+    },
+    Step {
+        name: "from-fastapi",
+        about: "the same answers before and after moving from FastAPI",
+        needs: &[Need::Venv, Need::Jitney],
+        run: from_fastapi,
+    },
+    Step {
+        name: "guide",
+        about: "the commands in the guides print what the guides say",
+        needs: &[Need::Venv, Need::Jitney],
+        run: guide,
     },
     Step {
         name: "hostile",
@@ -219,10 +237,40 @@ fn licences(workspace: &Workspace) -> Outcome {
 }
 
 fn digits(workspace: &Workspace) -> Outcome {
-    server::with_digits(workspace, |url| {
-        let client = ["examples/digits/client.py", url, "--check"];
-        shell::run(workspace.command(workspace.python()).args(client))
+    const SCRIPT: &str = "examples/digits/client.py";
+    const SOURCES: [&str; 2] = ["examples/digits", "digits=examples/digits/model.py:Digits"];
+    SOURCES.into_iter().try_for_each(|source| {
+        server::with(workspace, source, |url| {
+            python_script(workspace, &[SCRIPT, url, "--check"])
+        })
     })
+}
+
+fn filetype(workspace: &Workspace) -> Outcome {
+    const SCRIPT: &str = "examples/filetype/client.py";
+    let source = "filetype=examples/filetype/model.py:FileType";
+    server::with(workspace, source, |url| {
+        python_script(workspace, &[SCRIPT, "--check", "--url", url])
+    })
+}
+
+fn from_fastapi(workspace: &Workspace) -> Outcome {
+    const SCRIPT: &str = "examples/from_fastapi/check.py";
+    let source = "flowers=examples/from_fastapi/after.py:Flowers";
+    server::with(workspace, source, |url| {
+        python_script(workspace, &[SCRIPT, url])
+    })
+}
+
+fn guide(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command(workspace.python());
+    test.args(["tests/guide/test_guide.py", "docs/guide/python-models.md"]);
+    test.env("JITNEY_BIN", workspace.jitney());
+    shell::run(&mut test)
+}
+
+fn python_script(workspace: &Workspace, arguments: &[&str]) -> Outcome {
+    shell::run(workspace.command(workspace.python()).args(arguments))
 }
 
 fn hostile(workspace: &Workspace) -> Outcome {

@@ -45,6 +45,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
             given,
             file: file.options,
             python: args.load.python.or(file.python),
+            reload: args.reload || file.reload.unwrap_or(false),
             ..Settings::default()
         },
         models,
@@ -77,6 +78,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
             ..ModelOptions::default()
         },
         python: args.load.python.clone(),
+        reload: false,
         measuring: Some(CHECK_MEASURING),
     })
 }

@@ -13,6 +13,8 @@ mod model_file;
 pub mod onnx;
 #[cfg(feature = "ort")]
 pub mod ort;
+#[cfg(all(feature = "python", unix))]
+pub mod python;
 pub mod spec;
 pub mod stack;
 pub mod tensor;

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::admit::{Admission, Phase};
-use crate::config::{Config, SourceError};
+use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
-use crate::net::{Jitter, Net, NetConfig, Plane, Seats, Sites, http, listener};
+use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
 use crate::observe::metrics::Metrics;
 
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has

@@ -148,7 +148,8 @@ pub struct Elapsed {
     pub site: &'static Location<'static>,
     /// How long after its setting it passed.
     pub limit: Duration,
-    /// What was running then, as far as it is known: the names of the task and of the scopes inside it, outermost first.
+    /// Where the work was then, as far as scopes tell: the name of the task or scope that waited, and of the scopes it had
+    /// open, outermost first, with ` > ` between. None for a scope's own deadline, whose failures name each task.
     pub stuck: Option<Arc<str>>,
 }
 

@@ -54,12 +54,52 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "group",
-                siblings: &["cancel", "lock", "tree"],
+                siblings: &["cancel", "close", "deadline", "lock", "sync", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "close",
+                siblings: &[],
+                foreign: &[],
+            },
+            Module {
+                name: "outcome",
+                siblings: &["cancel", "group"],
+                foreign: &[],
+            },
+            Module {
+                name: "gather",
+                siblings: &["cancel", "group", "lock", "outcome", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "race",
+                siblings: &["gather"],
+                foreign: &[],
+            },
+            Module {
+                name: "retry",
+                siblings: &["cancel"],
+                foreign: &[],
+            },
+            Module {
+                name: "background",
+                siblings: &["cancel", "group", "outcome", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "jobs",
+                siblings: &["background", "cancel", "group", "lock", "outcome", "retry"],
                 foreign: &[],
             },
             Module {
                 name: "cancel",
-                siblings: &["lock"],
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "deadline",
+                siblings: &[],
                 foreign: &[],
             },
             Module {
@@ -75,6 +115,11 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "test",
                 siblings: &["batch", "clock", "group", "lock", "tree", "watch"],
+                foreign: &[],
+            },
+            Module {
+                name: "process",
+                siblings: &["lock"],
                 foreign: &[],
             },
             Module {
@@ -156,6 +201,11 @@ const CRATES: &[Rules] = &[
                 foreign: &["ort"],
             },
             Module {
+                name: "python",
+                siblings: &["contract", "spec", "stack", "tensor"],
+                foreign: &["jitney", "serde", "serde_json"],
+            },
+            Module {
                 name: "load",
                 siblings: &["contract", "spec", "tensor", "onnx", "ort"],
                 foreign: &[],
@@ -198,7 +248,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &["net"],
+                siblings: &[],
                 foreign: &["serde", "toml"],
             },
             Module {
@@ -224,7 +274,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "failure", "models", "observe", "protocol",
+                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },

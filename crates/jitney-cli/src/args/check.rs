@@ -8,6 +8,7 @@ use super::load::LoadArgs;
 const EXAMPLES: &str = "\
 Examples:
   jitney check examples/digits
+  jitney check model.py:Digits --python .venv/bin/python
   jitney check model.onnx --engine onnx --max-batch 8";
 
 /// Says whether a model can be served, and what batching gains

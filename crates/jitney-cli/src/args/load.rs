@@ -12,11 +12,11 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "ENGINE", env = "JITNEY_ENGINE", value_parser = ["auto", "onnx", "ort"])]
     pub(crate) engine: Option<String>,
 
-    /// The Python in whose packages ONNX Runtime is looked for [default: the active one]
+    /// The Python that runs Python models, and in whose packages ONNX Runtime is looked for [default: the active one]
     #[arg(long, value_name = "PATH", env = "JITNEY_PYTHON")]
     pub(crate) python: Option<PathBuf>,
 
-    /// Threads that one instance of a model may use inside one call [default: chosen for the machine]
+    /// Threads that one instance of an ONNX model may use inside one call [default: chosen for the machine]
     #[arg(long, value_name = "N", env = "JITNEY_THREADS")]
     pub(crate) threads: Option<usize>,
 }

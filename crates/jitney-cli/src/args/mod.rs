@@ -62,7 +62,9 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) const SOURCES: &str = "\
 A SOURCE is one of:
   model.onnx       an ONNX model
-  FOLDER           a folder with a model.toml or a model.onnx
+  model.py:Class   a Python model: a class with a method predict_batch or
+                   predict; :Class can be left out where there is but one
+  FOLDER           a folder with a model.toml, a model.onnx or a model.py
   REPOSITORY       a folder of such folders, or of NAME/VERSION/model.onnx
   echo:FP32[16]    answers what it is asked, to try things out; with
                    echo:FP32[16],call_ms=5,row_ms=0.1 a batch takes its time

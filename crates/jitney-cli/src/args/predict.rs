@@ -14,7 +14,8 @@ Examples:
 
 /// Makes one prediction without a server
 ///
-/// Reads one item as JSON, the same as the body of POST /predict/NAME: an object with the model's inputs by name, without the batch axis.
+/// Reads one item as JSON, the same as the body of POST /predict/NAME: an object with the model's inputs by name, without the batch axis,
+/// or any value where the model has no types.
 /// Prints {"prediction": ...} on standard output.
 #[derive(Args, Debug)]
 #[command(after_help = SOURCES, after_long_help = format!("{SOURCES}\n\n{EXAMPLES}"))]

@@ -11,6 +11,7 @@ use super::load::LoadArgs;
 const EXAMPLES: &str = "\
 Examples:
   jitney serve examples/digits
+  jitney serve model.py:Digits --python .venv/bin/python --reload
   jitney serve digits=model.onnx --http 0.0.0.0:8080 --max-batch 64
   JITNEY_MAX_WAIT_MS=2 jitney serve models/ --config jitney.toml
   jitney serve echo:FP32[16],call_ms=5,row_ms=0.1
@@ -50,6 +51,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Loads a model again when its files change; the old one serves until the new one is ready [default: off]
+    #[arg(long, env = "JITNEY_RELOAD")]
+    pub(crate) reload: bool,
+
     #[command(flatten)]
     pub(crate) batching: BatchingArgs,
 
@@ -72,7 +77,7 @@ pub(crate) struct BatchingArgs {
     #[arg(long, value_name = "MS", env = "JITNEY_MAX_WAIT_MS")]
     pub(crate) max_wait_ms: Option<f64>,
 
-    /// Instances of each model, each on a thread of its own [default: chosen for the machine]
+    /// Instances of each model: threads that run it, or processes of a Python model [default: chosen for the machine]
     #[arg(long, value_name = "N", env = "JITNEY_INSTANCES")]
     pub(crate) instances: Option<usize>,
 }

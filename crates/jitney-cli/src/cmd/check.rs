@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jitney_engine::{BatchAxis, TensorSpec};
+use jitney_engine::{BatchAxis, Items, TensorSpec};
 use jitney_server::models::{Lane, ModelStatus, Sharing};
 
 use crate::args::check::CheckArgs;
@@ -54,19 +54,28 @@ fn report(status: &ModelStatus, lane: &Lane) -> String {
         line("description", description);
     }
     line("engine", &engine(lane));
-    for input in &lane.spec().inputs {
-        line("input", &tensor(input));
-    }
-    for output in &lane.spec().outputs {
-        line("output", &tensor(output));
+    if lane.spec().items == Items::Json {
+        line("item", "any JSON value, and so is the prediction");
+    } else {
+        for input in &lane.spec().inputs {
+            line("input", &tensor(input));
+        }
+        for output in &lane.spec().outputs {
+            line("output", &tensor(output));
+        }
     }
     line("loaded in", &time(lane.took_to_load()));
     line("instances", &instances(lane));
     line("served", &served(lane));
-    if let Sharing::Together { .. } = lane.sharing() {
+    let costs_known = !lane.stats().costs.is_empty();
+    if let (Sharing::Together { .. }, true) = (lane.sharing(), costs_known) {
         line("batching", &lane.batching());
     }
-    text.push_str(&costs(&lane.stats().costs, lane.max_batch()));
+    if lane.spec().items == Items::Json {
+        text.push_str("  no batch was measured: no inputs can be made up for it\n");
+    } else {
+        text.push_str(&costs(&lane.stats().costs, lane.max_batch()));
+    }
     text.push_str("  can be served\n");
     text
 }
@@ -79,6 +88,14 @@ fn engine(lane: &Lane) -> String {
 }
 
 fn instances(lane: &Lane) -> String {
+    match lane.workers().len() {
+        0 => threads(lane),
+        1 => "1, a process".to_owned(),
+        workers => format!("{workers}, each a process"),
+    }
+}
+
+fn threads(lane: &Lane) -> String {
     let threads = match lane.threads() {
         1 => "one thread".to_owned(),
         threads => format!("{threads} threads"),

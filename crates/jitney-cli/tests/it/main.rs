@@ -12,6 +12,7 @@ mod documentation;
 mod exit_codes;
 mod logs;
 mod predict;
+mod python;
 mod serve;
 mod server;
 mod settings;

@@ -3,7 +3,7 @@
 //! The models are prepared by `tests/models.py`; `cargo xtask test` does that and says where they are.
 
 #![cfg_attr(
-    any(feature = "onnx", feature = "ort"),
+    any(feature = "onnx", feature = "ort", feature = "python"),
     expect(
         clippy::unwrap_used,
         clippy::panic,
@@ -19,5 +19,7 @@ mod damage;
 mod onnx;
 #[cfg(feature = "ort")]
 mod ort;
+#[cfg(all(feature = "python", unix))]
+mod python;
 #[cfg(any(feature = "onnx", feature = "ort"))]
 mod support;

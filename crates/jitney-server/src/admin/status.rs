@@ -1,6 +1,6 @@
 //! The JSON at `/status`, which the page reads each second.
 
-use jitney_engine::TensorSpec;
+use jitney_engine::{TensorSpec, WorkerStatus};
 use serde::Serialize;
 
 /// Everything the page shows.
@@ -52,6 +52,9 @@ pub struct Model {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Why it could not be loaded again when its files changed last; the one before goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reload_message: Option<String>,
     /// What runs it.
     pub engine: String,
     /// Its inputs; empty until it is loaded.
@@ -61,6 +64,9 @@ pub struct Model {
     /// Its batcher's counts, once it is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<Stats>,
+    /// The processes that run it; left out where it runs in the server's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<Worker>,
     /// How long its requests took, once there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Latency>,
@@ -115,6 +121,25 @@ pub struct Stats {
     pub gain: f64,
     pub batches: Reasons,
     pub batch_rows: Vec<u64>,
+}
+
+/// A process that runs a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Worker {
+    /// Its number among the model's workers, from 0.
+    pub index: usize,
+    /// Its process id, while there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What it is doing: `starting`, `idle`, `busy`, `waiting` (to be started again), `stopping`.
+    pub state: &'static str,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Requests it has answered since it was started.
+    pub served: u64,
+    /// Its resident memory, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
 }
 
 /// Batches by the reason why they left.
@@ -180,6 +205,19 @@ impl From<&TensorSpec> for Tensor {
     }
 }
 
+impl From<WorkerStatus> for Worker {
+    fn from(worker: WorkerStatus) -> Worker {
+        Worker {
+            index: worker.index,
+            pid: worker.pid,
+            state: worker.state,
+            restarts: worker.restarts,
+            served: worker.served,
+            resident_bytes: worker.resident,
+        }
+    }
+}
+
 impl From<jitney::batch::Stats> for Stats {
     fn from(stats: jitney::batch::Stats) -> Stats {
         let [full, idle, gain, deadline, drain] = stats.batches;
@@ -235,10 +273,12 @@ mod tests {
             description: None,
             state: ModelState::Failed,
             message: Some("no such file".to_owned()),
+            reload_message: None,
             engine: "onnx".to_owned(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             stats: None,
+            workers: Vec::new(),
             latency_ms: None,
             sketch: None,
             labels: Vec::new(),
@@ -295,6 +335,14 @@ mod tests {
                 max: 16.0,
             }),
             labels: vec!["zero".to_owned()],
+            workers: vec![Worker::from(WorkerStatus {
+                index: 0,
+                pid: None,
+                state: "waiting",
+                restarts: 3,
+                served: 7,
+                resident: Some(1024),
+            })],
             ..failed()
         };
         let status = written(&Status {
@@ -326,5 +374,7 @@ mod tests {
             json!({"input": "pixels", "width": 8, "height": 8, "max": 16.0})
         );
         assert_eq!(model["labels"], json!(["zero"]));
+        let worker = json!({"index": 0, "state": "waiting", "restarts": 3, "served": 7, "resident_bytes": 1024});
+        assert_eq!(model["workers"], json!([worker]));
     }
 }

@@ -29,8 +29,10 @@ pub struct ConfigFile {
     pub net: NetOptions,
     /// What every model takes that does not say otherwise.
     pub options: ModelOptions,
-    /// The Python whose packages may carry ONNX Runtime.
+    /// The Python that runs Python models, and in whose packages ONNX Runtime is looked for.
     pub python: Option<PathBuf>,
+    /// Whether models are loaded again when their files change.
+    pub reload: Option<bool>,
 }
 
 /// A configuration file could not be used.
@@ -113,6 +115,7 @@ struct ConfigToml {
     #[serde(default)]
     models: Vec<String>,
     python: Option<PathBuf>,
+    reload: Option<bool>,
     http: Option<SocketAddr>,
     workers: Option<usize>,
     max_connections: Option<usize>,
@@ -136,6 +139,10 @@ struct ConfigToml {
     row_by_row: Option<RowByRow>,
     warmup: Option<usize>,
     load_limit_ms: Option<f64>,
+    max_concurrency: Option<usize>,
+    memory_mb: Option<usize>,
+    recycle_after: Option<usize>,
+    recycle_above_mb: Option<usize>,
 }
 
 impl ConfigToml {
@@ -172,8 +179,13 @@ impl ConfigToml {
                 row_by_row: self.row_by_row,
                 warmup: self.warmup,
                 load_limit_ms: self.load_limit_ms,
+                max_concurrency: self.max_concurrency,
+                memory_mb: self.memory_mb,
+                recycle_after: self.recycle_after,
+                recycle_above_mb: self.recycle_above_mb,
             },
             python: self.python,
+            reload: self.reload,
         })
     }
 }
@@ -187,6 +199,7 @@ mod tests {
         let text = r#"
             models = ["digits=models/digits", "echo:FP32[2]"]
             python = "venv/bin/python"
+            reload = true
             http = "[::1]:0"
             workers = 15
             max_connections = 1
@@ -210,6 +223,10 @@ mod tests {
             row_by_row = "auto"
             warmup = 13
             load_limit_ms = 14
+            max_concurrency = 15
+            memory_mb = 16
+            recycle_after = 17
+            recycle_above_mb = 18
         "#;
         let expected = ConfigFile {
             models: vec![
@@ -242,8 +259,13 @@ mod tests {
                 row_by_row: Some(RowByRow::Auto),
                 warmup: Some(13),
                 load_limit_ms: Some(14.0),
+                max_concurrency: Some(15),
+                memory_mb: Some(16),
+                recycle_after: Some(17),
+                recycle_above_mb: Some(18),
             },
             python: Some("venv/bin/python".into()),
+            reload: Some(true),
         };
         assert_eq!(ConfigFile::parse(text).unwrap(), expected);
         assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());

@@ -29,8 +29,10 @@ pub struct Manifest {
     pub options: ModelOptions,
     /// The name, where it is not the folder's.
     pub name: Option<String>,
-    /// The model file within the folder, where it is not `model.onnx`.
+    /// The model file within the folder, where it is neither `model.onnx` nor `model.py`.
     pub file: Option<String>,
+    /// The class of a Python model, where its file has several.
+    pub class: Option<String>,
     /// What the model is, for people.
     pub description: Option<String>,
     /// What the places of its first output mean.
@@ -84,6 +86,9 @@ impl Manifest {
         if let Some(file) = &self.file {
             check_inside("file", file)?;
         }
+        if let Some(class) = &self.class {
+            check_class(class)?;
+        }
         if let Some(Labels::File(file)) = &self.labels {
             check_inside("labels", file)?;
         }
@@ -126,6 +131,7 @@ impl Sketch {
 struct ModelToml {
     name: Option<String>,
     file: Option<String>,
+    class: Option<String>,
     description: Option<String>,
     labels: Option<Labels>,
     page: Option<Page>,
@@ -141,6 +147,10 @@ struct ModelToml {
     row_by_row: Option<RowByRow>,
     warmup: Option<usize>,
     load_limit_ms: Option<f64>,
+    max_concurrency: Option<usize>,
+    memory_mb: Option<usize>,
+    recycle_after: Option<usize>,
+    recycle_above_mb: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -164,9 +174,14 @@ impl ModelToml {
                 row_by_row: self.row_by_row,
                 warmup: self.warmup,
                 load_limit_ms: self.load_limit_ms,
+                max_concurrency: self.max_concurrency,
+                memory_mb: self.memory_mb,
+                recycle_after: self.recycle_after,
+                recycle_above_mb: self.recycle_above_mb,
             },
             name: self.name,
             file: self.file,
+            class: self.class,
             description: self.description,
             labels: self.labels,
             sketch: self.page.and_then(|page| page.sketch),
@@ -207,6 +222,17 @@ fn echo_word(key: &str, value: &toml::Value) -> Result<String, String> {
             "echo.{key} must be a number, true, false or a word without a comma, but is {value}"
         )),
     }
+}
+
+fn check_class(class: &str) -> Result<(), String> {
+    let plain = |char: char| char.is_alphanumeric() || char == '_';
+    if !class.is_empty() && class.chars().all(plain) {
+        return Ok(());
+    }
+    Err(format!(
+        "class must be the name of a class in the model's file, but is \"{}\"",
+        class.escape_debug()
+    ))
 }
 
 /// A folder speaks only of what is in it.
@@ -272,6 +298,11 @@ mod tests {
             row_by_row = false
             warmup = 0
             load_limit_ms = 5
+            class = "Net"
+            max_concurrency = 6
+            memory_mb = 700
+            recycle_after = 8
+            recycle_above_mb = 900
             [page]
             sketch = { width = 8, height = 9, max = 16 }
         "#;
@@ -288,7 +319,12 @@ mod tests {
                 row_by_row: Some(RowByRow::No),
                 warmup: Some(0),
                 load_limit_ms: Some(5.0),
+                max_concurrency: Some(6),
+                memory_mb: Some(700),
+                recycle_after: Some(8),
+                recycle_above_mb: Some(900),
             },
+            class: Some("Net".to_owned()),
             name: Some("digits".to_owned()),
             file: Some("v2/net.onnx".to_owned()),
             description: Some("Handwritten digits".to_owned()),
@@ -333,7 +369,7 @@ mod tests {
             ),
             (
                 "queue = 1\nmax_bach = 3",
-                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`, `load_limit_ms`",
+                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `class`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`, `load_limit_ms`, `max_concurrency`, `memory_mb`, `recycle_after`, `recycle_above_mb`",
             ),
             (
                 "row_by_row = \"maybe\"",

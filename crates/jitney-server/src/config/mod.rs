@@ -19,13 +19,11 @@ mod source;
 
 pub use file::{ConfigError, ConfigFile};
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::NetOptions;
+pub use net::{NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 
 use serde::de::DeserializeOwned;
-
-use crate::net::NetConfig;
 
 /// Everything a server is started with.
 #[derive(Clone, Debug, Default)]

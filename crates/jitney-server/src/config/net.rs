@@ -1,10 +1,65 @@
 //! The settings of the network: partly said in several places, and resolved.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use super::options::{OptionError, milliseconds, time, whole};
-use crate::net::NetConfig;
+
+/// How the server listens, and what it grants to strangers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Where HTTP/1.1 and HTTP/2 are served. Port 0 takes a free one. Default `127.0.0.1:8080`.
+    pub http: SocketAddr,
+    /// Threads of the data plane. Default: as many as the machine has cores.
+    pub workers: Option<NonZeroUsize>,
+    /// Most connections at a time; beyond it only control requests are served. Default 16384.
+    pub max_connections: usize,
+    /// Most bytes in the body of one request. Default 64 MiB.
+    pub max_body_bytes: usize,
+    /// Most bytes of request bodies held at a time, all requests together. Default 512 MiB.
+    pub max_inflight_bytes: usize,
+    /// Most bytes in the head of one request. Default 32 KiB.
+    pub max_header_bytes: usize,
+    /// Most header lines of one request. Default 100.
+    pub max_headers: usize,
+    /// Most requests at a time on one HTTP/2 connection. Default 128.
+    pub max_streams: u32,
+    /// From the first byte of a request's head, or from the connection, to the head's end. Default 10 s.
+    pub header_timeout: Duration,
+    /// In every such span a body must be finished or grow by at least 1 kB for each second of it. Default 20 s.
+    pub body_timeout: Duration,
+    /// A connection without a request is closed after this time. Default 120 s.
+    pub idle_timeout: Duration,
+    /// Longest time a drain waits for requests that were accepted. Default 30 s.
+    pub drain: Duration,
+    /// Names under which the server may be called, as `host` or `host:port`, beside the loopback names on a loopback address. Without any,
+    /// a server on another address answers to every name.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may call the server, such as `https://example.org`, beside its own. Default none.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Default for NetConfig {
+    fn default() -> NetConfig {
+        NetConfig {
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            workers: None,
+            max_connections: 16 * 1024,
+            max_body_bytes: 64 * 1024 * 1024,
+            max_inflight_bytes: 512 * 1024 * 1024,
+            max_header_bytes: 32 * 1024,
+            max_headers: 100,
+            max_streams: 128,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(120),
+            drain: Duration::from_secs(30),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+        }
+    }
+}
 
 /// The settings of the network as one place says them; `None` where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -136,8 +191,6 @@ fn is_origin(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn everything() -> NetOptions {

@@ -34,17 +34,27 @@ pub struct ModelOptions {
     pub warmup: Option<usize>,
     /// How long in milliseconds the model may take to load before it counts as failed.
     pub load_limit_ms: Option<f64>,
+    /// Calls of an `async` Python model that overlap in one process.
+    pub max_concurrency: Option<usize>,
+    /// Most memory of one process of a Python model, in MiB.
+    pub memory_mb: Option<usize>,
+    /// Requests after which a process of a Python model is replaced.
+    pub recycle_after: Option<usize>,
+    /// Resident memory in MiB above which a process of a Python model is replaced.
+    pub recycle_above_mb: Option<usize>,
 }
 
-/// What every place but `model.toml` says, and where Python is.
+/// What every place but `model.toml` says, and what concerns every model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// What is said for this run: flags, and the environment where no flag says it.
     pub given: ModelOptions,
     /// What the file given with `--config` says.
     pub file: ModelOptions,
-    /// The Python whose packages may carry ONNX Runtime.
+    /// The Python that runs Python models, and in whose packages ONNX Runtime is looked for. By default the active one.
     pub python: Option<PathBuf>,
+    /// Whether models are loaded again when their files change.
+    pub reload: bool,
     /// How long the batch sizes of a fast model are measured while it is loaded: 50 ms where nothing is said.
     pub measuring: Option<Duration>,
 }
@@ -76,6 +86,14 @@ pub struct ModelSettings {
     pub load_limit: Duration,
     /// How long the batch sizes of a fast model are measured while it is loaded. Default 50 ms.
     pub measuring: Duration,
+    /// Calls of an `async` Python model that overlap in one process. By default the model says, or the engine.
+    pub max_concurrency: Option<NonZeroUsize>,
+    /// Most memory of one process of a Python model, in bytes. Default none.
+    pub memory: Option<u64>,
+    /// Requests after which a process of a Python model is replaced. Default none.
+    pub recycle_after: Option<u64>,
+    /// Resident memory in bytes above which a process of a Python model is replaced. Default none.
+    pub recycle_above: Option<u64>,
 }
 
 /// What runs a model.
@@ -115,6 +133,8 @@ pub struct OptionError {
 }
 
 const DAY_MS: f64 = 86_400_000.0;
+/// A pebibyte.
+const MOST_MB: usize = 1 << 30;
 
 impl ModelOptions {
     /// Checks every value that is said against the range of its setting.
@@ -130,7 +150,12 @@ impl ModelOptions {
         milliseconds("deadline_ms", self.deadline_ms, 1.0, DAY_MS)?;
         milliseconds("run_limit_ms", self.run_limit_ms, 1.0, DAY_MS)?;
         whole("warmup", self.warmup, 0, 100)?;
-        milliseconds("load_limit_ms", self.load_limit_ms, 1.0, DAY_MS)
+        milliseconds("load_limit_ms", self.load_limit_ms, 1.0, DAY_MS)?;
+        whole("max_concurrency", self.max_concurrency, 1, 65_536)?;
+        // Less than this and no Python comes up.
+        whole("memory_mb", self.memory_mb, 16, MOST_MB)?;
+        whole("recycle_after", self.recycle_after, 1, usize::MAX)?;
+        whole("recycle_above_mb", self.recycle_above_mb, 16, MOST_MB)
     }
 
     /// These options, and the other ones where these say nothing.
@@ -148,6 +173,10 @@ impl ModelOptions {
             row_by_row: self.row_by_row.or(other.row_by_row),
             warmup: self.warmup.or(other.warmup),
             load_limit_ms: self.load_limit_ms.or(other.load_limit_ms),
+            max_concurrency: self.max_concurrency.or(other.max_concurrency),
+            memory_mb: self.memory_mb.or(other.memory_mb),
+            recycle_after: self.recycle_after.or(other.recycle_after),
+            recycle_above_mb: self.recycle_above_mb.or(other.recycle_above_mb),
         }
     }
 
@@ -167,6 +196,10 @@ impl ModelOptions {
             row_by_row: self.row_by_row.unwrap_or_default(),
             warmup: self.warmup.unwrap_or(default.warmup),
             load_limit: time(self.load_limit_ms, default.load_limit),
+            max_concurrency: count(self.max_concurrency),
+            memory: bytes(self.memory_mb),
+            recycle_after: self.recycle_after.map(|requests| requests as u64),
+            recycle_above: bytes(self.recycle_above_mb),
             ..default
         })
     }
@@ -213,6 +246,10 @@ impl Default for ModelSettings {
             warmup: 2,
             load_limit: Duration::from_secs(120),
             measuring: Duration::from_millis(50),
+            max_concurrency: None,
+            memory: None,
+            recycle_after: None,
+            recycle_above: None,
         }
     }
 }
@@ -296,6 +333,10 @@ pub(super) fn time(said: Option<f64>, default: Duration) -> Duration {
     said.map_or(default, |ms| Duration::from_secs_f64(ms / 1000.0))
 }
 
+fn bytes(megabytes: Option<usize>) -> Option<u64> {
+    megabytes.map(|megabytes| (megabytes as u64) << 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,6 +388,10 @@ mod tests {
             row_by_row: Some(RowByRow::No),
             warmup: Some(9),
             load_limit_ms: Some(10_000.0),
+            max_concurrency: Some(12),
+            memory_mb: Some(512),
+            recycle_after: Some(1000),
+            recycle_above_mb: Some(256),
         };
         let expected = ModelSettings {
             engine: Engine::Ort,
@@ -361,6 +406,10 @@ mod tests {
             warmup: 9,
             load_limit: Duration::from_secs(10),
             measuring: Duration::from_millis(11),
+            max_concurrency: NonZeroUsize::new(12),
+            memory: Some(512 << 20),
+            recycle_after: Some(1000),
+            recycle_above: Some(256 << 20),
         };
         let settings = |given: &ModelOptions, file: &ModelOptions| Settings {
             given: given.clone(),
@@ -454,6 +503,20 @@ mod tests {
                     ..none()
                 },
                 "load_limit_ms must be a number of milliseconds from 1 to 86400000, but is 0",
+            ),
+            (
+                ModelOptions {
+                    max_concurrency: Some(0),
+                    ..none()
+                },
+                "max_concurrency must be a whole number from 1 to 65536, but is 0",
+            ),
+            (
+                ModelOptions {
+                    memory_mb: Some(1),
+                    ..none()
+                },
+                "memory_mb must be a whole number from 16 to 1073741824, but is 1",
             ),
         ];
         for (options, message) in table {

@@ -19,12 +19,12 @@ pub enum SourceKind {
     Onnx(PathBuf),
     /// `echo` or `echo:...`, the fake model; the text is kept whole.
     Echo(String),
-    /// `FILE.py:Class`.
+    /// `FILE.py:Class` or `FILE.py`.
     Python {
         /// The file.
         file: PathBuf,
-        /// The class in it.
-        class: String,
+        /// The class in it; where none is named, the only one that is a model.
+        class: Option<String>,
     },
     /// A model's folder or a repository of such folders: which of the two, the disk says.
     Folder(PathBuf),
@@ -34,7 +34,7 @@ pub enum SourceKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// The text says nothing.
-    #[error("expected a model: FILE.onnx, a folder, or echo:..., got nothing")]
+    #[error("expected a model: FILE.onnx, FILE.py:Class, a folder, or echo:..., got nothing")]
     Empty,
     /// The name is not one.
     #[error("{0}")]
@@ -90,7 +90,11 @@ impl ModelSource {
         match &self.kind {
             SourceKind::Onnx(path) | SourceKind::Folder(path) => path.display().to_string(),
             SourceKind::Echo(text) => text.clone(),
-            SourceKind::Python { file, class } => format!("{}:{class}", file.display()),
+            SourceKind::Python { file, class: None } => file.display().to_string(),
+            SourceKind::Python {
+                file,
+                class: Some(class),
+            } => format!("{}:{class}", file.display()),
         }
     }
 
@@ -116,6 +120,16 @@ impl FromStr for ModelSource {
 }
 
 impl SourceKind {
+    /// Where it lies on the disk, which the fake model does not.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            SourceKind::Onnx(path)
+            | SourceKind::Folder(path)
+            | SourceKind::Python { file: path, .. } => Some(path),
+            SourceKind::Echo(_) => None,
+        }
+    }
+
     fn parse(source: &str) -> SourceKind {
         if source == "echo" || source.starts_with("echo:") {
             return SourceKind::Echo(source.to_owned());
@@ -123,17 +137,17 @@ impl SourceKind {
         if let Some((file, class)) = source.rsplit_once(".py:") {
             return SourceKind::Python {
                 file: PathBuf::from(format!("{file}.py")),
-                class: class.to_owned(),
+                class: Some(class.to_owned()),
             };
         }
         let path = PathBuf::from(source);
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "onnx")
-        {
-            SourceKind::Onnx(path)
-        } else {
-            SourceKind::Folder(path)
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("onnx") => SourceKind::Onnx(path),
+            Some("py") => SourceKind::Python {
+                file: path,
+                class: None,
+            },
+            _ => SourceKind::Folder(path),
         }
     }
 }
@@ -163,9 +177,9 @@ mod tests {
         let onnx = |path: &str| SourceKind::Onnx(path.into());
         let folder = |path: &str| SourceKind::Folder(path.into());
         let echo = |text: &str| SourceKind::Echo(text.into());
-        let python = |file: &str, class: &str| SourceKind::Python {
+        let python = |file: &str, class: Option<&str>| SourceKind::Python {
             file: file.into(),
-            class: class.into(),
+            class: class.map(str::to_owned),
         };
         let table = [
             ("digits.onnx", None, onnx("digits.onnx")),
@@ -180,8 +194,13 @@ mod tests {
             ("e=echo:FP32[2]", Some("e"), echo("echo:FP32[2]")),
             ("echo=echo", Some("echo"), echo("echo")),
             ("echoes", None, folder("echoes")),
-            ("m.py:Digits", None, python("m.py", "Digits")),
-            ("d=dir/m.py:Digits", Some("d"), python("dir/m.py", "Digits")),
+            ("m.py:Digits", None, python("m.py", Some("Digits"))),
+            (
+                "d=dir/m.py:Digits",
+                Some("d"),
+                python("dir/m.py", Some("Digits")),
+            ),
+            ("m.py", None, python("m.py", None)),
             ("model.ONNX", None, folder("model.ONNX")),
         ];
         for (text, name, kind) in table {
@@ -237,6 +256,7 @@ mod tests {
             ("/m.onnx", "/m.onnx"),
             ("models", "/etc/jitney/models"),
             ("m.py:A", "/etc/jitney/m.py:A"),
+            ("m.py", "/etc/jitney/m.py"),
             ("echo:FP32[1]", "echo:FP32[1]"),
         ];
         for (text, expected) in table {

@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) version: String,
     /// How to load it, or why that cannot even be tried.
     pub(super) plan: Result<Plan, String>,
+    /// The files that it is made of, as far as they are known, whether they are there or not.
+    pub(super) files: Vec<PathBuf>,
     /// Its folder or file as a person would name it.
     origin: String,
     /// Versions of one model have the same group; models with the same name must not have different ones.
@@ -44,6 +46,11 @@ pub(super) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ModelFile {
     Onnx(PathBuf),
+    Python {
+        file: PathBuf,
+        /// Where none is named, the only one that is a model.
+        class: Option<String>,
+    },
     Echo(String),
 }
 
@@ -108,8 +115,13 @@ impl Search<'_> {
                 let file = Ok(ModelFile::Echo(text.clone()));
                 self.single(source, "echo", file)
             }
-            SourceKind::Python { file, .. } => {
-                self.single(source, &stem(file), Err(no_python(&source.origin())))
+            SourceKind::Python { file, class: None } if file.is_dir() => self.path(source, file),
+            SourceKind::Python { file, class } => {
+                let model = ModelFile::Python {
+                    file: file.clone(),
+                    class: class.clone(),
+                };
+                self.single(source, &stem(file), Ok(model))
             }
             SourceKind::Onnx(path) if !path.is_dir() => {
                 self.single(source, &stem(path), Ok(ModelFile::Onnx(path.clone())))
@@ -127,8 +139,15 @@ impl Search<'_> {
     ) -> Result<(), SourceError> {
         let name = source.name.as_deref().unwrap_or(fallback);
         check_name(name).map_err(SourceError::Name)?;
+        let files = source.kind.path().map(Path::to_owned).into_iter().collect();
         let plan = file.and_then(|file| self.plan(file, &Manifest::default(), Card::default()));
-        self.add(name.to_owned(), "1".to_owned(), source.origin(), plan);
+        self.add(
+            name.to_owned(),
+            "1".to_owned(),
+            source.origin(),
+            files,
+            plan,
+        );
         self.groups += 1;
         Ok(())
     }
@@ -170,12 +189,16 @@ impl Search<'_> {
         check_name(&name).map_err(SourceError::Name)?;
         let origin = folder.path.display().to_string();
         if folder.versions.is_empty() {
-            let plan = self.plan_in(folder, &folder.path);
-            self.add(name, "1".to_owned(), origin, plan);
+            let (files, plan) = (
+                folder.files(&folder.path),
+                self.plan_in(folder, &folder.path),
+            );
+            self.add(name, "1".to_owned(), origin, files, plan);
         } else {
             for version in &folder.versions {
-                let plan = self.plan_in(folder, &folder.path.join(version));
-                self.add(name.clone(), version.clone(), origin.clone(), plan);
+                let place = folder.path.join(version);
+                let (files, plan) = (folder.files(&place), self.plan_in(folder, &place));
+                self.add(name.clone(), version.clone(), origin.clone(), files, plan);
             }
         }
         self.groups += 1;
@@ -194,10 +217,14 @@ impl Search<'_> {
             .for_model(&manifest.options)
             .map_err(|error| error.to_string())?;
         match &file {
-            ModelFile::Onnx(path) if settings.engine == Engine::Echo => Err(format!(
-                "engine = \"echo\" runs no files, but the model is {}",
-                path.display()
-            )),
+            ModelFile::Onnx(path) | ModelFile::Python { file: path, .. }
+                if settings.engine == Engine::Echo =>
+            {
+                Err(format!(
+                    "engine = \"echo\" runs no files, but the model is {}",
+                    path.display()
+                ))
+            }
             _ => Ok(Plan {
                 file,
                 settings,
@@ -206,11 +233,19 @@ impl Search<'_> {
         }
     }
 
-    fn add(&mut self, name: String, version: String, origin: String, plan: Result<Plan, String>) {
+    fn add(
+        &mut self,
+        name: String,
+        version: String,
+        origin: String,
+        files: Vec<PathBuf>,
+        plan: Result<Plan, String>,
+    ) {
         self.found.push(Found {
             name,
             version,
             plan,
+            files,
             origin,
             group: self.groups,
         });
@@ -249,28 +284,52 @@ impl Folder {
         })
     }
 
+    /// What speaks of the model that lies in that place.
+    fn files(&self, place: &Path) -> Vec<PathBuf> {
+        let said = self.manifest.as_ref().ok();
+        let named = said.and_then(|manifest| manifest.file.as_deref());
+        let models = match named {
+            Some(name) => vec![name],
+            None => vec![ONNX_FILE, PYTHON_FILE],
+        };
+        let models = models.into_iter().map(|name| place.join(name));
+        models.chain([self.path.join(MANIFEST)]).collect()
+    }
+
     fn model_file(&self, manifest: &Manifest, place: &Path) -> Result<ModelFile, String> {
         if let Some(echo) = &manifest.echo {
             return Ok(ModelFile::Echo(echo.clone()));
         }
         if let Some(file) = &manifest.file {
-            let path = self.inside(&place.join(file))?;
-            return match path.extension().and_then(|extension| extension.to_str()) {
-                Some("py") => Err(no_python(&path.display().to_string())),
-                _ => Ok(ModelFile::Onnx(path)),
-            };
+            return self.model_at(manifest, &place.join(file));
         }
-        if place.join(ONNX_FILE).is_file() {
-            return Ok(ModelFile::Onnx(self.inside(&place.join(ONNX_FILE))?));
-        }
-        let python = place.join(PYTHON_FILE);
-        if python.is_file() {
-            return Err(no_python(&python.display().to_string()));
+        for name in [ONNX_FILE, PYTHON_FILE] {
+            let path = place.join(name);
+            if path.is_file() {
+                return self.model_at(manifest, &path);
+            }
         }
         if manifest.options.engine == Some(Engine::Echo) {
             return Ok(ModelFile::Echo("echo".to_owned()));
         }
         Err(no_model(place))
+    }
+
+    fn model_at(&self, manifest: &Manifest, path: &Path) -> Result<ModelFile, String> {
+        let path = self.inside(path)?;
+        if path.extension().is_some_and(|extension| extension == "py") {
+            return Ok(ModelFile::Python {
+                file: path,
+                class: manifest.class.clone(),
+            });
+        }
+        if manifest.class.is_some() {
+            return Err(format!(
+                "class is for Python models, but the model is {}",
+                path.display()
+            ));
+        }
+        Ok(ModelFile::Onnx(path))
     }
 
     fn card(&self, manifest: &Manifest) -> Result<Card, String> {
@@ -354,7 +413,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, String> {
     Manifest::parse(&read_text(path)?).map_err(|message| format!("{}: {message}", path.display()))
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     // Opening a pipe would wait for somebody to write to it.
     if path.exists() && !path.is_file() {
@@ -390,14 +449,8 @@ fn stem(path: &Path) -> String {
 
 fn no_model(path: &Path) -> String {
     format!(
-        "{}: expected {MANIFEST}, {ONNX_FILE}, or models' folders as in NAME/VERSION/{ONNX_FILE}, found none of them",
+        "{}: expected {MANIFEST}, {ONNX_FILE}, {PYTHON_FILE}, or models' folders as in NAME/VERSION/{ONNX_FILE}, found none of them",
         path.display()
-    )
-}
-
-fn no_python(origin: &str) -> String {
-    format!(
-        "{origin}: Python models are not part of this build yet\n  hint: export the model to ONNX and serve FILE.onnx"
     )
 }
 

@@ -1,11 +1,9 @@
 //! One model in the catalog: where it stands, and its lane once it is loaded.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jitney::batch::Courier;
 use jitney::tree::Node;
 use jitney_engine::LoadError;
 use tokio::sync::watch;
@@ -14,18 +12,18 @@ use super::discover::{Card, Found, Plan};
 use super::failures::{SOON, draining, no_instance};
 use super::lane::Lane;
 use super::loader::Job;
+use super::reload::Ways;
 use super::state::{Event, ModelState};
 use super::{Loaded, ModelStatus, engines};
 use crate::failure::{Code, Failure};
 use crate::observe::log;
-use crate::observe::metrics::{Metrics, ModelMetrics};
+use crate::observe::metrics::{Metrics, ModelMetrics, Reload};
 
 /// One version of one model.
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) version: String,
     pub(super) metrics: Arc<ModelMetrics>,
-    card: Card,
     node: Node,
     /// How many models are still being loaded.
     pending: watch::Sender<usize>,
@@ -36,6 +34,15 @@ pub(super) struct Slot {
     pub(super) state: ModelState,
     /// There is one as soon as it was ready, and from then on.
     pub(super) lane: Option<Arc<Lane>>,
+    card: Card,
+    /// The lanes whose place it has taken, as long as requests hold them.
+    replaced: Vec<Arc<Lane>>,
+    /// Of the loads that have ended, the one that began last.
+    newest: u64,
+    /// Why that one failed, where there is a lane all the same.
+    reload_failure: Option<String>,
+    /// A place in the task tree for each process that runs it.
+    workers: Vec<Node>,
     /// When somebody last looked whether the lane is alive.
     looked: Instant,
 }
@@ -57,45 +64,51 @@ impl Entry {
             metrics: metrics.model(&found.name, &found.version),
             name: found.name,
             version: found.version,
-            card: card.unwrap_or_default(),
             node,
             pending: pending.clone(),
             slot: Mutex::new(Slot {
                 state: ModelState::Loading,
                 lane: None,
+                card: card.unwrap_or_default(),
+                replaced: Vec::new(),
+                newest: 0,
+                reload_failure: None,
+                workers: Vec::new(),
                 looked: Instant::now(),
             }),
         };
         (Arc::new(entry), found.plan)
     }
 
-    /// How it is loaded; `None` where that cannot even be tried.
+    /// How it is loaded; `None` where that cannot even be tried. Loads are numbered in the order in which they begin, the first with 0.
     pub(super) fn job(
         self: &Arc<Entry>,
         plan: Result<Plan, String>,
-        python: Option<PathBuf>,
-        courier: Option<Courier>,
+        ways: &Ways,
+        number: u64,
     ) -> Option<Job> {
-        let plan = plan.map_err(|why| self.broke(why)).ok()?;
-        let (loading, failing) = (Arc::clone(self), Arc::clone(self));
+        let plan = plan.map_err(|why| self.unloadable(why, number)).ok()?;
+        let (loading, failing, ways) = (Arc::clone(self), Arc::clone(self), ways.clone());
         Some(Job {
             name: self.name.clone(),
             limit: plan.settings.load_limit,
-            load: Box::new(move || loading.load(&plan, python.as_deref(), courier)),
-            fail: Box::new(move |why| failing.broke(format!("{}: {why}", failing.name))),
+            load: Box::new(move || loading.load(plan, ways, number)),
+            fail: Box::new(move |why| {
+                failing.unloadable(format!("{}: {why}", failing.name), number);
+            }),
         })
     }
 
     /// The work of the loading thread. A panic of the engine is a model that failed.
-    fn load(&self, plan: &Plan, python: Option<&Path>, courier: Option<Courier>) {
+    fn load(&self, plan: Plan, ways: Ways, number: u64) {
         let start = || {
             Lane::start(
                 &self.name,
                 &self.version,
                 &plan.settings,
                 Arc::clone(&self.metrics),
-                courier,
-                || engines::open(plan, python),
+                ways.courier,
+                || engines::open(&self.name, &plan, ways.settings.python.as_deref()),
             )
         };
         let loaded = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| {
@@ -103,12 +116,17 @@ impl Entry {
             Err(error.about(&self.name))
         });
         match loaded {
-            Ok(lane) => self.loaded(lane),
-            Err(error) => self.broke(error.to_string()),
+            Ok(lane) => self.replace(lane, plan.card, number),
+            Err(error) => self.unloadable(error.to_string(), number),
         }
     }
 
-    fn loaded(&self, lane: Lane) {
+    /// Puts a lane in the place of the one before, if there was one. New requests go to it from now on; the old one is closed when those
+    /// that hold it have let go of it, so that none of them is refused.
+    ///
+    /// Nothing happens where a load that began later has ended before, or the model was closed: then the lane is dropped here, which ends
+    /// its threads.
+    pub(super) fn replace(&self, lane: Lane, card: Card, number: u64) {
         tracing::info!(
             model = self.name,
             version = self.version,
@@ -120,23 +138,79 @@ impl Entry {
             "model loaded"
         );
         let mut slot = self.slot();
-        // Where it was closed in the meantime the lane is dropped here, which ends its threads.
-        if slot.change(self, Event::Alive) {
-            slot.lane = Some(Arc::new(lane));
+        let closed = matches!(slot.state, ModelState::Draining | ModelState::Closed);
+        if closed || number < slot.newest {
+            return;
+        }
+        slot.newest = number;
+        slot.card = card;
+        slot.reload_failure = None;
+        let before = slot.lane.replace(Arc::new(lane));
+        slot.replaced.extend(before);
+        slot.change(self, Event::Alive);
+        if number > 0 {
+            self.metrics.reloaded(Reload::Ok);
         }
     }
 
-    fn broke(&self, why: String) {
+    /// Takes down why a load failed. Where there is a lane, it goes on as if nothing had happened.
+    pub(super) fn unloadable(&self, why: String, number: u64) {
         let mut slot = self.slot();
-        if slot.state != ModelState::Closed {
-            tracing::error!(
-                model = self.name,
-                version = self.version,
-                error = %log::one_line(&why),
-                "the model could not be loaded"
-            );
+        if slot.state == ModelState::Closed || number < slot.newest {
+            return;
         }
-        slot.change(self, Event::Broke(why));
+        slot.newest = number;
+        let error = log::one_line(&why);
+        let (model, version) = (&self.name, &self.version);
+        if slot.lane.is_some() {
+            tracing::error!(model, version, %error, "the model could not be loaded again; the one before goes on serving");
+            slot.reload_failure = Some(why);
+        } else {
+            tracing::error!(model, version, %error, "the model could not be loaded");
+            slot.change(self, Event::Unloadable(why));
+        }
+        if number > 0 {
+            self.metrics.reloaded(Reload::Failed);
+        }
+    }
+
+    /// Whether its first load goes on.
+    pub(super) fn is_loading(&self) -> bool {
+        self.slot().state == ModelState::Loading
+    }
+
+    /// Lanes that were replaced and that no request holds any more. Dropping one waits for what runs it.
+    pub(super) fn abandoned(&self) -> Vec<Arc<Lane>> {
+        let mut slot = self.slot();
+        // Nobody can get hold of it again: it is not where requests look for it.
+        let abandoned = |lane: &mut Arc<Lane>| Arc::strong_count(lane) == 1;
+        slot.replaced.extract_if(.., abandoned).collect()
+    }
+
+    /// Its lane and those that it has replaced.
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+        let slot = self.slot();
+        slot.lane.iter().chain(&slot.replaced).cloned().collect()
+    }
+
+    /// Says in the task tree what the processes of the model are doing at this moment.
+    pub(super) fn show_workers(&self) {
+        let mut slot = self.slot();
+        let workers = slot
+            .lane
+            .as_ref()
+            .map_or_else(Vec::new, |lane| lane.workers());
+        slot.workers.truncate(workers.len());
+        for worker in workers {
+            if worker.index >= slot.workers.len() {
+                let place = self.node.child(format!("worker {}", worker.index));
+                slot.workers.push(place);
+            }
+            if let Some(place) = slot.workers.get(worker.index) {
+                let pid = worker.pid.map(|pid| format!(", process {pid}"));
+                place.label(format!("{}{}", worker.state, pid.unwrap_or_default()));
+            }
+        }
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>, Failure> {
@@ -167,22 +241,25 @@ impl Entry {
     }
 
     pub(super) fn status(&self, default: bool) -> ModelStatus {
-        let (state, lane) = {
+        let (state, lane, card, reload_failure) = {
             let slot = self.looked_at();
-            (slot.state.clone(), slot.lane.clone())
+            let (state, card) = (slot.state.clone(), slot.card.clone());
+            (state, slot.lane.clone(), card, slot.reload_failure.clone())
         };
         ModelStatus {
             name: self.name.clone(),
             version: self.version.clone(),
             default,
             state,
-            description: self.card.description.clone(),
-            labels: self.card.labels.clone(),
-            sketch: self.card.sketch.clone(),
+            description: card.description,
+            labels: card.labels,
+            sketch: card.sketch,
             loaded: lane.map(|lane| Loaded {
                 engine: lane.engine(),
                 stats: lane.stats(),
+                workers: lane.workers(),
             }),
+            reload_failure,
         }
     }
 
@@ -206,8 +283,11 @@ impl Slot {
             return false;
         };
         entry.node.label(next.word());
-        if let (ModelState::Draining | ModelState::Closed, Some(lane)) = (&next, &self.lane) {
-            lane.close();
+        if let ModelState::Draining | ModelState::Closed = next {
+            self.lane
+                .iter()
+                .chain(&self.replaced)
+                .for_each(|lane| lane.close());
         }
         let was_loading = self.state == ModelState::Loading;
         self.state = next;
@@ -222,10 +302,10 @@ impl Slot {
         self.looked = Instant::now();
         let Some(lane) = &self.lane else { return };
         let (model, version) = (&entry.name, &entry.version);
-        match lane.stats().dead {
+        match lane.dead() {
             Some(why) => {
-                if self.change(entry, Event::Broke(why.to_string())) {
-                    let error = log::one_line(&why);
+                let error = log::one_line(&why);
+                if self.change(entry, Event::Broke(why)) {
                     tracing::error!(model, version, %error, "no instance of the model is alive");
                 }
             }

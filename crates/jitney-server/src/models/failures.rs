@@ -5,6 +5,7 @@ use std::time::Duration;
 use jitney::batch::{BatchError, Refused};
 use jitney_engine::{RunError, stack};
 
+use super::quarantine::Verdict;
 use crate::failure::{Code, Failure};
 
 /// When to try again a model that is not there now but may soon be.
@@ -72,6 +73,27 @@ pub(super) fn failure(error: &BatchError<stack::Error>) -> Failure {
         },
         BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),
     }
+}
+
+/// What a request is told whose inputs are in quarantine for so long.
+pub(super) fn quarantined(verdict: Verdict, left: Duration) -> Failure {
+    let (code, did) = match verdict {
+        Verdict::Crashes => (
+            Code::WorkerCrashed,
+            "crashed the model's process twice while it was run alone",
+        ),
+        Verdict::Hangs => (
+            Code::DeadlineExceeded,
+            "ran past the model's limit while it was run alone",
+        ),
+    };
+    Failure::new(
+        code,
+        format!(
+            "a request with the same input {did}, so this one was not run; it may be tried again in {} s",
+            left.as_secs().max(1)
+        ),
+    )
 }
 
 /// What a model that is being closed answers.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,12 @@ use jitney::batch::{
     self, BatchError, Batcher, Batching, Blame, Context, Courier, Refused, Stats, Surroundings,
 };
 use jitney_engine::{
-    BatchAxis, Instance, LoadError, Model, Request, RunError, Spec, Tensor, stack,
+    BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Tensor,
+    WorkerStatus, stack,
 };
 
-use super::failures::{failure, refusal};
+use super::failures::{failure, quarantined, refusal};
+use super::quarantine::{Verdict, Ward};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
 use crate::config::{ModelSettings, RowByRow};
@@ -33,6 +36,7 @@ pub struct Lane {
     deadline: Duration,
     took_to_load: Duration,
     metrics: Arc<ModelMetrics>,
+    ward: Arc<Ward>,
 }
 
 /// Whether the rows of different requests are run together.
@@ -124,6 +128,11 @@ impl Lane {
         self.batcher.stats()
     }
 
+    /// The processes that run the model; none where it runs in this one.
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.model.workers()
+    }
+
     /// What batching is expected to give for this model, as a sentence.
     pub fn batching(&self) -> String {
         gain_sentence(&self.sharing, &self.stats())
@@ -139,6 +148,7 @@ impl Lane {
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
         let deadline = call.deadline;
+        self.screen(&call.inputs)?;
         let queued = self.queued(call)?;
         let ticket = self
             .batcher
@@ -165,11 +175,7 @@ impl Lane {
         let model: Arc<dyn Model> = load()?.into();
         let wished = Sharing::of(model.spec(), settings);
         let sizes = warmup::sizes(model.spec(), wished.max_batch());
-        let effort = Effort {
-            runs: settings.warmup,
-            budget: settings.measuring,
-            compare_rows: wished.max_batch() > 1 && settings.row_by_row == RowByRow::Auto,
-        };
+        let effort = effort(&*model, &wished, settings);
         let warmth = warmup::warm_up(&*model, &sizes, effort).map_err(|error| error.about(name))?;
         report(name, version, &warmth);
         let sharing = match &warmth.apart {
@@ -181,7 +187,8 @@ impl Lane {
         let batching = batching(&*model, &sharing, settings);
         let (instances, measuring) = (batching.instances, warmth.measuring);
         let spec = as_run(model.spec(), &sharing);
-        let batcher = start_batcher(name, batching, courier, &model, spec, warmth)
+        let ward = Arc::new(Ward::default());
+        let batcher = start_batcher(name, batching, courier, &model, spec, warmth, &ward)
             .map_err(|error| error.about(name))?;
         Ok(Lane {
             name: name.to_owned(),
@@ -194,7 +201,19 @@ impl Lane {
             deadline: settings.deadline,
             took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
+            ward,
         })
+    }
+
+    /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.
+    pub(super) fn dead(&self) -> Option<String> {
+        if let Some(why) = self.stats().dead {
+            return Some(why.to_string());
+        }
+        match self.model.health() {
+            Health::Ready => None,
+            Health::Failed(why) => Some(why),
+        }
     }
 
     /// Accepts nothing more; what is queued is still run.
@@ -225,7 +244,22 @@ impl Lane {
             Sharing::Together { .. } => rows,
             Sharing::Alone { .. } => 1,
         };
-        Ok(Queued { call, rows })
+        Ok(Queued {
+            call,
+            rows,
+            crashed: AtomicBool::new(false),
+        })
+    }
+
+    /// Refuses what is known to crash the model or to make it hang.
+    fn screen(&self, inputs: &[Tensor]) -> Result<(), Failure> {
+        match self.ward.look_up(inputs) {
+            None => Ok(()),
+            Some((verdict, left)) => {
+                self.metrics.quarantined();
+                Err(quarantined(verdict, left))
+            }
+        }
     }
 
     fn refused(&self, refused: &Refused) -> Failure {
@@ -289,6 +323,8 @@ impl Sharing {
 struct Queued {
     call: Call,
     rows: usize,
+    /// Whether a process died while it ran this one, among others or not.
+    crashed: AtomicBool,
 }
 
 impl Queued {
@@ -305,6 +341,39 @@ impl Queued {
 struct Rows {
     instance: Box<dyn Instance>,
     spec: Arc<Spec>,
+    ward: Arc<Ward>,
+}
+
+type Answers = Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error>;
+
+impl Rows {
+    /// Puts a request into quarantine that is to blame for what befell the process: it was alone, and it is the second process that died,
+    /// since the first may have been killed by somebody else.
+    fn judge(&self, queued: &[Queued], answers: &Answers) {
+        let error = match answers {
+            Err(error) => error,
+            Ok(answers) => match answers.as_slice() {
+                [Err(error)] => error,
+                _ => return,
+            },
+        };
+        match (error, queued) {
+            (stack::Error::Run(RunError::Crashed(_)), _) => self.judge_crash(queued),
+            (stack::Error::Run(RunError::RunLimit(_)), [only]) => {
+                self.ward.put(&only.call.inputs, Verdict::Hangs);
+            }
+            _ => {}
+        }
+    }
+
+    fn judge_crash(&self, queued: &[Queued]) {
+        let alone = queued.len() == 1;
+        for suspect in queued {
+            if suspect.crashed.swap(true, Ordering::Relaxed) && alone {
+                self.ward.put(&suspect.call.inputs, Verdict::Crashes);
+            }
+        }
+    }
 }
 
 impl batch::Model for Rows {
@@ -318,7 +387,9 @@ impl batch::Model for Rows {
         context: &Context<'_>,
     ) -> Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error> {
         let requests: Vec<Request<'_>> = queued.iter().map(Queued::request).collect();
-        self.instance.run_requests(&self.spec, &requests, context)
+        let answers = self.instance.run_requests(&self.spec, &requests, context);
+        self.judge(queued, &answers);
+        answers
     }
 
     fn blame(error: &stack::Error) -> Blame {
@@ -337,6 +408,19 @@ impl batch::Model for Rows {
 
     fn compatible(a: &Queued, b: &Queued) -> bool {
         Spec::compatible(&a.call.inputs, &b.call.inputs)
+    }
+}
+
+/// What is run before anyone asks. Inputs are made up only where there are types to go by, and not for a model on which each run leaves its
+/// mark.
+fn effort(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> Effort {
+    let can_be_made_up = model.spec().items == Items::Tensors && model.idempotent();
+    let promised = model.promises_independent_rows();
+    Effort {
+        runs: if can_be_made_up { settings.warmup } else { 0 },
+        budget: settings.measuring,
+        compare_rows: sharing.max_batch() > 1 && settings.row_by_row == RowByRow::Auto && !promised,
+        trusting: promised,
     }
 }
 
@@ -363,23 +447,30 @@ fn start_batcher(
     model: &Arc<dyn Model>,
     spec: Spec,
     warmth: Warmth,
+    ward: &Arc<Ward>,
 ) -> Result<Batcher<Rows>, LoadError> {
     let spec = Arc::new(spec);
     let smallest = warmup::sizes(model.spec(), 1).first().copied();
     let quickly = smallest.zip(warmth.guess);
     let first = Mutex::new(Some(warmth.instance));
-    let model = Arc::clone(model);
-    let make = move || -> Result<Rows, LoadError> {
-        let spec = Arc::clone(&spec);
+    let (model, ward) = (Arc::clone(model), Arc::clone(ward));
+    let instance = move || -> Result<Box<dyn Instance>, LoadError> {
         let warm = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(instance) = warm {
-            return Ok(Rows { instance, spec });
+            return Ok(instance);
         }
         let mut instance = model.instance()?;
         if let Some((smallest, guess)) = quickly {
             warmup::warm_quickly(model.spec(), &mut *instance, smallest, guess);
         }
-        Ok(Rows { instance, spec })
+        Ok(instance)
+    };
+    let make = move || -> Result<Rows, LoadError> {
+        Ok(Rows {
+            instance: instance()?,
+            spec: Arc::clone(&spec),
+            ward: Arc::clone(&ward),
+        })
     };
     let surroundings = Surroundings {
         courier,

@@ -66,6 +66,12 @@ impl Loader {
         Loader { events, conductor }
     }
 
+    /// Whether a load goes on that nobody has given up.
+    pub(super) fn is_busy(&self) -> bool {
+        let conductor = self.conductor.as_ref();
+        conductor.is_some_and(|conductor| !conductor.is_finished())
+    }
+
     /// Begins no more loads.
     pub(super) fn close(&self) {
         let _ = self.events.try_send(Event::Close);

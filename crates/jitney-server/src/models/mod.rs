@@ -3,6 +3,7 @@
 //! Discovery finds what the sources hold, the [`Catalog`] has them loaded, and a loaded one is a [`Lane`]. A model that cannot be loaded
 //! fails alone: the others serve, and its state says why.
 
+mod classes;
 mod discover;
 mod engines;
 mod entry;
@@ -11,28 +12,33 @@ mod lane;
 mod loader;
 #[cfg(test)]
 mod probe;
+mod quarantine;
+mod reload;
 mod state;
 mod warmup;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
 
 use jitney::batch::{Courier, Stats};
 use jitney::tree::Node;
+use jitney_engine::WorkerStatus;
 use tokio::sync::watch;
 
 use self::entry::Entry;
 pub use self::lane::{Lane, Sharing};
 use self::loader::Loader;
+use self::reload::{Reloader, Watched, Ways};
 use self::state::Event;
 pub use self::state::ModelState;
 use crate::config::{ModelSource, Settings, Sketch, SourceError};
 use crate::failure::{Code, Failure};
 use crate::observe::log;
-use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading};
+use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading, WorkerReading};
 
 /// Every model of a server. Cloning it gives another handle to the same models.
 #[derive(Clone)]
@@ -57,6 +63,8 @@ pub struct ModelStatus {
     pub sketch: Option<Sketch>,
     /// What is known once it is loaded.
     pub loaded: Option<Loaded>,
+    /// Why it could not be loaded again when its files changed last, where the one before goes on.
+    pub reload_failure: Option<String>,
 }
 
 /// What is known of a loaded model.
@@ -66,6 +74,8 @@ pub struct Loaded {
     pub engine: &'static str,
     /// What its batcher has counted.
     pub stats: Stats,
+    /// The processes that run it; none where it runs in this one.
+    pub workers: Vec<WorkerStatus>,
 }
 
 impl Catalog {
@@ -83,21 +93,32 @@ impl Catalog {
         node: &Node,
         courier: Option<&Courier>,
     ) -> Result<Catalog, SourceError> {
+        let ways = Ways {
+            sources: sources.to_vec(),
+            settings: settings.clone(),
+            courier: courier.cloned(),
+        };
         let found = discover::discover(sources, settings)?;
         let (pending, _) = watch::channel(found.len());
+        let files: Vec<_> = found.iter().map(|found| found.files.clone()).collect();
         let (entries, plans): (Vec<_>, Vec<_>) = found
             .into_iter()
             .map(|found| Entry::new(found, metrics, node, &pending))
             .unzip();
+        let reloader = if settings.reload {
+            watch_files(&entries, files, &ways)
+        } else {
+            None
+        };
         let jobs = entries.iter().zip(plans);
-        let jobs = jobs
-            .filter_map(|(entry, plan)| entry.job(plan, settings.python.clone(), courier.cloned()));
+        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &ways, 0));
         let at_once = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let shelf = Arc::new(Shelf {
             loader: Loader::start(jobs.collect(), at_once),
             by_name: by_name(&entries),
             entries,
             pending,
+            reloader,
         });
         let watched = Arc::downgrade(&shelf);
         metrics.watch_models(move || readings(&watched));
@@ -138,6 +159,13 @@ impl Catalog {
             .collect()
     }
 
+    /// Says in the task tree what the processes of the models are doing at this moment.
+    pub fn show_workers(&self) {
+        for entry in &self.0.entries {
+            entry.show_workers();
+        }
+    }
+
     /// Whether there is something to call and nothing more to wait for: no model is being loaded, and one or more can be called. A model that
     /// failed does not keep the others from traffic: that would make one broken file an outage of everything.
     pub fn is_ready(&self) -> bool {
@@ -159,6 +187,9 @@ impl Catalog {
     /// since engines cannot be interrupted, but nobody waits for it.
     pub fn close(&self) {
         self.0.loader.close();
+        if let Some(reloader) = &self.0.reloader {
+            reloader.close();
+        }
         for entry in &self.0.entries {
             entry.slot().change(entry, Event::Close);
         }
@@ -170,8 +201,7 @@ impl Catalog {
     /// Can be dropped and called again.
     pub async fn wait_closed(&self) {
         for entry in &self.0.entries {
-            let lane = entry.slot().lane.clone();
-            if let Some(lane) = lane {
+            for lane in entry.lanes() {
                 lane.wait_closed().await;
             }
             entry.slot().change(entry, Event::Emptied);
@@ -196,6 +226,8 @@ struct Shelf {
     /// How many models are still being loaded.
     pending: watch::Sender<usize>,
     loader: Loader,
+    /// Only where files are watched.
+    reloader: Option<Reloader>,
 }
 
 impl Catalog {
@@ -228,6 +260,26 @@ fn by_name(entries: &[Arc<Entry>]) -> HashMap<String, Vec<Arc<Entry>>> {
     by_name
 }
 
+/// Without it the models are served all the same.
+fn watch_files(entries: &[Arc<Entry>], files: Vec<Vec<PathBuf>>, ways: &Ways) -> Option<Reloader> {
+    let watched = entries.iter().zip(files);
+    let watched = watched.map(|(entry, files)| Watched::new(entry, files));
+    Reloader::start(watched.collect(), ways.clone())
+        .inspect_err(|error| tracing::error!(%error, "no thread to watch files: models are not loaded again when they change"))
+        .ok()
+}
+
+fn worker_readings(lane: &Lane) -> Vec<WorkerReading> {
+    let workers = lane.workers().into_iter();
+    workers
+        .map(|worker| WorkerReading {
+            alive: worker.pid.is_some(),
+            restarts: worker.restarts,
+            resident: worker.resident,
+        })
+        .collect()
+}
+
 /// What a scrape shows. The metrics outlive the catalog, so they hold it weakly.
 fn readings(shelf: &Weak<Shelf>) -> Vec<ModelReading> {
     let Some(shelf) = shelf.upgrade() else {
@@ -239,7 +291,8 @@ fn readings(shelf: &Weak<Shelf>) -> Vec<ModelReading> {
             model: entry.name.clone(),
             version: entry.version.clone(),
             ready: entry.is_ready(),
-            stats: lane.map(|lane| lane.stats()),
+            stats: lane.as_ref().map(|lane| lane.stats()),
+            workers: lane.map_or_else(Vec::new, |lane| worker_readings(&lane)),
         }
     };
     shelf.entries.iter().map(reading).collect()

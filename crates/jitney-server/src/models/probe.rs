@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jitney_engine::{
-    BatchAxis, DataType, Dim, Instance, Items, LoadError, Model, RunError, Spec, Tensor, TensorSpec,
+    BatchAxis, DataType, Dim, Health, Instance, Items, LoadError, Model, RunError, Spec, Tensor,
+    TensorSpec, WorkerStatus,
 };
 
 type Answer = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>, RunError> + Send + Sync;
@@ -18,6 +19,8 @@ pub(super) struct Probe {
     seen: Arc<Mutex<Vec<Vec<usize>>>>,
     /// Whether no more instances are to be had.
     pub(super) lost: Arc<AtomicBool>,
+    /// Whether the processes that it stands for cannot be started.
+    pub(super) failed: Arc<AtomicBool>,
 }
 
 impl Probe {
@@ -43,6 +46,7 @@ impl Probe {
             answer: Arc::new(answer),
             seen: Arc::default(),
             lost: Arc::default(),
+            failed: Arc::default(),
         }
     }
 
@@ -56,6 +60,21 @@ impl Probe {
         Probe::new(datatype, shape, batch, move |inputs| {
             accepts(inputs[0].shape()).map(|()| inputs.to_vec())
         })
+    }
+
+    /// A model of JSON values that answers with them, after `judge` has had its say about each.
+    pub(super) fn json(
+        judge: impl Fn(&str) -> Result<(), RunError> + Send + Sync + 'static,
+    ) -> Probe {
+        let answer = move |inputs: &[Tensor]| {
+            for item in inputs[0].byte_elements().unwrap_or_default() {
+                judge(str::from_utf8(item).unwrap_or_default())?;
+            }
+            Ok(inputs.to_vec())
+        };
+        let mut probe = Probe::new(DataType::Bytes, &[Dim::Any], BatchAxis::Free, answer);
+        probe.spec = Spec::json();
+        probe
     }
 
     /// The shapes of all inputs so far.
@@ -76,6 +95,34 @@ impl Model for Probe {
 
     fn platform(&self) -> &'static str {
         "probe"
+    }
+
+    fn promises_independent_rows(&self) -> bool {
+        self.spec.items == Items::Json
+    }
+
+    fn keeps_limit(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> Health {
+        if self.failed.load(Ordering::SeqCst) {
+            Health::Failed("its processes do not come up".to_owned())
+        } else {
+            Health::Ready
+        }
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        let worker = WorkerStatus {
+            index: 0,
+            pid: Some(7),
+            state: "idle",
+            restarts: 1,
+            served: 2,
+            resident: Some(3),
+        };
+        vec![worker]
     }
 
     fn instance(&self) -> Result<Box<dyn Instance>, LoadError> {

@@ -7,8 +7,8 @@ pub enum ModelState {
     Loading,
     /// It answers. Next: draining, or failed when its last instance is lost.
     Ready,
-    /// It could not be loaded, or not in time, or none of its instances is alive. Next: closed, or ready when the load ends after all or an
-    /// instance could be made again.
+    /// It could not be loaded, or not in time, or none of its instances is alive. Next: closed, or ready when the load ends after all, another
+    /// load succeeds, or an instance could be made again.
     Failed {
         /// Why, for the operator: it may name files.
         message: String,
@@ -24,8 +24,10 @@ pub enum ModelState {
 pub(super) enum Event {
     /// It was loaded, or has an instance.
     Alive,
-    /// It could not be loaded, or has no instance.
+    /// It has no instance any more.
     Broke(String),
+    /// It could not be loaded.
+    Unloadable(String),
     /// The server wants it to end.
     Close,
     /// Everyone has been answered.
@@ -50,7 +52,8 @@ impl ModelState {
             (ModelState::Loading | ModelState::Failed { .. }, Event::Alive) => {
                 Some(ModelState::Ready)
             }
-            (ModelState::Loading | ModelState::Ready, Event::Broke(message)) => {
+            (ModelState::Ready, Event::Broke(message))
+            | (ModelState::Loading | ModelState::Failed { .. }, Event::Unloadable(message)) => {
                 Some(ModelState::Failed { message })
             }
             // A load cannot be interrupted. Whoever finishes it finds the model closed and drops what was loaded.
@@ -76,6 +79,7 @@ mod tests {
         let events = [
             Event::Alive,
             Event::Broke("why".to_owned()),
+            Event::Unloadable("why".to_owned()),
             Event::Close,
             Event::Emptied,
         ];
@@ -83,12 +87,18 @@ mod tests {
         let table = [
             (
                 Loading,
-                [Some(Ready), Some(failed.clone()), Some(Closed), None],
+                [Some(Ready), None, Some(failed.clone()), Some(Closed), None],
             ),
-            (Ready, [None, Some(failed.clone()), Some(Draining), None]),
-            (failed, [Some(Ready), None, Some(Closed), None]),
-            (Draining, [None, None, None, Some(Closed)]),
-            (Closed, [None, None, None, None]),
+            (
+                Ready,
+                [None, Some(failed.clone()), None, Some(Draining), None],
+            ),
+            (
+                failed.clone(),
+                [Some(Ready), None, Some(failed), Some(Closed), None],
+            ),
+            (Draining, [None, None, None, None, Some(Closed)]),
+            (Closed, [None, None, None, None, None]),
         ];
         for (state, expected) in table {
             let after = events.clone().map(|event| state.after(event));

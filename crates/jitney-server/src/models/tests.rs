@@ -3,8 +3,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jitney::tree::Tree;
-use jitney_engine::{BatchAxis, DataType, Dim, Tensor};
+use jitney_engine::{BatchAxis, DataType, Dim, RunError, Tensor};
 
+use super::discover::Card;
 use super::probe::Probe;
 use super::*;
 use crate::call::Call;
@@ -284,6 +285,193 @@ async fn where_only_requests_look_at_a_model_they_notice_that_it_is_lost() {
         assert!(lane.infer(call(&[[-1.0, 0.0]])).await.is_err());
     }
     assert_eq!(catalog.model("e", None).unwrap_err().code, Code::Failed);
+}
+
+/// A catalog whose only model is this one, at its lane.
+async fn with_probe(probe: &Probe) -> (Catalog, Metrics, Tree, Arc<Lane>) {
+    let (catalog, metrics, tree) = catalog(&["e=echo:FP32[2]"]).await;
+    replace(&catalog, &metrics, probe, 1);
+    let lane = catalog.model("e", None).unwrap();
+    (catalog, metrics, tree, lane)
+}
+
+fn replace(catalog: &Catalog, metrics: &Metrics, probe: &Probe, number: u64) {
+    let measured = metrics.model("e", "1");
+    let probe = Box::new(probe.clone());
+    let lane = Lane::start("e", "1", &ModelSettings::default(), measured, None, || {
+        Ok(probe)
+    });
+    let card = Card::default();
+    catalog.0.entries[0].replace(lane.unwrap(), card, number);
+}
+
+fn item(text: &'static str) -> Call {
+    Call::new(
+        vec![Tensor::from_bytes([1], vec![text.into()]).unwrap()],
+        Instant::now() + Duration::from_secs(20),
+    )
+}
+
+#[tokio::test]
+async fn a_model_of_json_values_is_run_on_nothing_made_up() {
+    let probe = Probe::json(|_| Ok(()));
+    let (_catalog, _metrics, _tree, lane) = with_probe(&probe).await;
+    assert!(probe.seen().is_empty());
+    let outcome = lane.infer(item("[1]")).await.unwrap();
+    assert_eq!(&*outcome.outputs[0].byte_elements().unwrap()[0], b"[1]");
+}
+
+#[tokio::test]
+async fn what_crashes_or_hangs_alone_is_put_into_quarantine() {
+    let probe = Probe::json(|item| match item {
+        "crash" => Err(RunError::Crashed("signal 9".to_owned())),
+        "hang" => Err(RunError::RunLimit(Duration::from_secs(1))),
+        "raise" => Err(RunError::Failed("ValueError: no".to_owned())),
+        _ => Ok(()),
+    });
+    let (_catalog, metrics, _tree, lane) = with_probe(&probe).await;
+    let table = [
+        ("crash", Code::WorkerCrashed, 2),
+        ("hang", Code::DeadlineExceeded, 1),
+        ("raise", Code::ModelError, 1),
+    ];
+    for (text, code, runs) in table {
+        let before = probe.seen().len();
+        assert_eq!(lane.infer(item(text)).await.unwrap_err().code, code);
+        assert_eq!(probe.seen().len() - before, runs, "{text}");
+    }
+    let before = probe.seen().len();
+    for (text, code) in [
+        ("crash", Code::WorkerCrashed),
+        ("hang", Code::DeadlineExceeded),
+    ] {
+        let failure = lane.infer(item(text)).await.unwrap_err();
+        assert_eq!(failure.code, code);
+        assert!(failure.message.contains("was not run"), "{failure}");
+    }
+    assert_eq!(probe.seen().len(), before);
+    assert!(lane.infer(item("good")).await.is_ok());
+    let failure = lane.infer(item("raise")).await.unwrap_err();
+    assert_eq!(failure.message, "ValueError: no");
+    let counted = r#"jitney_quarantined_items_total{model="e",version="1"} 2"#;
+    assert!(metrics.encode().contains(counted));
+}
+
+/// Its neighbours were in the same process when it died, and a process may die by somebody else's hand.
+#[tokio::test]
+async fn neither_neighbours_nor_survivors_are_put_into_quarantine() {
+    let killed = AtomicBool::new(false);
+    let probe = Probe::json(move |item| match item {
+        "crash" => Err(RunError::Crashed("signal 9".to_owned())),
+        "killed once" if !killed.swap(true, Ordering::SeqCst) => {
+            Err(RunError::Crashed("signal 9".to_owned()))
+        }
+        _ => Ok(()),
+    });
+    let (_catalog, _metrics, _tree, lane) = with_probe(&probe).await;
+    assert!(lane.infer(item("killed once")).await.is_ok());
+    let answers = tokio::join!(
+        lane.infer(item("a")),
+        lane.infer(item("b")),
+        lane.infer(item("crash")),
+        lane.infer(item("c")),
+    );
+    assert!(answers.0.is_ok() && answers.1.is_ok() && answers.3.is_ok());
+    assert_eq!(answers.2.unwrap_err().code, Code::WorkerCrashed);
+    for text in ["a", "b", "c", "killed once"] {
+        assert!(lane.infer(item(text)).await.is_ok(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_processes_fail_has_failed_until_they_come_up() {
+    let probe = Probe::json(|_| Ok(()));
+    let (catalog, metrics, _tree, _lane) = with_probe(&probe).await;
+    assert!(catalog.is_ready());
+    probe.failed.store(true, Ordering::SeqCst);
+    assert!(!catalog.is_ready());
+    let message = "its processes do not come up".to_owned();
+    assert_eq!(catalog.statuses()[0].state, ModelState::Failed { message });
+    let failure = catalog.model("e", None).unwrap_err();
+    assert_eq!(failure.code, Code::Failed);
+    assert!(failure.retry_after.is_some());
+    assert!(!failure.message.contains("come up"), "{failure}");
+    let not_ready = r#"jitney_model_ready{model="e",version="1"} 0"#;
+    assert!(metrics.encode().contains(not_ready));
+    probe.failed.store(false, Ordering::SeqCst);
+    assert!(catalog.is_ready());
+    assert!(catalog.model("e", None).is_ok());
+}
+
+#[tokio::test]
+async fn processes_are_shown() {
+    let probe = Probe::json(|_| Ok(()));
+    let (catalog, metrics, tree, _lane) = with_probe(&probe).await;
+    let workers = catalog.statuses().remove(0).loaded.unwrap().workers;
+    assert_eq!((workers[0].pid, workers[0].state), (Some(7), "idle"));
+    let text = metrics.encode();
+    assert!(text.contains(r#"jitney_restarted_workers_total{model="e",version="1"} 1"#));
+    catalog.show_workers();
+    let shown = tree.snapshot().to_string();
+    assert!(
+        shown.contains("worker 0") && shown.contains("process 7"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn a_replaced_lane_lives_as_long_as_somebody_holds_it() {
+    let (first, second) = (Probe::json(|_| Ok(())), Probe::json(|_| Ok(())));
+    let (catalog, metrics, _tree, held) = with_probe(&first).await;
+    replace(&catalog, &metrics, &second, 2);
+    let entry = &catalog.0.entries[0];
+    // The model of the catalog before the first probe was held by nobody.
+    assert_eq!(entry.abandoned().len(), 1);
+    let lane = catalog.model("e", None).unwrap();
+    assert!(!Arc::ptr_eq(&lane, &held));
+    assert!(held.infer(item("late")).await.is_ok());
+    assert_eq!((first.seen().len(), second.seen().len()), (1, 0));
+    assert!(entry.abandoned().is_empty());
+    drop(held);
+    assert_eq!(entry.abandoned().len(), 1);
+    assert!(lane.infer(item("new")).await.is_ok());
+    assert_eq!(second.seen().len(), 1);
+    let reloads = r#"jitney_model_reloads_total{model="e",version="1",outcome="ok"} 2"#;
+    assert!(metrics.encode().contains(reloads));
+}
+
+#[tokio::test]
+async fn closing_reaches_lanes_that_were_replaced() {
+    let (first, second) = (Probe::json(|_| Ok(())), Probe::json(|_| Ok(())));
+    let (catalog, metrics, _tree, held) = with_probe(&first).await;
+    replace(&catalog, &metrics, &second, 2);
+    catalog.close();
+    let refused = held.infer(item("late")).await.unwrap_err();
+    assert_eq!(refused.code, Code::Draining);
+    catalog.wait_closed().await;
+    replace(&catalog, &metrics, &second, 3);
+    assert_eq!(catalog.statuses()[0].state, ModelState::Closed);
+}
+
+#[tokio::test]
+async fn of_two_loads_the_one_that_began_last_counts() {
+    let (newer, older) = (Probe::json(|_| Ok(())), Probe::json(|_| Ok(())));
+    let (catalog, metrics, _tree) = catalog(&["e=echo:FP32[2]"]).await;
+    let entry = &catalog.0.entries[0];
+    replace(&catalog, &metrics, &newer, 2);
+    replace(&catalog, &metrics, &older, 1);
+    entry.unloadable("an old mistake".to_owned(), 1);
+    assert_eq!(catalog.statuses()[0].reload_failure, None);
+    let lane = catalog.model("e", None).unwrap();
+    lane.infer(item("1")).await.unwrap();
+    assert_eq!((newer.seen().len(), older.seen().len()), (1, 0));
+
+    entry.unloadable("a new mistake".to_owned(), 3);
+    let status = catalog.statuses().remove(0);
+    assert_eq!(status.state, ModelState::Ready);
+    assert_eq!(status.reload_failure.as_deref(), Some("a new mistake"));
+    replace(&catalog, &metrics, &newer, 4);
+    assert_eq!(catalog.statuses()[0].reload_failure, None);
 }
 
 #[tokio::test]

@@ -21,13 +21,16 @@ pub(super) struct Effort {
     pub(super) budget: Duration,
     /// Whether to find out if rows leave each other's answers alone.
     pub(super) compare_rows: bool,
+    /// Whether the model is trusted: it has warmed itself up, and what it makes of made-up inputs says nothing against it. Then the runs are
+    /// for their cost alone.
+    pub(super) trusting: bool,
 }
 
 /// What the runs showed.
 pub(super) struct Warmth {
     /// The instance that ran, warm.
     pub(super) instance: Box<dyn Instance>,
-    /// What free dimensions were set to; `None` where nothing was run.
+    /// What free dimensions were set to; `None` where nothing was run, or other instances need no run.
     pub(super) guess: Option<usize>,
     /// Rows, and the time that a batch of them took.
     pub(super) costs: Vec<(usize, Duration)>,
@@ -84,7 +87,7 @@ pub(super) fn warm_up(
 ) -> Result<Warmth, LoadError> {
     let mut stage = Stage::new(model)?;
     let first = match sizes.first() {
-        Some(&smallest) if effort.runs > 0 => Some(first_run(&mut stage, smallest)?),
+        Some(&smallest) if effort.runs > 0 => Some(first_run(&mut stage, smallest, effort)?),
         _ => None,
     };
     let (guess, skipped) = match first {
@@ -92,6 +95,7 @@ pub(super) fn warm_up(
         Some(Err(why)) => (None, Some(why)),
         None => (None, None),
     };
+    let skipped = skipped.filter(|_| !effort.trusting);
     let since = Instant::now();
     let Comparison { costs, apart } = match guess {
         Some(guess) => study(&mut stage, sizes, guess, effort)?,
@@ -99,7 +103,8 @@ pub(super) fn warm_up(
     };
     Ok(Warmth {
         instance: stage.into_instance(),
-        guess,
+        // Other instances of such a model need no run of ours.
+        guess: guess.filter(|_| !effort.trusting),
         costs,
         apart,
         skipped,
@@ -150,7 +155,7 @@ fn study(
         patience.extend(*one);
     }
     let unjoined = measure(stage, sizes, guess, &mut patience, &mut known.costs)?;
-    if let Some(why) = unjoined {
+    if let Some(why) = unjoined.filter(|_| !effort.trusting) {
         known.apart = Some(Apart::Fails(why));
     }
     measure_again(stage, guess, effort.runs - 1, &patience, &mut known.costs)?;
@@ -241,7 +246,11 @@ impl Patience {
 
 /// Finds the guess for free dimensions at which the model runs. The inner error says why none was found, where guessing was the matter;
 /// without free dimensions the model itself is.
-fn first_run(stage: &mut Stage<'_>, size: usize) -> Result<Result<usize, String>, LoadError> {
+fn first_run(
+    stage: &mut Stage<'_>,
+    size: usize,
+    effort: Effort,
+) -> Result<Result<usize, String>, LoadError> {
     let guesses = if has_free_dimensions(stage.spec()) {
         &GUESSES[..]
     } else {
@@ -259,7 +268,7 @@ fn first_run(stage: &mut Stage<'_>, size: usize) -> Result<Result<usize, String>
         };
     }
     let why = first_failure.unwrap_or_default();
-    if guesses.len() > 1 {
+    if guesses.len() > 1 || effort.trusting {
         return Ok(Err(why));
     }
     Err(

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
-use super::NetConfig;
 use super::reply::Refusal;
+use crate::config::NetConfig;
 use crate::failure::{Code, Failure};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

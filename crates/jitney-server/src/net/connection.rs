@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
-use super::{Net, NetConfig, exchange};
+use super::{Net, exchange};
 use crate::admit::Phase;
+use crate::config::NetConfig;
 
 /// The thread, or threads, on which something runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::router::{ModelRef, View};
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
-use crate::models::{ModelState, ModelStatus};
+use crate::models::{Loaded, ModelState, ModelStatus};
 use crate::observe::metrics::{self, ModelMetrics, Phase, Quantiles};
 use crate::protocol::metadata::{self, ModelMetadata};
 
@@ -94,6 +94,7 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
         state,
         // It may name files, which is nobody's business on a network.
         message: message.filter(|_| net.is_private()),
+        reload_message: model.reload_failure.filter(|_| net.is_private()),
         engine: model
             .loaded
             .as_ref()
@@ -101,6 +102,10 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
             .unwrap_or_default(),
         inputs,
         outputs,
+        workers: model
+            .loaded
+            .as_ref()
+            .map_or_else(Vec::new, |loaded| workers(net, loaded)),
         stats: model.loaded.map(|loaded| loaded.stats.into()),
         latency_ms,
         sketch: model.sketch.map(|sketch| status::Sketch {
@@ -111,6 +116,17 @@ fn model_status(net: &Net, model: ModelStatus) -> status::Model {
         }),
         labels: model.labels,
     }
+}
+
+/// The ids of processes are nobody's business on a network.
+fn workers(net: &Net, loaded: &Loaded) -> Vec<status::Worker> {
+    let workers = loaded.workers.iter().cloned().map(status::Worker::from);
+    workers
+        .map(|worker| status::Worker {
+            pid: worker.pid.filter(|_| net.is_private()),
+            ..worker
+        })
+        .collect()
 }
 
 fn latency(model: &ModelMetrics) -> status::Latency {
@@ -143,6 +159,7 @@ fn tree(net: &Net) -> Result<Reply, Failure> {
             "the task tree is shown only by a server that listens on a loopback address",
         ));
     }
+    net.catalog.show_workers();
     Ok(reply::ok(TEXT, net.tree.snapshot().to_string()))
 }
 

@@ -31,6 +31,8 @@ struct Work {
     media: Media,
     body: Bytes,
     deadline: Instant,
+    /// The caller's name for the request, as its head says.
+    id: Option<String>,
 }
 
 /// An encoded answer, and when its parts were done.
@@ -60,11 +62,11 @@ pub(crate) async fn answer(
     }
     let media = checks::media(&headers)?;
     let asked = checks::timeout(&headers)?;
+    let id = checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned()));
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let lane = lane?;
-    let deadline = admit::deadline(started, lane.deadline(), asked);
+    let deadline = admit::deadline(started, lane?.deadline(), asked);
     let limits = BodyLimits {
         bytes: config.max_body_bytes,
         timeout: config.body_timeout,
@@ -73,10 +75,12 @@ pub(crate) async fn answer(
     let body = body::read(body, &mut admitted, limits).await?;
     let read = Instant::now();
     let work = Work {
-        lane,
+        // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
+        lane: net.catalog.model(model.name, model.version)?,
         media,
         body,
         deadline,
+        id,
     };
     let Answered {
         reply,
@@ -118,13 +122,14 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
         lane,
         body,
         deadline,
+        id,
         ..
     } = work;
     let spec = lane.spec();
     let inputs = predict::decode_item(&body, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let outcome = lane.infer(Call::new(inputs, deadline)).await?;
+    let outcome = lane.infer(call(inputs, deadline, id)).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -140,6 +145,7 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
         lane,
         body,
         deadline,
+        id,
         ..
     } = work;
     let spec = lane.spec();
@@ -151,11 +157,14 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     drop(body);
     let decoded = Instant::now();
     let deadline = with_timeout(deadline, started, &meta);
+    // The answer repeats the id of the body alone.
+    let mut known_as = meta.clone();
+    known_as.id = known_as.id.or(id);
     let outcome = lane
         .infer(Call {
             inputs,
             deadline,
-            meta: meta.clone(),
+            meta: known_as,
         })
         .await?;
     let ran = Instant::now();
@@ -176,6 +185,13 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     })
 }
 
+/// A call by which the model knows the request as its head names it.
+fn call(inputs: Vec<Tensor>, deadline: Instant, id: Option<String>) -> Call {
+    let mut call = Call::new(inputs, deadline);
+    call.meta.id = id;
+    call
+}
+
 /// The body's own time limit counts from the request's start, as the others do.
 fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
     let asked = meta
@@ -191,8 +207,9 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         media,
         body,
         deadline,
+        id,
     } = work;
-    let (lane, spec) = (&*lane, lane.spec());
+    let (lane, id, spec) = (&*lane, &id, lane.spec());
     let format = match media {
         Media::Json => Format::Json,
         Media::Ndjson => Format::Ndjson,
@@ -203,7 +220,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = stream::iter(items)
         .map(|item| async move {
-            let outcome = lane.infer(Call::new(item?, deadline)).await?;
+            let outcome = lane.infer(call(item?, deadline, id.clone())).await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)

@@ -17,8 +17,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{self, Arrived, Plane};
-use super::{Net, NetConfig, reply, router};
+use super::{Net, reply, router};
 use crate::admit::Phase;
+use crate::config::NetConfig;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;

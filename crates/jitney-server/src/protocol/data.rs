@@ -55,6 +55,23 @@ pub(super) fn decode_base64(data: &mut Data) -> Outcome<()> {
     Ok(())
 }
 
+/// Checks that every element is the text of one JSON value.
+pub(super) fn check_json(data: &Data) -> Outcome<()> {
+    let Data::Elements(elements) = data else {
+        return Ok(());
+    };
+    for (index, element) in elements.iter().enumerate() {
+        check_value(element).map_err(|fault| fault.index(index).key("data"))?;
+    }
+    Ok(())
+}
+
+fn check_value(text: &[u8]) -> Outcome<()> {
+    let mut scanner = Scanner::new(text)?;
+    scanner.value()?;
+    scanner.end()
+}
+
 const UINT8: &str = "an integer from 0 to 255 (UINT8)";
 const UINT16: &str = "an integer from 0 to 65535 (UINT16)";
 const UINT32: &str = "an integer from 0 to 4294967295 (UINT32)";

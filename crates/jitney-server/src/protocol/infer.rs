@@ -3,14 +3,18 @@
 //! Beside the protocol's fields these are understood: the request parameters `timeout` (microseconds) and `binary_data_output: false`,
 //! the input parameter `content_type: "base64"` of `BYTES` tensors, and the output parameter `binary_data: false`. Binary tensors, shared
 //! memory, classification and parameters named `triton_...` are refused by name, since an answer without them would be another one than
-//! asked for. All other parameters, `priority` and `sequence_...` among them, are ignored.
+//! asked for. All other parameters, `priority` and `sequence_...` among them, mean nothing here. The request's parameters are kept as they
+//! were written, for the model.
+//!
+//! A model that takes JSON values ([`Items::Json`]) has one `BYTES` input and one `BYTES` output; each of their elements is the text of one
+//! JSON value.
 //!
 //! The protocol has no JSON form for inputs of `FP16` and `BF16`, so they are refused here; [`super::predict`] takes their numbers.
 
 use std::time::Duration;
 
 use jitney_engine::tensor::{Data, DataType, Shape};
-use jitney_engine::{Dim, Spec, Tensor, TensorSpec};
+use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 use smallvec::SmallVec;
 
 use super::data::{self, Dims, too_many_dimensions};
@@ -120,7 +124,9 @@ fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
                 Ok(())
             }),
             "parameters" => optional(&mut scanner, |scanner| {
+                let start = scanner.at();
                 meta.timeout = read_request_parameters(scanner)?;
+                meta.parameters = Some(scanner.text_since(start).to_owned());
                 Ok(())
             }),
             "inputs" => read_inputs(&mut scanner, spec).map(|read| inputs = Some(read)),
@@ -154,7 +160,7 @@ fn optional<'a>(
     read(scanner)
 }
 
-/// Reads the parameters of the request, of which only the timeout matters here.
+/// Reads the parameters of the request, of which the timeout alone matters to the server.
 fn read_request_parameters(scanner: &mut Scanner<'_>) -> Outcome<Option<Duration>> {
     let mut timeout = None;
     read_parameters(scanner, |scanner, name| match name {
@@ -290,6 +296,7 @@ fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor
         .map_err(|fault| fault.key(&key))?;
     }
     input.read_pending(scanner, spec)?;
+    input.decode(spec.items)?;
     input.place(slots)
 }
 
@@ -353,16 +360,27 @@ impl Input<'_> {
             .map_err(|fault| fault.key("data"))
     }
 
+    /// Turns what the data stands for into what the model takes.
+    fn decode(&mut self, items: Items) -> Outcome<()> {
+        let Some(data) = &mut self.data else {
+            return Ok(());
+        };
+        if self.base64 {
+            data::decode_base64(data)?;
+        }
+        match items {
+            Items::Tensors => Ok(()),
+            Items::Json => data::check_json(data),
+        }
+    }
+
     /// Makes the tensor and puts it where the model takes it.
     fn place(self, slots: &mut [Option<Tensor>]) -> Outcome<()> {
-        let (Some((index, spec)), Some(datatype), Some(shape), Some(mut data)) =
+        let (Some((index, spec)), Some(datatype), Some(shape), Some(data)) =
             (self.spec, self.datatype, self.shape, self.data)
         else {
             return Ok(());
         };
-        if self.base64 {
-            data::decode_base64(&mut data)?;
-        }
         let tensor = Tensor::new(datatype, shape, data)
             .map_err(|error| Fault::new(error.to_string()).key("data"))?;
         match slots.get_mut(index) {

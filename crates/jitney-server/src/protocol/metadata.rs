@@ -1,6 +1,6 @@
 //! The small documents about servers and models.
 
-use jitney_engine::{Spec, TensorSpec};
+use jitney_engine::{Items, Spec, TensorSpec};
 use serde::Serialize;
 
 /// What a model's metadata says.
@@ -35,6 +35,8 @@ pub fn server(out: &mut Vec<u8>, name: &str, version: &str, extensions: &[&str])
 }
 
 /// Writes the metadata of a model: `{"name", "versions", "platform", "inputs", "outputs"}`, where dimensions of any size are -1.
+///
+/// Tensors whose elements are the texts of JSON values say so by `"parameters": {"content_type": "application/json"}`.
 pub fn model(out: &mut Vec<u8>, metadata: &ModelMetadata<'_>) {
     #[derive(Serialize)]
     struct Model<'a> {
@@ -56,8 +58,8 @@ pub fn model(out: &mut Vec<u8>, metadata: &ModelMetadata<'_>) {
             name,
             versions,
             platform,
-            inputs: spec.inputs.iter().map(TensorMetadata::of).collect(),
-            outputs: spec.outputs.iter().map(TensorMetadata::of).collect(),
+            inputs: tensors(&spec.inputs, spec.items),
+            outputs: tensors(&spec.outputs, spec.items),
         },
     );
 }
@@ -104,14 +106,34 @@ struct TensorMetadata<'a> {
     name: &'a str,
     datatype: &'static str,
     shape: Vec<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Parameters>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Parameters {
+    content_type: &'static str,
+}
+
+fn tensors(specs: &[TensorSpec], items: Items) -> Vec<TensorMetadata<'_>> {
+    let json = Parameters {
+        content_type: "application/json",
+    };
+    let parameters = match items {
+        Items::Tensors => None,
+        Items::Json => Some(json),
+    };
+    let tensor = |spec| TensorMetadata::of(spec, parameters);
+    specs.iter().map(tensor).collect()
 }
 
 impl<'a> TensorMetadata<'a> {
-    fn of(spec: &'a TensorSpec) -> TensorMetadata<'a> {
+    fn of(spec: &'a TensorSpec, parameters: Option<Parameters>) -> TensorMetadata<'a> {
         TensorMetadata {
             name: &spec.name,
             datatype: spec.datatype.name(),
             shape: spec.protocol_shape(),
+            parameters,
         }
     }
 }

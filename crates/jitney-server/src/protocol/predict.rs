@@ -3,9 +3,13 @@
 //! An item is an object with a value for each input, nested like the shape of a row: `{"pixels": [0.0, 0.5]}`. Where a model has one
 //! input, the value alone will do. Where every dimension is fixed, a flat array of all elements will do for a nested one. For a model
 //! without a batch axis the value is the whole tensor.
+//!
+//! Where a model takes JSON values ([`Items::Json`]), an item is any value, which the model gets as it was written, and the prediction is
+//! the value that the model gave. Such values are held to the letter: without NaN and the infinities, and with no key twice in an object.
 
+use bytes::Bytes;
 use jitney_engine::tensor::Shape;
-use jitney_engine::{Dim, Spec, Tensor, TensorSpec};
+use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 
 use super::infer::unknown_name;
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
@@ -64,11 +68,36 @@ pub fn decode_items(
     Ok(items?)
 }
 
-/// Writes `{"prediction": {"NAME": VALUE, ..}}`, each value nested like the shape of a row.
+/// Writes `{"prediction": {"NAME": VALUE, ..}}`, each value nested like the shape of a row; `{"prediction": VALUE}` where the model gives
+/// JSON values.
 ///
 /// What could not be written as itself is said in `"parameters"` by the name of the output: how many `null` stand for NaN or an infinity,
 /// or that strings are in base64.
 pub fn encode_item(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
+    match spec.items {
+        Items::Json => encode_json(out, outputs),
+        Items::Tensors => encode_tensors(out, spec, outputs),
+    }
+}
+
+/// Writes an array with a prediction or an error for each item.
+pub fn encode_items(out: &mut Vec<u8>, spec: &Spec, items: &[Result<Vec<Tensor>, Failure>]) {
+    write::list(out, items.iter(), |out, item| match item {
+        Ok(outputs) => encode_item(out, spec, outputs),
+        Err(failure) => error::encode(out, failure),
+    });
+}
+
+/// The text is the engine's, which has promised that it is one JSON value.
+fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
+    let element = outputs.first().and_then(Tensor::byte_elements);
+    let text = element.and_then(|elements| str::from_utf8(elements.first()?).ok());
+    write::text(out, r#"{"prediction":"#);
+    write::text(out, text.unwrap_or("null"));
+    out.push(b'}');
+}
+
+fn encode_tensors(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
     let mut notes = Vec::new();
     write::text(out, r#"{"prediction":{"#);
     write::separated(
@@ -94,14 +123,6 @@ pub fn encode_item(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
         out.push(b'}');
     }
     out.push(b'}');
-}
-
-/// Writes an array with a prediction or an error for each item.
-pub fn encode_items(out: &mut Vec<u8>, spec: &Spec, items: &[Result<Vec<Tensor>, Failure>]) {
-    write::list(out, items.iter(), |out, item| match item {
-        Ok(outputs) => encode_item(out, spec, outputs),
-        Err(failure) => error::encode(out, failure),
-    });
 }
 
 /// The dimensions to nest an output by: without the batch axis, which has one row.
@@ -178,10 +199,19 @@ fn check_room(items: usize) -> Outcome<()> {
 }
 
 fn read_item(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Tensor>> {
+    if spec.items == Items::Json {
+        return read_json(scanner);
+    }
     match spec.inputs.as_slice() {
         [input] if scanner.peek() != Some(b'{') => Ok(vec![read_value(scanner, input, spec)?]),
         _ => read_object(scanner, spec),
     }
+}
+
+fn read_json(scanner: &mut Scanner<'_>) -> Outcome<Vec<Tensor>> {
+    let text = Bytes::copy_from_slice(scanner.value()?.as_bytes());
+    let item = Tensor::from_bytes([1], vec![text]);
+    Ok(vec![item.map_err(|error| Fault::new(error.to_string()))?])
 }
 
 fn read_object(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Tensor>> {

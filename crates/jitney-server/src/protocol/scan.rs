@@ -1,6 +1,7 @@
 //! A scanner over a JSON body that builds no tree: the caller asks for what it expects next.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use smallvec::SmallVec;
@@ -35,6 +36,17 @@ const EXCERPT_CHARS: usize = 40;
 pub(super) struct Keys<'a> {
     seen: SmallVec<[Cow<'a, str>; 8]>,
 }
+
+/// The keys of an object of any size.
+#[derive(Default)]
+struct Names<'a> {
+    few: SmallVec<[Cow<'a, str>; 8]>,
+    /// Where all of them are, once they are many.
+    many: HashSet<Cow<'a, str>>,
+}
+
+/// Up to so many keys are searched one by one.
+const FEW_NAMES: usize = 16;
 
 /// Walks the items of an array.
 pub(super) struct Items {
@@ -116,6 +128,12 @@ impl<'a> Scanner<'a> {
     /// The offset of the next byte.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// What stands between an offset that [`Scanner::at`] gave and here, without the white space around it.
+    pub(super) fn text_since(&self, start: usize) -> &'a str {
+        let text = self.text.get(start..self.at).unwrap_or_default();
+        text.trim_matches([' ', '\n', '\r', '\t'])
     }
 
     /// How many bytes are left.
@@ -228,6 +246,65 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Moves past one value that somebody else will read, and gives its text: JSON to the letter, without NaN and the infinities, and with
+    /// no key twice in an object.
+    pub(super) fn value(&mut self) -> Outcome<&'a str> {
+        self.peek();
+        let start = self.at;
+        self.strict(0)?;
+        Ok(&self.text[start..self.at])
+    }
+
+    /// The depth of the calls is that of the value, of which there is a most.
+    fn strict(&mut self, depth: usize) -> Outcome<()> {
+        match self.peek() {
+            Some(b'{' | b'[') if depth == MAX_NESTING => Err(self.too_deep()),
+            Some(b'{') => self.strict_object(depth + 1),
+            Some(b'[') => self.strict_array(depth + 1),
+            Some(b'"') => self.string("a string").map(drop),
+            _ if self.skip_number() => Ok(()),
+            _ if ["true", "false", "null"]
+                .iter()
+                .any(|word| self.eat_word(word)) =>
+            {
+                Ok(())
+            }
+            _ => Err(self.expected("a JSON value")),
+        }
+    }
+
+    fn strict_object(&mut self, depth: usize) -> Outcome<()> {
+        self.advance(1);
+        if self.eat(b'}') {
+            return Ok(());
+        }
+        let mut names = Names::default();
+        loop {
+            let name = self.key()?;
+            self.strict(depth).map_err(|fault| fault.key(&name))?;
+            if let Err(name) = names.insert(name) {
+                return Err(twice(&name));
+            }
+            if self.eat(b'}') {
+                return Ok(());
+            }
+            if !self.eat(b',') {
+                return Err(self.expected("',' or '}'"));
+            }
+        }
+    }
+
+    fn strict_array(&mut self, depth: usize) -> Outcome<()> {
+        self.advance(1);
+        let mut items = Items { first: true };
+        let mut index = 0;
+        while items.next(self)? {
+            self.strict(depth).map_err(|fault| fault.index(index))?;
+            index += 1;
+        }
+        Ok(())
+    }
+
     /// Moves past one value of any kind, and checks that it is JSON.
     pub(super) fn skip(&mut self) -> Outcome<()> {
         let mut open = Open::default();
@@ -251,10 +328,7 @@ impl<'a> Scanner<'a> {
     fn skip_into(&mut self, open: &mut Open, bracket: u8) -> Outcome<bool> {
         self.advance(1);
         if !open.push(bracket == b'{') {
-            return Err(Fault::new(format!(
-                "expected at most {MAX_NESTING} arrays and objects inside each other, got more at byte {}",
-                self.at,
-            )));
+            return Err(self.too_deep());
         }
         if self.eat(open.closer()) {
             open.pop();
@@ -281,6 +355,14 @@ impl<'a> Scanner<'a> {
             open.pop();
         }
         Ok(false)
+    }
+
+    #[cold]
+    fn too_deep(&self) -> Box<Fault> {
+        Fault::new(format!(
+            "expected at most {MAX_NESTING} arrays and objects inside each other, got more at byte {}",
+            self.at,
+        ))
     }
 
     fn skip_scalar(&mut self) -> Outcome<()> {
@@ -415,7 +497,7 @@ impl<'a> Keys<'a> {
         }
         let key = scanner.key()?;
         if self.seen.contains(&key) {
-            return Err(Fault::new("expected this key once, got it twice").key(&key));
+            return Err(twice(&key));
         }
         if self.seen.len() == MAX_KEYS {
             return Err(Fault::new(format!(
@@ -424,6 +506,22 @@ impl<'a> Keys<'a> {
         }
         self.seen.push(key.clone());
         Ok(Some(key))
+    }
+}
+
+impl<'a> Names<'a> {
+    /// Remembers a name, or gives back one that is there already.
+    fn insert(&mut self, name: Cow<'a, str>) -> Result<(), Cow<'a, str>> {
+        if self.many.contains(&name) || self.few.contains(&name) {
+            return Err(name);
+        }
+        if self.many.is_empty() && self.few.len() < FEW_NAMES {
+            self.few.push(name);
+            return Ok(());
+        }
+        self.many.extend(self.few.drain(..));
+        self.many.insert(name);
+        Ok(())
     }
 }
 
@@ -489,6 +587,11 @@ fn found_string(rest: &str) -> String {
     let special = |byte| matches!(byte, b'"' | b'\\' | 0..0x20);
     let end = rest.bytes().position(special).unwrap_or(rest.len());
     format!("\"{}\"", Excerpt(&rest[..end]))
+}
+
+#[cold]
+fn twice(key: &str) -> Box<Fault> {
+    Fault::new("expected this key once, got it twice").key(key)
 }
 
 #[cold]

@@ -1,5 +1,7 @@
 //! The protocol as a whole: what is refused and with which words, and that what is written reads back the same.
 
+mod json;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -660,7 +662,7 @@ fn the_golden_request_and_its_answer() {
     let meta = Meta {
         id: Some("request 7 \"🚀\"".to_owned()),
         timeout: Some(Duration::from_millis(250)),
-        ..Meta::default()
+        parameters: Some(GOLDEN_PARAMETERS.to_owned()),
     };
     assert_eq!(request.meta, meta);
     assert_eq!(request.outputs, [1, 0]);
@@ -685,6 +687,8 @@ fn the_golden_request_and_its_answer() {
         include_str!("golden/infer_response.json").trim_end()
     );
 }
+
+const GOLDEN_PARAMETERS: &str = r#"{"timeout": 250000, "priority": 1, "sequence_id": 0, "binary_data_output": false, "colour": ["blue", null]}"#;
 
 #[test]
 fn optional_fields_may_be_null_and_a_timeout_of_zero_is_none() {

@@ -5,8 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use jitney::batch::Stats;
-use jitney_server::config::{Config, ModelOptions, ModelSource, Settings};
-use jitney_server::net::NetConfig;
+use jitney_server::config::{Config, ModelOptions, ModelSource, NetConfig, Settings};
 use jitney_server::server::{Running, Server};
 use serde_json::Value;
 

@@ -1,6 +1,11 @@
 //! The driver's threads under shuttle: thousands of random and of prioritised schedules of submit, drop, run, panic and close.
 //!
 //! `cargo nextest run -p jitney --features model-check`
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! What a task knows about where it runs.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::error::{Kept, Ledger};
 use super::handle::Own;
@@ -18,10 +18,18 @@ tokio::task_local! {
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) scope: Arc<Surroundings>,
-    /// The task or scope it is polled in; none outside of any.
-    pub(super) node: Option<Node>,
-    /// What belongs to this task alone; none for what is no task.
-    pub(super) own: Option<Arc<dyn Own>>,
+    pub(super) holder: Holder,
+}
+
+/// Whose future is polled.
+#[derive(Clone)]
+pub(super) enum Holder {
+    /// That of a task, which can be cancelled alone.
+    Task(Arc<dyn Own>),
+    /// That of a scope, or something in a task that has a time limit.
+    Place(Node),
+    /// Something that has a time limit outside of any scope.
+    Nobody,
 }
 
 impl Context {
@@ -31,10 +39,14 @@ impl Context {
 
     /// What the task should obey: its own request to stop, which follows that of its group.
     pub(super) fn cancel(&self) -> Cancel {
-        match &self.own {
-            Some(own) => own.personal().cancel_below(&self.scope.cancel),
-            None => self.scope.cancel.clone(),
+        match &self.holder {
+            Holder::Task(own) => own.personal().cancel_below(&self.scope.cancel),
+            Holder::Place(_) | Holder::Nobody => self.scope.cancel.clone(),
         }
+    }
+
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.holder.node()
     }
 
     pub(super) fn within(&self) -> Within {
@@ -42,7 +54,7 @@ impl Context {
     }
 
     pub(super) fn member(&self) -> Option<u64> {
-        self.node.as_ref().map(Node::id)
+        self.node().map(Node::id)
     }
 
     /// Runs `act` for this place, and for all those whose dropping would drop the future that runs here.
@@ -60,6 +72,16 @@ impl Context {
     }
 }
 
+impl Holder {
+    pub(super) fn node(&self) -> Option<&Node> {
+        match self {
+            Holder::Task(own) => Some(own.node()),
+            Holder::Place(node) => Some(node),
+            Holder::Nobody => None,
+        }
+    }
+}
+
 /// What a scope, or a time limit, is to what runs inside it.
 pub(super) struct Surroundings {
     pub(super) cancel: Cancel,
@@ -73,6 +95,10 @@ pub(super) struct Surroundings {
     /// Which member is part of the future that opened this.
     body: Option<u64>,
     opened_in: Option<(Arc<Surroundings>, Option<u64>)>,
+    /// The scope or time limit that was opened last inside.
+    inside: Mutex<Weak<Surroundings>>,
+    /// The name of the scope.
+    name: Option<Arc<str>>,
 }
 
 /// Takes failures that have no scope left to report them.
@@ -90,6 +116,7 @@ impl Surroundings {
             ledger: Mutex::new(Ledger::open()),
             on_orphan,
             body: Some(body.id()),
+            name: Some(body.shared_name()),
             ..Surroundings::of_limit(outer, cancel)
         }
     }
@@ -105,6 +132,8 @@ impl Surroundings {
             shielded: Mutex::new(Vec::new()),
             body: outer.and_then(Context::member),
             opened_in: outer.map(|outer| (outer.scope.clone(), outer.member())),
+            inside: Mutex::new(Weak::new()),
+            name: None,
         }
     }
 
@@ -119,7 +148,29 @@ impl Surroundings {
             shielded: Mutex::new(Vec::new()),
             body: None,
             opened_in: Some((scope.clone(), None)),
+            inside: Mutex::new(Weak::new()),
+            name: None,
         }
+    }
+
+    /// Has the one around know that this is open.
+    pub(super) fn opened(self: Arc<Surroundings>) -> Arc<Surroundings> {
+        if let Some((around, _)) = &self.opened_in {
+            let before = std::mem::replace(&mut *lock(&around.inside), Arc::downgrade(&self));
+            drop(before);
+        }
+        self
+    }
+
+    /// The names of the scopes that are open inside, as far as the youngest in each tells: outermost first.
+    pub(super) fn names_inside(&self) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        let mut next = lock(&self.inside).upgrade();
+        while let Some(inside) = next {
+            names.extend(inside.name.clone());
+            next = lock(&inside.inside).upgrade();
+        }
+        names
     }
 
     /// Keeps a failure here, or if this is gone with the nearest scope that is not, or gives it to the nearest hook.
@@ -208,6 +259,6 @@ impl Deadline {
 impl Node {
     /// The node of the running task or scope, if it was started by a [`Scope`](crate::Scope).
     pub fn current() -> Option<Node> {
-        CONTEXT.try_with(|context| context.node.clone()).ok()?
+        CONTEXT.try_with(|context| context.node().cloned()).ok()?
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::context::{Context, OrphanHook, Surroundings};
+use super::context::{Context, Holder, OrphanHook, Surroundings};
 use super::error::{Failure, FailureKind, GroupError, Kept, OrphanError, TaskInfo};
 use super::exits::Exits;
 use super::lease::{Left, Place};
@@ -36,6 +36,8 @@ pub(super) struct Settings {
 /// A running scope.
 pub(super) struct Core {
     pub(super) node: Node,
+    /// For tasks that are given none.
+    pub(super) task_name: Arc<str>,
     pub(super) around: Arc<Surroundings>,
     /// The same again, except where the tasks can be cancelled without the body.
     pub(super) tasks: Arc<Surroundings>,
@@ -56,7 +58,7 @@ impl Core {
         let limit = settings
             .deadline
             .map(|(deadline, site)| Arc::new(Limit::new(deadline, settings.name.clone(), site)));
-        let outer_node = outer.as_ref().and_then(|outer| outer.node.clone());
+        let outer_node = outer.as_ref().and_then(|outer| outer.node().cloned());
         let node = match settings.under.or(outer_node) {
             Some(under) => under.child_at(settings.name, settings.site),
             None => Tree::at(settings.name, settings.site).root(),
@@ -64,13 +66,14 @@ impl Core {
         let (cancel, alarm) = below(outer.as_ref(), limit);
         node.obeys(&cancel);
         let around = Surroundings::of_scope(outer.as_ref(), cancel, &node, settings.on_orphan);
-        let around = Arc::new(around);
+        let around = Arc::new(around).opened();
         let tasks = match settings.policy {
             Policy::FirstSuccess => Arc::new(Surroundings::of_part(&around, Place::Member)),
             Policy::CancelSiblings | Policy::Isolate => around.clone(),
         };
         Core {
             node,
+            task_name: Arc::from("task"),
             around,
             tasks,
             helpers: OnceLock::new(),
@@ -103,8 +106,7 @@ impl Core {
     pub(super) fn context(&self, node: &Node) -> Context {
         Context {
             scope: self.around.clone(),
-            node: Some(node.clone()),
-            own: None,
+            holder: Holder::Place(node.clone()),
         }
     }
 
@@ -196,7 +198,7 @@ impl Core {
         }
         match group.limit() {
             Some(limit) if cause == Cause::Deadline => {
-                Some(FailureKind::TimedOut(limit.elapsed(None)))
+                Some(FailureKind::TimedOut(Box::new(limit.elapsed(None))))
             }
             _ => group
                 .is_inherited()

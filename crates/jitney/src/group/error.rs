@@ -86,7 +86,7 @@ pub enum FailureKind<E> {
         message: String,
     },
     /// The deadline of the scope, or one around it, passed before it was done.
-    TimedOut(Elapsed),
+    TimedOut(Box<Elapsed>),
     /// It was cut off, and not by its own group.
     Cancelled(Cause),
     /// What the group had to close or to clean up at its end answered with an error, or took longer than its limit.
@@ -106,7 +106,9 @@ impl<E> FailureKind<E> {
 }
 
 /// The error of a task whose scope was dropped. Only that scope knew its type.
-pub struct OrphanError {
+pub struct OrphanError(Box<Typed>);
+
+struct Typed {
     type_name: &'static str,
     /// In a lock that is never taken, because errors that can be sent need not be shareable, and a [`GroupError`] should be.
     error: Mutex<Box<dyn Any + Send>>,
@@ -114,10 +116,10 @@ pub struct OrphanError {
 
 impl OrphanError {
     pub(super) fn new<E: Send + 'static>(error: E) -> OrphanError {
-        OrphanError {
+        OrphanError(Box::new(Typed {
             type_name: std::any::type_name::<E>(),
             error: Mutex::new(Box::new(error)),
-        }
+        }))
     }
 
     /// The error itself, for who knows what it may be.
@@ -125,23 +127,18 @@ impl OrphanError {
     /// # Errors
     /// This one again, if it is of another type.
     pub fn downcast<E: 'static>(self) -> Result<E, OrphanError> {
-        let error = self
-            .error
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        error
-            .downcast()
-            .map(|error| *error)
-            .map_err(|error| OrphanError {
-                type_name: self.type_name,
-                error: Mutex::new(error),
-            })
+        let Typed { type_name, error } = *self.0;
+        let error = error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        error.downcast().map(|error| *error).map_err(|error| {
+            let error = Mutex::new(error);
+            OrphanError(Box::new(Typed { type_name, error }))
+        })
     }
 }
 
 impl fmt::Debug for OrphanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrphanError({})", self.type_name)
+        write!(f, "OrphanError({})", self.0.type_name)
     }
 }
 
@@ -150,7 +147,7 @@ impl fmt::Display for OrphanError {
         write!(
             f,
             "an error of type {} in a scope that was dropped",
-            self.type_name
+            self.0.type_name
         )
     }
 }
@@ -185,7 +182,7 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    pub(super) fn of(node: &Node) -> TaskInfo {
+    pub(crate) fn of(node: &Node) -> TaskInfo {
         TaskInfo {
             name: node.shared_name(),
             id: node.id(),

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::context::CONTEXT;
 use super::core::Core;
-use super::error::{Failure, FailureKind, OrphanError, TaskInfo};
+use super::error::{Failure, FailureKind, Kept, TaskInfo};
 use super::lease::Place;
 use super::task::{bounded, message};
 use super::timeout::{Bound, enforce};
@@ -71,8 +71,11 @@ impl<T> Stack<T> {
 /// The running of an exit stack, which can change hands halfway.
 #[derive(Default)]
 pub(super) struct Unwinding {
-    current: Option<Pin<Box<dyn Future<Output = Option<Failure<OrphanError>>> + Send>>>,
+    current: Option<Running>,
 }
+
+/// Ends with what went wrong.
+type Running = Pin<Box<dyn Future<Output = Option<Kept>> + Send>>;
 
 impl Unwinding {
     /// Ready when the stack is empty.
@@ -105,7 +108,7 @@ impl Unwinding {
             return;
         };
         let mut debt = (self, place);
-        #[expect(clippy::disallowed_methods, reason = "the lease of the scope owns it")]
+        // The lease of the scope owns it.
         drop(runtime.spawn(async move {
             // Captured whole, because the place must be given back after everything else is dropped.
             let (unwinding, OwnersPlace(core)) = &mut debt;
@@ -127,10 +130,7 @@ impl Drop for OwnersPlace {
 }
 
 /// Runs one exit, whatever was cancelled around it, and says what went wrong.
-fn run(
-    exit: Exit,
-    core: &Core,
-) -> impl Future<Output = Option<Failure<OrphanError>>> + Send + use<> {
+fn run(exit: Exit, core: &Core) -> impl Future<Output = Option<Kept>> + Send + use<> {
     let node = core.node.child_at(exit.name.clone(), exit.site);
     let limit = Limit::new(Deadline::from(exit.limit), exit.name, exit.site);
     let cleanup = enforce(Bound::Shield, limit, exit.cleanup);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::cancel::{Cancel, Cause};
 use crate::lock::lock;
+use crate::tree::Node;
 
 /// The value a task will give. Dropping it discards the value, never the task: the group waits for that in any case.
 ///
@@ -34,23 +35,21 @@ use crate::lock::lock;
 #[must_use = "dropping a handle discards the task's value, never the task: say so with drop(..)"]
 pub struct Handle<T> {
     slot: Arc<Slot<T>>,
-    id: u64,
-    name: Arc<str>,
 }
 
 impl<T> Handle<T> {
-    pub(super) fn new(slot: Arc<Slot<T>>, id: u64, name: Arc<str>) -> Handle<T> {
-        Handle { slot, id, name }
+    pub(super) fn new(slot: Arc<Slot<T>>) -> Handle<T> {
+        Handle { slot }
     }
 
     /// The task's id in the tree.
     pub fn id(&self) -> u64 {
-        self.id
+        self.slot.node.id()
     }
 
     /// The task's name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.slot.node.name()
     }
 
     /// Asks this task alone to stop; it is dropped after the grace of its scope. That is no failure of the group.
@@ -65,24 +64,20 @@ impl<T> Future for Handle<T> {
     type Output = Result<T, Cancelled>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mine = Value::Awaited(Some(cx.waker().clone()));
-        let mut value = lock(&self.slot.value);
-        let before = match *value {
-            Value::Awaited(_) => std::mem::replace(&mut *value, mine),
-            _ => std::mem::replace(&mut *value, Value::Taken),
-        };
-        // Dropping a waker may run foreign code, which must not find the lock taken.
-        drop(value);
-        match before {
-            Value::Ready(outcome) => Poll::Ready(outcome),
-            Value::Awaited(_) | Value::Taken | Value::Unwanted => Poll::Pending,
+        if let Some(outcome) = self.slot.take() {
+            return Poll::Ready(outcome);
         }
+        // Cloning and dropping a waker may run foreign code, which must not find the lock taken.
+        let waker = Value::Awaited(Some(cx.waker().clone()));
+        let before = self.slot.replace_unless_ready(waker);
+        drop(before);
+        self.slot.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        let value = std::mem::replace(&mut *lock(&self.slot.value), Value::Unwanted);
+        let value = self.slot.replace(Value::Unwanted);
         // Values are foreign code, which must not find the lock taken.
         drop(value);
     }
@@ -90,7 +85,7 @@ impl<T> Drop for Handle<T> {
 
 impl<T> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({} #{})", self.name, self.id)
+        write!(f, "Handle({} #{})", self.name(), self.id())
     }
 }
 
@@ -104,6 +99,7 @@ pub struct Cancelled {
 
 /// What a task and its handle share.
 pub(super) struct Slot<T> {
+    node: Node,
     value: Mutex<Value<T>>,
     personal: Personal,
 }
@@ -118,15 +114,43 @@ enum Value<T> {
 }
 
 impl<T> Slot<T> {
-    pub(super) fn new() -> Arc<Slot<T>> {
+    pub(super) fn new(node: Node) -> Arc<Slot<T>> {
         Arc::new(Slot {
+            node,
             value: Mutex::new(Value::Awaited(None)),
             personal: Personal::default(),
         })
     }
 
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
     pub(super) fn personal(&self) -> &Personal {
         &self.personal
+    }
+
+    fn take(&self) -> Option<Result<T, Cancelled>> {
+        let mut value = lock(&self.value);
+        match std::mem::replace(&mut *value, Value::Taken) {
+            Value::Ready(outcome) => Some(outcome),
+            other => {
+                *value = other;
+                None
+            }
+        }
+    }
+
+    fn replace(&self, new: Value<T>) -> Value<T> {
+        std::mem::replace(&mut *lock(&self.value), new)
+    }
+
+    /// Puts a waker in the place of another; gives it back if nothing will wake it any more.
+    fn replace_unless_ready(&self, waker: Value<T>) -> Value<T> {
+        match &mut *lock(&self.value) {
+            value @ Value::Awaited(_) => std::mem::replace(value, waker),
+            _ => waker,
+        }
     }
 
     /// Gives the outcome to the handle, or back if that is gone.
@@ -146,10 +170,15 @@ impl<T> Slot<T> {
 
 /// A slot of whatever type.
 pub(super) trait Own: Send + Sync {
+    fn node(&self) -> &Node;
     fn personal(&self) -> &Personal;
 }
 
 impl<T: Send> Own for Slot<T> {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
     fn personal(&self) -> &Personal {
         &self.personal
     }

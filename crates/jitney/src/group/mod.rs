@@ -28,14 +28,33 @@
 //! |---|---|---|
 //! | a task fails, [`Policy::CancelSiblings`] | cancelled: `SiblingFailed` | every failure |
 //! | a task fails, [`Policy::Isolate`] | go on | every failure, when all are done |
+//! | a task succeeds, [`Policy::FirstSuccess`] | cancelled: `SiblingSucceeded`; the body goes on | the body's value |
 //! | the body fails | cancelled: `SiblingFailed` | every failure |
 //! | the deadline passes | cancelled: `Deadline` | `TimedOut` for each one cut off |
 //! | something around the scope is cancelled | cancelled, same cause | `Cancelled` for each one cut off |
 //! | the group's own [`cancel`](Group::cancel) | cancelled, that cause | the body's value, if it gave one |
+//! | a task's own [`cancel`](Handle::cancel) | go on | as if that task had not been |
+//! | what is on the exit stack fails or is late | have ended already | `Cleanup`, beside every other failure |
+//! | a task of a scope inside that was dropped fails | go on | that failure, when all are done |
 //!
 //! To be cancelled is to be asked first and dropped later: a task sees its [`Cancel`](crate::Cancel) at once, and its
 //! future is dropped after the [`grace`](Scope::grace), which is zero by default. Code that blocks its thread can only be
 //! asked, and the scope waits for it.
+//!
+//! What must happen at the end goes on the exit stack, with [`Group::defer`] and [`Group::enter`]: it runs last in, first out,
+//! when every task has ended, however the scope ends, and nothing cancels it.
+//!
+//! Tasks run on their own, perhaps on other threads, so they cannot borrow from the body:
+//!
+//! ```compile_fail,E0373
+//! # async fn borrows() {
+//! let list = vec![1, 2, 3];
+//! let length = jitney::scope(async |group: jitney::Group<String>| {
+//!     group.spawn(async { Ok(list.len()) }).await.map_err(|error| error.to_string())
+//! });
+//! # length.await.unwrap();
+//! # }
+//! ```
 //!
 //! Tasks run on tokio, and a scope must be run on a tokio runtime; with deadlines or grace, on one whose timer is enabled.
 
@@ -44,6 +63,8 @@ mod core;
 mod error;
 mod exits;
 mod handle;
+#[cfg(all(test, feature = "model-check"))]
+mod interleavings;
 mod lease;
 mod scope;
 mod spawn;
@@ -56,4 +77,5 @@ pub use error::{
 pub use handle::{Cancelled, Handle};
 pub use scope::{Policy, Scope, scope};
 pub use spawn::{Group, NotReady, Ready};
+pub(crate) use task::message as panic_message;
 pub use timeout::{move_on_after, shield, timeout};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::context::{CONTEXT, Context};
+use super::context::{CONTEXT, Context, Holder};
 use super::core::Core;
 use super::exits::Exit;
 use super::handle::{Cancelled, Handle, Slot};
@@ -298,22 +298,21 @@ impl<E: Send + 'static> Group<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        let slot = Slot::new();
-        let name = self.name_or("task");
+        let name = self.name.as_ref().unwrap_or(&self.core.task_name);
+        let slot = Slot::new(self.core.node.child_at(name.clone(), site));
+        let handle = Handle::new(slot.clone());
         let Some(member) = Member::join(&self.core, place) else {
+            slot.node().leave();
             let cause = self.core.cancel().cause().unwrap_or(Cause::ParentGone);
             drop(slot.fill(Err(Cancelled { cause })));
-            return Handle::new(slot, self.core.node.id(), name);
+            return handle;
         };
-        let node = self.core.node.child_at(name.clone(), site);
-        let handle = Handle::new(slot.clone(), node.id(), name);
         let context = Context {
             scope: self.core.part(place).clone(),
-            node: Some(node.clone()),
-            own: Some(slot.clone()),
+            holder: Holder::Task(slot.clone()),
         };
         let work = Work::new(CONTEXT.scope(context, future), permit);
-        let debt = Debt { slot, node, member };
+        let debt = Debt { slot, member };
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that gives tasks an owner"
@@ -329,16 +328,12 @@ impl<E: Send + 'static> Group<E> {
         site: &'static Location<'static>,
     ) {
         let refused = self.core.exits.push(Exit {
-            name: self.name_or("cleanup"),
+            name: self.name.clone().unwrap_or_else(|| Arc::from("cleanup")),
             site,
             limit,
             cleanup: Box::pin(cleanup),
         });
         drop(refused);
-    }
-
-    fn name_or(&self, default: &str) -> Arc<str> {
-        self.name.clone().unwrap_or_else(|| Arc::from(default))
     }
 }
 

@@ -231,7 +231,6 @@ where
 /// What a task owes when it has ended.
 pub(super) struct Debt<T> {
     pub(super) slot: Arc<Slot<T>>,
-    pub(super) node: Node,
     /// Goes last, and with it the place in the lease.
     pub(super) member: Member,
 }
@@ -240,7 +239,7 @@ impl<T> Debt<T> {
     fn care(&self) -> Care<'_> {
         Care {
             scope: self.member.core.part(self.member.place),
-            node: &self.node,
+            node: self.slot.node(),
             grace: self.member.core.grace,
             personal: Some(self.slot.personal()),
         }
@@ -249,11 +248,10 @@ impl<T> Debt<T> {
     /// The order matters. A failure is kept, and the siblings are cancelled, before the permit lets the next task start.
     /// The place in the lease goes last, because it may wake the scope, which must find everything else done.
     fn pay<E: Send + 'static>(self, ended: Ended<Result<T, E>>, permit: Permit) {
-        let Debt { slot, node, member } = self;
-        let outcome = member.core.settle_task(&node, ended);
+        let Debt { slot, member } = self;
+        let outcome = member.core.settle_task(slot.node(), ended);
         drop(permit);
-        node.leave();
-        drop(node);
+        slot.node().leave();
         // A value that nobody wants comes back, and is dropped before the task counts as ended.
         drop(slot.fill(outcome.map_err(|cause| Cancelled { cause })));
         drop(slot);
@@ -263,8 +261,9 @@ impl<T> Debt<T> {
     fn abandon(self) {
         const CAUSE: Cause = Cause::Shutdown;
         let kind = FailureKind::Cancelled(CAUSE);
-        self.member.core.record(&self.node, kind);
-        self.node.leave();
+        let node = self.slot.node();
+        self.member.core.record(node, kind);
+        node.leave();
         drop(self.slot.fill(Err(Cancelled { cause: CAUSE })));
     }
 }
@@ -292,7 +291,7 @@ impl Drop for Member {
 }
 
 /// What a panic said.
-pub(super) fn message(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     let text = match payload.downcast_ref::<&'static str>() {
         Some(text) => text,
         None => payload

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::context::{CONTEXT, Context, Shield, Surroundings};
+use super::context::{CONTEXT, Context, Holder, Shield, Surroundings};
 use super::core::below;
 use super::lease::Place;
 use crate::cancel::{Cancel, Cause};
 use crate::deadline::{Deadline, Elapsed, Limit};
+use crate::tree::Node;
 
 /// Waits for a future until a deadline, or for a length of time that begins now.
 ///
@@ -143,7 +144,7 @@ pub(super) async fn enforce<F: Future>(
     let open = Open::new(bound, outer.as_ref(), &limit);
     let outcome = {
         let _shield = (bound == Bound::Shield).then(|| Shield::raise(outer.clone()));
-        let mut work = pin!(CONTEXT.scope(open.context(outer), future));
+        let mut work = pin!(CONTEXT.scope(open.context(), future));
         // A future that uses up its budget in every poll must not keep the alarm from being heard.
         let alarm = tokio::time::sleep_until(limit.deadline.into());
         let mut alarm = pin!(tokio::task::unconstrained(alarm));
@@ -155,7 +156,7 @@ pub(super) async fn enforce<F: Future>(
                 return Poll::Pending;
             }
             open.around.cancel.cancel(Cause::Deadline);
-            Poll::Ready(Err(limit.elapsed(None)))
+            Poll::Ready(Err(limit.elapsed(open.stuck())))
         })
         .await
     };
@@ -166,8 +167,8 @@ pub(super) async fn enforce<F: Future>(
 /// Ends a time limit however its future ends.
 struct Open {
     around: Arc<Surroundings>,
-    /// As which member of the surroundings the future runs.
-    member: Option<u64>,
+    /// As what the future runs there.
+    holder: Holder,
 }
 
 impl Open {
@@ -177,21 +178,31 @@ impl Open {
             Bound::Shield => Cancel::with_limit(Some(limit.clone())),
         };
         Open {
-            around: Arc::new(Surroundings::of_limit(outer, cancel)),
-            member: outer.and_then(Context::member),
+            around: Arc::new(Surroundings::of_limit(outer, cancel)).opened(),
+            holder: outer
+                .and_then(|outer| outer.node().cloned())
+                .map_or(Holder::Nobody, Holder::Place),
         }
     }
 
-    fn context(&self, outer: Option<Context>) -> Context {
+    fn context(&self) -> Context {
         Context {
             scope: self.around.clone(),
-            node: outer.and_then(|outer| outer.node),
-            own: None,
+            holder: self.holder.clone(),
         }
+    }
+
+    /// Where the future is, as far as scopes tell: the one it is in, and those it has opened.
+    fn stuck(&self) -> Option<Arc<str>> {
+        let mut names = self.around.names_inside();
+        if let Holder::Place(node) = &self.holder {
+            names.insert(0, node.shared_name());
+        }
+        (!names.is_empty()).then(|| Arc::from(names.join(" > ")))
     }
 
     fn is_shielded(&self) -> bool {
-        self.around.is_shielded(self.member)
+        self.around.is_shielded(self.holder.node().map(Node::id))
     }
 }
 

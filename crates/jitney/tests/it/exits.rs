@@ -283,7 +283,8 @@ async fn a_scope_opened_while_cleaning_up_is_waited_for_too() {
                 let inner = Scope::named("inner").run(async move |inner: Group<Text>| {
                     drop(inner.spawn(async move {
                         tokio::time::sleep(Duration::from_secs(1)).await;
-                        Ok(note(&log, "inner"))
+                        note(&log, "inner");
+                        Ok(())
                     }));
                     Ok(())
                 });

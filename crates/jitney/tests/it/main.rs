@@ -6,15 +6,23 @@
     reason = "a test fails by panicking"
 )]
 
+mod background;
 mod batch;
 mod batch_terms;
 mod cancel;
+mod compared;
 mod defects;
 mod exits;
+mod gather;
 mod group;
 mod kit;
 mod orphans;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
+mod race;
 mod random;
+mod retry;
 mod support;
+mod timeout;
 mod tree;
 mod watch;

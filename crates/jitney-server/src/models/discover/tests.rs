@@ -38,6 +38,9 @@ fn found(disk: &TempDir, sources: &[&str]) -> Result<Vec<(String, String, String
                 Ok(plan) => match plan.file {
                     ModelFile::Onnx(path) => path.display().to_string(),
                     ModelFile::Echo(text) => text,
+                    ModelFile::Python { file, class } => {
+                        format!("{}:{}", file.display(), class.unwrap_or_default())
+                    }
                 },
                 Err(why) => format!("FAILED {why}"),
             };
@@ -72,14 +75,43 @@ fn files_and_fakes() {
     check(&[], &["none.onnx"], &[("none", "1", "DISK/none.onnx")]);
     check(&[], &["echo"], &[("echo", "1", "echo")]);
     check(&[], &["e=echo:FP32[2]"], &[("e", "1", "echo:FP32[2]")]);
+    check(&files, &["m.py:Digits"], &[("m", "1", "DISK/m.py:Digits")]);
+    check(&files, &["x=m.py"], &[("x", "1", "DISK/m.py:")]);
+}
+
+#[test]
+fn python_models_in_folders() {
     check(
-        &files,
-        &["m.py:Digits"],
-        &[(
-            "m",
-            "1",
-            "FAILED DISK/m.py:Digits: Python models are not part of this build yet\n  hint: export the model to ONNX and serve FILE.onnx",
-        )],
+        &[
+            ("models/a/model.py", ""),
+            ("models/a/model.toml", "class = \"Net\""),
+            ("models/b/net.py", ""),
+            ("models/b/model.toml", "file = \"net.py\""),
+            ("models/c/3/model.py", ""),
+            ("models/d/model.onnx", ""),
+            ("models/d/model.py", ""),
+            ("models/e/model.onnx", ""),
+            ("models/e/model.toml", "class = \"Net\""),
+            ("models/f/model.py", ""),
+            ("models/f/model.toml", "class = \"a.b\""),
+        ],
+        &["models"],
+        &[
+            ("a", "1", "DISK/models/a/model.py:Net"),
+            ("b", "1", "DISK/models/b/net.py:"),
+            ("c", "3", "DISK/models/c/3/model.py:"),
+            ("d", "1", "DISK/models/d/model.onnx"),
+            (
+                "e",
+                "1",
+                "FAILED class is for Python models, but the model is DISK/models/e/model.onnx",
+            ),
+            (
+                "f",
+                "1",
+                "FAILED DISK/models/f/model.toml: class must be the name of a class in the model's file, but is \"a.b\"",
+            ),
+        ],
     );
 }
 
@@ -189,11 +221,7 @@ fn a_repository() {
         &[
             ("a", "1", "DISK/models/a/model.onnx"),
             ("b", "1", "DISK/models/b/1/model.onnx"),
-            (
-                "b",
-                "2",
-                "FAILED DISK/models/b/2/model.py: Python models are not part of this build yet\n  hint: export the model to ONNX and serve FILE.onnx",
-            ),
+            ("b", "2", "DISK/models/b/2/model.py:"),
             (
                 "bad",
                 "1",
@@ -203,7 +231,7 @@ fn a_repository() {
             (
                 "empty",
                 "1",
-                "FAILED DISK/models/empty: expected model.toml, model.onnx, or models' folders as in NAME/VERSION/model.onnx, found none of them",
+                "FAILED DISK/models/empty: expected model.toml, model.onnx, model.py, or models' folders as in NAME/VERSION/model.onnx, found none of them",
             ),
         ],
     );
@@ -211,7 +239,7 @@ fn a_repository() {
 
 #[test]
 fn what_is_no_model_fails_alone() {
-    let none = "expected model.toml, model.onnx, or models' folders as in NAME/VERSION/model.onnx, found none of them";
+    let none = "expected model.toml, model.onnx, model.py, or models' folders as in NAME/VERSION/model.onnx, found none of them";
     let other =
         "expected FILE.onnx, FILE.py:Class, a model's folder or a repository, got another file";
     check(

@@ -9,6 +9,7 @@ const QUICK: Effort = Effort {
     runs: 2,
     budget: Duration::from_millis(50),
     compare_rows: false,
+    trusting: false,
 };
 
 #[test]
@@ -125,6 +126,36 @@ fn batches_too_large_to_make_up_say_nothing_about_joining_rows() {
     let measured: Vec<usize> = warmth.costs.iter().map(|(rows, _)| *rows).collect();
     assert_eq!((measured, warmth.apart), (vec![1, 2], None));
 }
+
+#[test]
+fn a_trusted_model_is_measured_and_never_judged() {
+    let effort = Effort {
+        trusting: true,
+        ..QUICK
+    };
+    let shape = [Dim::Any, Dim::Fixed(2)];
+    // What it accepts, and the batch sizes that were measured.
+    let table: [Trusted; 3] = [
+        (|_| Ok(()), &[1, 2]),
+        (|_| refuse("zeros make no sense"), &[]),
+        (
+            |shape| if shape[0] > 1 { refuse("no") } else { Ok(()) },
+            &[1],
+        ),
+    ];
+    for (accepts, expected) in table {
+        let probe = Probe::accepting(DataType::Fp32, &shape, BatchAxis::Free, accepts);
+        let warmth = warm_up(&probe, &[1, 2], effort).unwrap();
+        let measured: Vec<usize> = warmth.costs.iter().map(|(rows, _)| *rows).collect();
+        assert_eq!(measured, expected);
+        assert_eq!(
+            (warmth.apart, warmth.skipped, warmth.guess),
+            (None, None, None)
+        );
+    }
+}
+
+type Trusted = (fn(&[usize]) -> Result<(), RunError>, &'static [usize]);
 
 #[test]
 fn a_slow_model_is_not_measured_for_ever() {

@@ -10,7 +10,7 @@ use prometheus_client::registry;
 
 use super::histogram::{self, Observed};
 use super::names::{self, Metric, Unit};
-use super::{Cause, ModelMetrics, ModelReading, Phase, Route, Shared, lock};
+use super::{Cause, ModelMetrics, ModelReading, Phase, Reload, Route, Shared, WorkerReading, lock};
 
 pub(super) struct Scrape(pub(super) Arc<Shared>);
 
@@ -93,6 +93,21 @@ impl Page<'_, '_> {
                 count(&mut family.encode_family(&labels)?, refused)?;
             }
             Ok(())
+        })?;
+        self.family(&names::ITEMS_QUARANTINED, |family| {
+            for model in models {
+                let quarantined = model.quarantined.get();
+                count(&mut family.encode_family(&model.labels())?, quarantined)?;
+            }
+            Ok(())
+        })?;
+        self.family(&names::RELOADS, |family| {
+            for (model, outcome) in pairs(models, &Reload::ALL) {
+                let labels = model.labels_and("outcome", outcome.word());
+                let reloads = model.reloads[*outcome as usize].get();
+                count(&mut family.encode_family(&labels)?, reloads)?;
+            }
+            Ok(())
         })
     }
 
@@ -110,7 +125,41 @@ impl Page<'_, '_> {
         self.items(readings)?;
         self.batches(readings)?;
         self.gauge(&names::INSTANCES, readings, |stats| stats.instances as f64)?;
-        self.counter(&names::INSTANCES_REPLACED, readings, |stats| stats.replaced)
+        self.counter(&names::INSTANCES_REPLACED, readings, |stats| stats.replaced)?;
+        self.workers(readings)
+    }
+
+    fn workers(&mut self, readings: &[ModelReading]) -> fmt::Result {
+        let alive =
+            |workers: &[WorkerReading]| workers.iter().filter(|worker| worker.alive).count();
+        let resident = |workers: &[WorkerReading]| -> u64 {
+            workers.iter().filter_map(|worker| worker.resident).sum()
+        };
+        self.family(&names::WORKERS, |family| {
+            for reading in with_workers(readings) {
+                let alive = alive(&reading.workers) as f64;
+                family
+                    .encode_family(&reading.labels())?
+                    .encode_gauge(&alive)?;
+            }
+            Ok(())
+        })?;
+        self.family(&names::WORKERS_RESTARTED, |family| {
+            for reading in with_workers(readings) {
+                let restarts = reading.workers.iter().map(|worker| worker.restarts).sum();
+                count(&mut family.encode_family(&reading.labels())?, restarts)?;
+            }
+            Ok(())
+        })?;
+        self.family(&names::WORKERS_RESIDENT, |family| {
+            for reading in with_workers(readings) {
+                let resident = resident(&reading.workers) as f64;
+                family
+                    .encode_family(&reading.labels())?
+                    .encode_gauge(&resident)?;
+            }
+            Ok(())
+        })
     }
 
     fn items(&mut self, readings: &[ModelReading]) -> fmt::Result {
@@ -267,6 +316,11 @@ fn with_stats(readings: &[ModelReading]) -> impl Iterator<Item = (Labels<'_>, &S
     readings
         .iter()
         .filter_map(|reading| Some((reading.labels(), reading.stats.as_ref()?)))
+}
+
+fn with_workers(readings: &[ModelReading]) -> impl Iterator<Item = &ModelReading> {
+    let runs_elsewhere = |reading: &&ModelReading| !reading.workers.is_empty();
+    readings.iter().filter(runs_elsewhere)
 }
 
 fn pairs<'a, A, B>(left: &'a [A], right: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {

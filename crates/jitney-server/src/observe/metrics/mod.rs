@@ -48,6 +48,8 @@ pub struct ModelMetrics {
     /// Few enough to be searched one by one, and only failures come here.
     unanswered: Mutex<Vec<Unanswered>>,
     refused: [Counter; Cause::ALL.len()],
+    quarantined: Counter,
+    reloads: [Counter; Reload::ALL.len()],
     total: Histogram,
     phases: [Histogram; Phase::ALL.len()],
 }
@@ -117,6 +119,28 @@ pub struct ModelReading {
     pub ready: bool,
     /// Its batcher's counts, where it has one.
     pub stats: Option<Stats>,
+    /// The processes that run it, where it runs in others than this one.
+    pub workers: Vec<WorkerReading>,
+}
+
+/// The state of a model's process at the moment of a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerReading {
+    /// Whether there is a process.
+    pub alive: bool,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Its resident memory in bytes, where known.
+    pub resident: Option<u64>,
+}
+
+/// What became of loading a model again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// It took the place of the one before.
+    Ok,
+    /// It could not be loaded, and the one before went on.
+    Failed,
 }
 
 /// A number that only grows.
@@ -255,6 +279,16 @@ impl ModelMetrics {
         self.refused[Cause::of(refused) as usize].add(1);
     }
 
+    /// Records an item that was not run because the same input had crashed the model or made it hang.
+    pub(crate) fn quarantined(&self) {
+        self.quarantined.add(1);
+    }
+
+    /// Records that the model was loaded again, or could not be.
+    pub(crate) fn reloaded(&self, outcome: Reload) {
+        self.reloads[outcome as usize].add(1);
+    }
+
     fn new(model: &str, version: &str) -> ModelMetrics {
         ModelMetrics {
             model: model.to_owned(),
@@ -262,6 +296,8 @@ impl ModelMetrics {
             answered: Default::default(),
             unanswered: Mutex::default(),
             refused: Default::default(),
+            quarantined: Counter::default(),
+            reloads: Default::default(),
             total: Histogram::default(),
             phases: Default::default(),
         }
@@ -329,6 +365,18 @@ impl Phase {
             Phase::Hold => "hold",
             Phase::Run => "run",
             Phase::Encode => "encode",
+        }
+    }
+}
+
+impl Reload {
+    const ALL: [Reload; 2] = [Reload::Ok, Reload::Failed];
+
+    /// The label's value.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Reload::Ok => "ok",
+            Reload::Failed => "failed",
         }
     }
 }

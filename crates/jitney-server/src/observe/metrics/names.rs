@@ -15,6 +15,8 @@ pub enum Unit {
     Batches,
     Instances,
     Connections,
+    Workers,
+    Reloads,
     /// 1 for yes and 0 for no.
     Ready,
     /// A constant 1 whose labels carry the information.
@@ -34,6 +36,8 @@ impl Unit {
             Unit::Batches => "batches",
             Unit::Instances => "instances",
             Unit::Connections => "connections",
+            Unit::Workers => "workers",
+            Unit::Reloads => "reloads",
             Unit::Ready => "ready",
             Unit::Build => "build",
         }
@@ -90,6 +94,8 @@ metrics! {
         "Time from the first byte of a request's body to the last byte of its answer being ready, for requests answered with a prediction";
     PHASE_SECONDS = "jitney_request_phase_seconds", Seconds, HISTOGRAM, &["model", "version", "phase"],
         "Where the time of answered requests went: decode, queue (no instance was free), hold (the door was open for others), run, encode";
+    RELOADS = "jitney_model_reloads", Reloads, COUNTER, &["model", "version", "outcome"],
+        "Loads of the model after its files changed: ok, failed (the one before went on)";
     READY = "jitney_model_ready", Ready, GAUGE, MODEL,
         "1 while the model can be called, else 0";
     ITEMS_RECEIVED = "jitney_received_items", Items, COUNTER, MODEL,
@@ -98,6 +104,8 @@ metrics! {
         "Items by how they ended: ok, failed, refused, expired, cancelled; with those queued and running they add up to the received";
     ITEMS_REFUSED = "jitney_refused_items", Items, COUNTER, &["model", "version", "cause"],
         "Items that were refused at once, by cause: full, too_late, too_large, closed, failed";
+    ITEMS_QUARANTINED = "jitney_quarantined_items", Items, COUNTER, MODEL,
+        "Items that were answered without being run because the same input had crashed the model or made it hang";
     ITEMS_QUEUED = "jitney_queued_items", Items, GAUGE, MODEL,
         "Items that wait for an instance now";
     ITEMS_RUNNING = "jitney_running_items", Items, GAUGE, MODEL,
@@ -116,6 +124,12 @@ metrics! {
         "Instances of the model that are alive";
     INSTANCES_REPLACED = "jitney_replaced_instances", Instances, COUNTER, MODEL,
         "Instances that were replaced because they panicked or ran past the limit";
+    WORKERS = "jitney_workers", Workers, GAUGE, MODEL,
+        "Processes of the model that are alive; only of models that run in processes of their own";
+    WORKERS_RESTARTED = "jitney_restarted_workers", Workers, COUNTER, MODEL,
+        "Processes of the model that were started again: after a crash or a hang, or in their turn";
+    WORKERS_RESIDENT = "jitney_workers_resident_bytes", Bytes, GAUGE, MODEL,
+        "Resident memory of the model's processes, all together";
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ fn words_stand_at_their_own_place() {
     for (place, cause) in Cause::ALL.into_iter().enumerate() {
         assert_eq!(cause as usize, place, "{}", cause.word());
     }
+    for (place, reload) in Reload::ALL.into_iter().enumerate() {
+        assert_eq!(reload as usize, place, "{reload:?}");
+    }
 }
 
 #[test]
@@ -141,7 +144,31 @@ fn every_metric_on_the_page_is_in_the_table_and_the_reverse() {
     metrics
         .model("digits", "1")
         .request(Route::Infer, Ok(times(1)));
-    metrics.watch_models(|| vec![reading("digits", true, Some(stats()))]);
+    metrics.watch_models(|| {
+        let worker = WorkerReading {
+            alive: true,
+            restarts: 2,
+            resident: Some(100),
+        };
+        let lost = WorkerReading {
+            alive: false,
+            resident: None,
+            ..worker
+        };
+        vec![ModelReading {
+            workers: vec![worker, lost],
+            ..reading("digits", true, Some(stats()))
+        }]
+    });
+    let of_workers = [
+        ("jitney_workers", 1.0),
+        ("jitney_restarted_workers_total", 4.0),
+        ("jitney_workers_resident_bytes", 100.0),
+    ];
+    for (name, expected) in of_workers {
+        let sample = format!(r#"{name}{{model="digits",version="1"}}"#);
+        assert_eq!(samples(&metrics).get(&sample), Some(&expected), "{name}");
+    }
     let text = metrics.encode();
     let mut documented = HashMap::new();
     for metric in names::ALL {
@@ -212,6 +239,7 @@ fn reading(model: &str, ready: bool, stats: Option<Stats>) -> ModelReading {
         version: "1".to_owned(),
         ready,
         stats,
+        workers: Vec::new(),
     }
 }
 

@@ -1,0 +1,7 @@
+//! Models in Python, in real worker processes.
+
+mod batched;
+mod faults;
+mod loading;
+mod modes;
+mod support;

@@ -1,0 +1,206 @@
+//! Inputs that are not run again for a while, because they were found to crash the model or to make it hang.
+//!
+//! Each costs the model a process, so whoever sends one again and again would keep it from its work.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jitney_engine::Tensor;
+use jitney_engine::tensor::Data;
+
+/// How long an input stays.
+const TERM: Duration = Duration::from_secs(60);
+/// Most inputs at a time; beyond it the oldest is let go.
+const MOST: usize = 1024;
+
+/// What an input did to the model when it was run alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The process that ran it died, twice.
+    Crashes,
+    /// It ran past the limit.
+    Hangs,
+}
+
+/// The quarantine of one lane, as its threads share it.
+#[derive(Debug, Default)]
+pub(super) struct Ward {
+    quarantine: Mutex<Quarantine>,
+    /// Whether anything is in it: as long as nothing is, requests cost no look.
+    occupied: AtomicBool,
+}
+
+impl Ward {
+    /// Puts inputs into quarantine.
+    pub(super) fn put(&self, inputs: &[Tensor], verdict: Verdict) {
+        let mut quarantine = self.lock();
+        quarantine.put(inputs, verdict, Instant::now());
+        self.occupied.store(true, Ordering::Relaxed);
+    }
+
+    /// What these inputs did, while they are in quarantine, and for how long they still are.
+    pub(super) fn look_up(&self, inputs: &[Tensor]) -> Option<(Verdict, Duration)> {
+        if !self.occupied.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut quarantine = self.lock();
+        let found = quarantine.look_up(inputs, Instant::now());
+        self.occupied
+            .store(!quarantine.is_empty(), Ordering::Relaxed);
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Quarantine> {
+        // Nothing in there can panic half-way but a failing allocation, which ends the process.
+        self.quarantine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The inputs in quarantine, by fingerprint.
+#[derive(Debug, Default)]
+struct Quarantine {
+    /// Keyed by chance, so that nobody can make an input that looks like another.
+    keys: RandomState,
+    verdicts: HashMap<u64, Verdict>,
+    /// In the order in which they are let go.
+    until: VecDeque<(Instant, u64)>,
+}
+
+impl Quarantine {
+    /// Puts inputs into quarantine, from now on.
+    fn put(&mut self, inputs: &[Tensor], verdict: Verdict, now: Instant) {
+        self.release(now);
+        let fingerprint = self.fingerprint(inputs);
+        if self.verdicts.insert(fingerprint, verdict).is_some() {
+            return;
+        }
+        self.until.push_back((now + TERM, fingerprint));
+        if self.until.len() > MOST {
+            self.release_first();
+        }
+    }
+
+    /// What these inputs did, while they are in quarantine, and for how long they still are.
+    fn look_up(&mut self, inputs: &[Tensor], now: Instant) -> Option<(Verdict, Duration)> {
+        self.release(now);
+        if self.is_empty() {
+            return None;
+        }
+        let fingerprint = self.fingerprint(inputs);
+        let verdict = *self.verdicts.get(&fingerprint)?;
+        let (until, _) = self.until.iter().find(|(_, held)| *held == fingerprint)?;
+        Some((verdict, *until - now))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.until.is_empty()
+    }
+
+    fn release(&mut self, now: Instant) {
+        while self.until.front().is_some_and(|(until, _)| *until <= now) {
+            self.release_first();
+        }
+    }
+
+    fn release_first(&mut self) {
+        if let Some((_, fingerprint)) = self.until.pop_front() {
+            self.verdicts.remove(&fingerprint);
+        }
+    }
+
+    fn fingerprint(&self, inputs: &[Tensor]) -> u64 {
+        let parts: Vec<_> = inputs.iter().map(part).collect();
+        self.keys.hash_one(parts)
+    }
+}
+
+/// What makes a tensor the same as another. Slices bring their length, so that no two tensors run into each other.
+fn part(tensor: &Tensor) -> (&'static str, &[usize], Vec<&[u8]>) {
+    let bytes = match tensor.data() {
+        Data::Fixed(bytes) => vec![&**bytes],
+        Data::Elements(elements) => elements.iter().map(|element| &**element).collect(),
+    };
+    (tensor.datatype().name(), tensor.shape(), bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(text: &str) -> Vec<Tensor> {
+        let text = bytes::Bytes::copy_from_slice(text.as_bytes());
+        vec![Tensor::from_bytes([1], vec![text]).unwrap()]
+    }
+
+    #[test]
+    fn an_input_stays_for_its_term() {
+        let now = Instant::now();
+        let mut quarantine = Quarantine::default();
+        assert_eq!(quarantine.look_up(&item("a"), now), None);
+        quarantine.put(&item("a"), Verdict::Crashes, now);
+        let later = now + Duration::from_secs(10);
+        quarantine.put(&item("b"), Verdict::Hangs, later);
+        // Said again, it does not stay longer.
+        quarantine.put(&item("a"), Verdict::Crashes, later);
+        assert_eq!(
+            quarantine.look_up(&item("a"), later),
+            Some((Verdict::Crashes, TERM - Duration::from_secs(10)))
+        );
+        assert_eq!(
+            quarantine.look_up(&item("b"), later),
+            Some((Verdict::Hangs, TERM))
+        );
+        assert_eq!(quarantine.look_up(&item("c"), later), None);
+        assert_eq!(quarantine.look_up(&item("a"), now + TERM), None);
+        assert!(quarantine.look_up(&item("b"), now + TERM).is_some());
+        assert_eq!(quarantine.look_up(&item("b"), later + TERM), None);
+        assert!(quarantine.is_empty() && quarantine.verdicts.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let now = Instant::now();
+        let mut quarantine = Quarantine::default();
+        for n in 0..=MOST {
+            quarantine.put(&item(&n.to_string()), Verdict::Crashes, now);
+        }
+        assert_eq!(quarantine.verdicts.len(), MOST);
+        assert_eq!(quarantine.look_up(&item("0"), now), None);
+        assert!(quarantine.look_up(&item("1"), now).is_some());
+    }
+
+    #[test]
+    fn what_differs_in_anything_is_another_input() {
+        let now = Instant::now();
+        let floats = |shape: &[usize], values: &[f32]| {
+            vec![Tensor::from_f32(shape, values.to_vec()).unwrap()]
+        };
+        let words = |words: &[&'static str]| {
+            let elements = words.iter().map(|word| (*word).into()).collect();
+            vec![Tensor::from_bytes([words.len()], elements).unwrap()]
+        };
+        let integers = vec![Tensor::from_vec([1, 2], vec![0_u32, 0]).unwrap()];
+        let all = [
+            floats(&[1, 2], &[0.0, 0.0]),
+            floats(&[2, 1], &[0.0, 0.0]),
+            floats(&[1, 2], &[0.0, 1.0]),
+            integers,
+            words(&["ab", ""]),
+            words(&["a", "b"]),
+            [floats(&[1], &[0.0]), floats(&[1], &[0.0])].concat(),
+        ];
+        for (index, guilty) in all.iter().enumerate() {
+            let mut quarantine = Quarantine::default();
+            quarantine.put(guilty, Verdict::Hangs, now);
+            for (other, input) in all.iter().enumerate() {
+                let found = quarantine.look_up(input, now).is_some();
+                assert_eq!(found, index == other, "{index} and {other}");
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Worker processes: real ones, with real signals.
+
+mod faults;
+mod leaving;
+mod payloads;
+mod printing;
+mod starting;
+mod support;
+mod trouble;
