@@ -21,7 +21,10 @@ mod race;
 pub mod retry;
 pub mod stream;
 mod sync;
+#[cfg(feature = "test")]
+pub mod test;
 pub mod tree;
+pub mod watch;
 
 pub use background::{Background, Drained, Refusal, Refused};
 pub use cancel::{Cancel, Cause};
@@ -41,3 +44,12 @@ pub use queue::{Overflow, queue};
 pub use race::{first, first_ok, hedge};
 pub use retry::{Budget, Retry};
 pub use stream::{Chunks, Page, paginate, producer};
+
+/// The examples of the guide, run as tests.
+#[cfg(all(doctest, feature = "test"))]
+mod guide {
+    #[doc = include_str!("../../../docs/guide/choosing.md")]
+    struct Choosing;
+    #[doc = include_str!("../../../docs/guide/gotchas.md")]
+    struct Gotchas;
+}

@@ -131,7 +131,17 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "tree",
-                siblings: &["lock"],
+                siblings: &["cancel", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "watch",
+                siblings: &["tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "test",
+                siblings: &["batch", "clock", "group", "lock", "tree", "watch"],
                 foreign: &[],
             },
             Module {
