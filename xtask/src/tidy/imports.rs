@@ -69,7 +69,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "gather",
-                siblings: &["cancel", "group", "lock", "outcome", "tree"],
+                siblings: &["cancel", "deadline", "group", "lock", "outcome", "tree"],
                 foreign: &[],
             },
             Module {
