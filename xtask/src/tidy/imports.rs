@@ -96,7 +96,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "gather",
-                siblings: &["cancel", "group", "lock", "outcome", "tree"],
+                siblings: &["cancel", "deadline", "group", "lock", "outcome", "tree"],
                 foreign: &[],
             },
             Module {
