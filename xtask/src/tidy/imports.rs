@@ -199,8 +199,8 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "contract",
-                siblings: &["spec", "tensor"],
-                foreign: &[],
+                siblings: &["spec", "stack", "tensor"],
+                foreign: &["jitney"],
             },
             Module {
                 name: "stack",
