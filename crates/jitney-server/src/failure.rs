@@ -17,7 +17,7 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
-/// The stable codes. One row of [`Code::row`] each.
+/// The stable codes. One row of the table below each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the rows of the table below explain them")]
 pub enum Code {

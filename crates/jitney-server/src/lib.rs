@@ -1,6 +1,6 @@
 //! The jitney inference server as a library.
 //!
-//! Modules in the order a request travels: [`net`] accepts it, [`protocol`] decodes it into a [`call::Call`], [`admit`] lets it in,
+//! Modules in the order a request travels: `net` accepts it, [`protocol`] decodes it into a [`call::Call`], `admit` lets it in,
 //! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
 
 pub mod admin;
@@ -9,7 +9,7 @@ pub mod call;
 pub mod config;
 pub mod failure;
 pub mod models;
-pub mod net;
+mod net;
 pub mod observe;
 pub mod protocol;
 pub mod server;

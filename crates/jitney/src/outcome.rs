@@ -49,7 +49,8 @@ impl<T, E> Outcome<T, E> {
         }
     }
 
-    /// The value, or what went wrong in the words of a group.
+    /// The value, or what went wrong in the words of a group. What was late is cancelled by a deadline there, for an outcome does not
+    /// say which one.
     ///
     /// # Errors
     /// Everything that is not [`Outcome::Ok`].

@@ -63,13 +63,40 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "limiter",
+                siblings: &["deadline", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "offload",
+                siblings: &[
+                    "cancel", "deadline", "clock", "group", "limiter", "lock", "tree",
+                ],
+                foreign: &[],
+            },
+            Module {
+                name: "pool",
+                siblings: &["cancel", "deadline", "group", "limiter", "lock", "tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "queue",
+                siblings: &["deadline", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "stream",
+                siblings: &["cancel", "group"],
+                foreign: &[],
+            },
+            Module {
                 name: "outcome",
                 siblings: &["cancel", "group"],
                 foreign: &[],
             },
             Module {
                 name: "gather",
-                siblings: &["cancel", "group", "lock", "outcome", "tree"],
+                siblings: &["cancel", "deadline", "group", "lock", "outcome", "tree"],
                 foreign: &[],
             },
             Module {
@@ -104,7 +131,17 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "tree",
-                siblings: &["lock"],
+                siblings: &["cancel", "lock"],
+                foreign: &[],
+            },
+            Module {
+                name: "watch",
+                siblings: &["tree"],
+                foreign: &[],
+            },
+            Module {
+                name: "test",
+                siblings: &["batch", "clock", "group", "lock", "tree", "watch"],
                 foreign: &[],
             },
             Module {
@@ -162,8 +199,8 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "contract",
-                siblings: &["spec", "tensor"],
-                foreign: &[],
+                siblings: &["spec", "stack", "tensor"],
+                foreign: &["jitney"],
             },
             Module {
                 name: "stack",

@@ -9,7 +9,8 @@ use super::completed::AsCompleted;
 use super::settled::{NotEnough, Settled, Winner};
 use super::{Ahead, Gather, Inline, Parallel, Plan, Report, inline, parallel};
 use crate::cancel::Cause;
-use crate::group::{FAILURES_MAX, Failure, GroupError, TaskInfo};
+use crate::deadline::Limit;
+use crate::group::{FAILURES_MAX, Failure, FailureKind, GroupError, TaskInfo};
 use crate::outcome::Outcome;
 
 /// # Cancel safety
@@ -207,6 +208,19 @@ where
     }
 }
 
+impl Plan {
+    /// Says of an item that was late which deadline that was, if it was the gather's own and not one around it.
+    fn named_deadline<E>(&self, kind: FailureKind<E>) -> FailureKind<E> {
+        match (kind, self.deadline) {
+            (FailureKind::Cancelled(Cause::Deadline), Some(deadline)) => {
+                let limit = Limit::new(deadline, self.name.clone(), self.site);
+                FailureKind::TimedOut(Box::new(limit.elapsed(None)))
+            }
+            (kind, _) => kind,
+        }
+    }
+}
+
 /// The values, or everything that failed.
 struct All<T, E> {
     values: Vec<Option<T>>,
@@ -239,6 +253,7 @@ impl<T, E> All<T, E> {
             Outcome::Cancelled(_) if !self.failures.is_empty() => return ControlFlow::Break(()),
             outcome => outcome.into_result().err(),
         };
+        let kind = kind.map(|kind| plan.named_deadline(kind));
         let task = TaskInfo {
             name: Arc::from(format!("{}[{index}]", plan.name)),
             id: node,

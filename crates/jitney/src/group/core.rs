@@ -64,6 +64,7 @@ impl Core {
             None => Tree::at(settings.name, settings.site).root(),
         };
         let (cancel, alarm) = below(outer.as_ref(), limit);
+        node.obeys(&cancel);
         let around = Surroundings::of_scope(outer.as_ref(), cancel, &node, settings.on_orphan);
         let around = Arc::new(around).opened();
         let tasks = match settings.policy {

@@ -60,6 +60,7 @@
 
 mod context;
 mod core;
+mod errand;
 mod error;
 mod exits;
 mod handle;
@@ -71,6 +72,7 @@ mod spawn;
 mod task;
 mod timeout;
 
+pub(crate) use errand::{Errand, caught};
 pub use error::{
     FAILURES_MAX, Failure, FailureKind, GroupError, OrphanError, PANIC_MESSAGE_MAX, TaskInfo,
 };

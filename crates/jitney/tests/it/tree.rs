@@ -2,10 +2,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jitney::test::settle;
 use jitney::tree::{LABEL_MAX, NAME_MAX, Node, State, Tree};
-use jitney::{Group, Scope};
+use jitney::{Cause, Group, Scope};
 
-use crate::support::{Gate, outside, settle};
+use crate::support::{Gate, outside};
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_reads_as_an_indented_tree() {
@@ -16,6 +17,7 @@ async fn a_snapshot_reads_as_an_indented_tree() {
         async move {
             Scope::named("requests")
                 .under(&root)
+                .deadline(Duration::from_secs(10))
                 .run(async |group: Group<String>| {
                     let one = group.named("request");
                     drop(one.spawn(request(gate.clone())));
@@ -32,17 +34,17 @@ async fn a_snapshot_reads_as_an_indented_tree() {
         .snapshot()
         .to_string()
         .lines()
-        .map(without_site)
+        .map(without_site_and_busy)
         .collect();
     assert_eq!(
         text,
         [
             "server idle age=1.5s",
-            "  requests idle age=1.5s busy=0.0ns polls=1",
-            "    request [decode] idle age=1.5s busy=0.0ns polls=1",
-            "      model idle age=1.5s busy=0.0ns polls=1",
-            "    request [decode] idle age=1.5s busy=0.0ns polls=1",
-            "      model idle age=1.5s busy=0.0ns polls=1",
+            "  requests idle age=1.5s polls=1 deadline=8.5s",
+            "    request [decode] idle age=1.5s polls=1 deadline=8.5s",
+            "      model idle age=1.5s polls=1 deadline=8.5s",
+            "    request [decode] idle age=1.5s polls=1 deadline=8.5s",
+            "      model idle age=1.5s polls=1 deadline=8.5s",
         ]
     );
     assert!(
@@ -67,8 +69,92 @@ async fn request(gate: Gate) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn without_site(line: &str) -> String {
-    line.split(" at ").next().unwrap().to_owned()
+/// How long a poll takes is the machine's affair.
+fn without_site_and_busy(line: &str) -> String {
+    let line = line.split(" at ").next().unwrap();
+    let parts = line.split(' ').filter(|part| !part.starts_with("busy="));
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_program_reads_the_same_tree_as_json() {
+    let tree = Tree::new("quote \" and \\");
+    tree.root().label("a\u{1f}b ü");
+    let child = tree.root().child("child");
+    let text = tree.snapshot().json().to_string();
+    let nodes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (root, below) = (&nodes[0], &nodes[1]);
+    assert_eq!(root["name"], "quote \" and \\");
+    assert_eq!(root["label"], "a b ü");
+    assert_eq!(root["parent"], serde_json::Value::Null);
+    assert_eq!((&below["id"], &below["parent"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&below["state"], &below["polls"]),
+        (&"idle".into(), &0.into())
+    );
+    assert!(below["age"].is_f64() && below["running"].is_null());
+    assert!(below["file"].as_str().unwrap().ends_with("tree.rs"));
+    drop(child);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_task_says_why_and_so_do_those_below_it() {
+    let outcome = Scope::named("outer")
+        .grace(Duration::from_secs(5))
+        .run(async |group: Group<String>| {
+            let tree = group.node().tree();
+            drop(group.named("task").spawn(async {
+                let inner = Scope::named("inner").grace(Duration::from_secs(5));
+                let inner = inner.run(async |_: Group<String>| {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    Ok(())
+                });
+                inner.await.map_err(|error| error.to_string())
+            }));
+            settle().await;
+            assert!(
+                tree.snapshot()
+                    .nodes
+                    .iter()
+                    .all(|node| node.cancelled.is_none())
+            );
+            group.cancel(Cause::ClientGone);
+            settle().await;
+            let causes: Vec<_> = tree
+                .snapshot()
+                .nodes
+                .iter()
+                .map(|node| (node.name.to_string(), node.cancelled))
+                .collect();
+            let gone = Some(Cause::ClientGone);
+            let named = |name: &str| (name.to_owned(), gone);
+            assert_eq!(causes, [named("outer"), named("task"), named("inner")]);
+            let text = tree.snapshot().to_string();
+            assert!(text.contains("cancelling"), "{text}");
+            assert!(text.contains("cancelled=(the client went away)"), "{text}");
+            Ok(())
+        })
+        .await;
+    outcome.unwrap();
+}
+
+#[tokio::test]
+async fn the_time_of_many_polls_is_estimated_from_some() {
+    let tree = Tree::new("root");
+    let outcome = Scope::named("scope")
+        .under(&tree.root())
+        .run(async |_: Group<String>| {
+            for _ in 0..400 {
+                std::thread::sleep(Duration::from_micros(100));
+                tokio::task::yield_now().await;
+            }
+            let node = tree.snapshot().nodes.pop().unwrap();
+            assert_eq!(node.polls, 400);
+            assert!(node.busy > Duration::from_millis(38), "{:?}", node.busy);
+            Ok(())
+        })
+        .await;
+    outcome.unwrap();
 }
 
 #[test]
@@ -148,6 +234,7 @@ fn a_task_that_blocks_its_thread_is_seen_running() {
     assert_eq!((&*first.name, first.state), ("blocker", State::Running));
     let later = tree.snapshot().nodes.pop().unwrap();
     assert!(later.busy > first.busy, "the poll under way counts");
+    assert!(later.running > first.running, "and is told by itself");
     release.send(()).unwrap();
     runtime.block_on(task).unwrap().unwrap();
 }

@@ -16,18 +16,26 @@
 //! assert_eq!(tree.snapshot().nodes.len(), 2);
 //! ```
 
+mod registry;
+mod snapshot;
+mod threads;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use slab::Slab;
 use tokio::time::Instant;
 
+use self::registry::{NO_KEY, Registry};
+use self::snapshot::Now;
+pub use self::snapshot::{NodeInfo, Snapshot};
+pub(crate) use self::threads::Sight;
+pub use self::threads::ThreadInfo;
+use crate::cancel::Cancel;
 use crate::lock::lock;
 
 /// Longest name in bytes; longer ones are cut.
@@ -55,24 +63,46 @@ impl Tree {
 
     pub(crate) fn at(name: Arc<str>, site: &'static Location<'static>) -> Tree {
         Tree {
-            root: Node::enter(Arc::default(), None, name, site),
+            root: Node::enter(Registry::new(), None, name, site),
         }
     }
 
-    /// What is in the tree now. Costs time in proportion to it, and disturbs no task.
+    /// What is in the tree now. Costs time in proportion to it, and disturbs no task: a task that starts or ends at the same
+    /// moment waits for some microseconds at most.
     pub fn snapshot(&self) -> Snapshot {
-        let mut found = BTreeMap::new();
-        for node in self.root.entry.registry.live() {
-            // A node may have entered while the shard of its parent was already read: its parents come with it.
-            let mut next = Some(node);
-            while let Some(node) = next {
-                next = node.entry.parent.clone();
-                if found.insert(node.id(), node).is_some() {
-                    break;
-                }
-            }
-        }
-        Snapshot::of(&found)
+        Snapshot::of(self.registry())
+    }
+
+    /// What is above a node and the node itself, the root first; empty when it is not in the tree.
+    pub(crate) fn line(&self, id: u64) -> Vec<NodeInfo> {
+        let Some(node) = self.registry().find(id) else {
+            return Vec::new();
+        };
+        let now = Now::new();
+        let mut cancel = None;
+        let infos = node.line().into_iter().enumerate().map(|(depth, node)| {
+            cancel = node.entry.cancel.get().or(cancel);
+            node.info(depth, cancel, &now)
+        });
+        infos.collect()
+    }
+
+    /// From now until [`unwatch`](Tree::unwatch), threads say what they poll.
+    pub(crate) fn watch(&self) {
+        self.registry().threads.watch();
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.registry().threads.unwatch();
+    }
+
+    /// The threads that are polling a node of this tree.
+    pub(crate) fn polling(&self) -> Vec<Sight> {
+        self.registry().threads.polling()
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.root.entry.registry
     }
 }
 
@@ -107,8 +137,44 @@ impl Node {
         &self.entry.name
     }
 
+    /// The tree it is in.
+    ///
+    /// ```
+    /// use jitney::tree::Tree;
+    /// let models = Tree::new("server").root().child("models");
+    /// assert_eq!(models.tree().root().name(), "server");
+    /// ```
+    pub fn tree(&self) -> Tree {
+        let line = self.line();
+        Tree {
+            root: line
+                .first()
+                .map_or_else(|| self.clone(), |&root| root.clone()),
+        }
+    }
+
+    /// Runs `work`, which blocks this thread where that does no harm, such as inside of `tokio::task::block_in_place`: the
+    /// node is [`State::Blocking`] meanwhile, and no [`Watchdog`](crate::watch::Watchdog) reports it.
+    ///
+    /// ```
+    /// use jitney::tree::{State, Tree};
+    /// let node = Tree::new("server").root().child("export");
+    /// let state = node.blocking(|| node.tree().snapshot().nodes[1].state);
+    /// assert_eq!(state, State::Blocking);
+    /// ```
+    pub fn blocking<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _until_then = Blocking::begin(&self.entry);
+        work()
+    }
+
     pub(crate) fn child_at(&self, name: Arc<str>, site: &'static Location<'static>) -> Node {
-        Node::enter(self.entry.registry.clone(), Some(self.clone()), name, site)
+        let registry = self.entry.registry.clone();
+        Node::enter(registry, Some(self.clone()), name, site)
+    }
+
+    /// From now on it obeys this request to stop, as do the nodes below it that obey no other. The first one stays.
+    pub(crate) fn obeys(&self, cancel: &Cancel) {
+        self.entry.cancel.get_or_init(|| cancel.clone());
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
@@ -126,20 +192,28 @@ impl Node {
     /// Counts one poll and its time. The poll must not unwind.
     pub(crate) fn measure<R>(&self, poll: impl FnOnce() -> Poll<R>) -> Poll<R> {
         let entry = &*self.entry;
-        let begun = Instant::now();
-        entry
-            .begun_ns
-            .store(nanos(begun - entry.created), Ordering::Relaxed);
-        let before = entry.state.swap(State::Running as u8, Ordering::Relaxed);
-        let polled = poll();
-        entry.state.store(before, Ordering::Relaxed);
-        // Only the task itself writes these, so a load and a store do what a dearer read-modify-write would.
         let polls = entry.polls.load(Ordering::Relaxed) + 1;
-        entry.polls.store(polls, Ordering::Relaxed);
-        // The clock is most of the cost, so of many polls a sample is timed; a task that has ended leaves the tree.
+        // The clock is most of the cost, so of many polls a sample is timed.
         let stands_for = polls_timed(polls);
+        let begun = match stands_for {
+            0 => UNTIMED,
+            _ => entry.registry.now_ns(),
+        };
+        // Only the task itself writes these, so loads and stores do what dearer read-modify-writes would.
+        entry.begun_ns.store(begun, Ordering::Relaxed);
+        let before = entry.state.load(Ordering::Relaxed);
+        entry.state.store(State::Running as u8, Ordering::Relaxed);
+        let watched = entry.registry.threads.is_watched();
+        let outer = watched.then(|| threads::entered(&entry.registry, entry.id));
+        let polled = poll();
+        if let Some(outer) = outer {
+            threads::left(&entry.registry, outer);
+        }
+        entry.state.store(before, Ordering::Relaxed);
+        entry.polls.store(polls, Ordering::Relaxed);
+        // A task that has ended leaves the tree, so its last poll need not be timed.
         if stands_for > 0 && polled.is_pending() {
-            let sample = nanos(begun.elapsed()) * stands_for;
+            let sample = (entry.registry.now_ns() - begun) * stands_for;
             let busy_ns = entry.busy_ns.load(Ordering::Relaxed) + sample;
             entry.busy_ns.store(busy_ns, Ordering::Relaxed);
         }
@@ -165,24 +239,51 @@ impl Node {
         name: Arc<str>,
         site: &'static Location<'static>,
     ) -> Node {
-        let id = registry.next_id.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
-            id,
+            id: registry.next_id(),
             name,
             site,
             created: Instant::now(),
             parent,
+            cancel: OnceLock::new(),
             registry,
-            key: AtomicUsize::new(0),
+            key: AtomicUsize::new(NO_KEY),
             state: AtomicU8::new(State::Idle as u8),
             polls: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
-            begun_ns: AtomicU64::new(0),
+            begun_ns: AtomicU64::new(UNTIMED),
             label: Mutex::new(Cow::Borrowed("")),
         });
-        let key = lock(entry.registry.shard(id)).insert(Arc::downgrade(&entry));
-        entry.key.store(key, Ordering::Relaxed);
+        entry.registry.insert(&entry);
         Node { entry }
+    }
+}
+
+/// A node that blocks its thread on purpose, until this is dropped.
+struct Blocking<'a> {
+    entry: &'a Entry,
+    state: u8,
+    polled: Option<u64>,
+}
+
+impl Blocking<'_> {
+    fn begin(entry: &Entry) -> Blocking<'_> {
+        let blocking = State::Blocking as u8;
+        let watched = entry.registry.threads.is_watched();
+        Blocking {
+            entry,
+            state: entry.state.swap(blocking, Ordering::Relaxed),
+            polled: watched.then(|| threads::excused(&entry.registry)),
+        }
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        self.entry.state.store(self.state, Ordering::Relaxed);
+        if let Some(polled) = self.polled {
+            threads::left(&self.entry.registry, polled);
+        }
     }
 }
 
@@ -200,6 +301,8 @@ pub enum State {
     Idle,
     /// Being polled.
     Running,
+    /// Blocking a thread on purpose, where that does no harm.
+    Blocking,
     /// Asked to stop, and using its grace.
     Cancelling,
 }
@@ -209,82 +312,9 @@ impl State {
         match self {
             State::Idle => "idle",
             State::Running => "running",
+            State::Blocking => "blocking",
             State::Cancelling => "cancelling",
         }
-    }
-}
-
-/// A tree as it was at one moment. Its `Display` is an indented text, one node a line.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Every node, parents before their children, siblings by age, the oldest first.
-    pub nodes: Vec<NodeInfo>,
-}
-
-/// One node of a [`Snapshot`].
-#[derive(Clone, Debug)]
-pub struct NodeInfo {
-    /// Unique in the tree, and never used again.
-    pub id: u64,
-    /// The id of the node above; none for the root.
-    pub parent: Option<u64>,
-    /// Zero for the root.
-    pub depth: usize,
-    /// At most [`NAME_MAX`] bytes.
-    pub name: Arc<str>,
-    /// What it said it was doing, or empty. At most [`LABEL_MAX`] bytes.
-    pub label: Cow<'static, str>,
-    /// What it was doing.
-    pub state: State,
-    /// Where in the source it was started.
-    pub site: &'static Location<'static>,
-    /// Since when it is in the tree.
-    pub age: Duration,
-    /// How many times it was polled.
-    pub polls: u64,
-    /// Time spent being polled, the poll under way included; after the first polls an estimate from a sample of them.
-    pub busy: Duration,
-}
-
-impl Snapshot {
-    fn of(found: &BTreeMap<u64, Node>) -> Snapshot {
-        let mut children: BTreeMap<Option<u64>, Vec<&Node>> = BTreeMap::new();
-        for node in found.values().rev() {
-            children.entry(node.parent_id()).or_default().push(node);
-        }
-        let mut nodes = Vec::with_capacity(found.len());
-        let mut next: Vec<(usize, &Node)> = Vec::new();
-        let below = |id, children: &mut BTreeMap<_, _>| children.remove(&id).unwrap_or_default();
-        next.extend(below(None, &mut children).into_iter().map(|node| (0, node)));
-        while let Some((depth, node)) = next.pop() {
-            nodes.push(node.info(depth));
-            next.extend(
-                below(Some(node.id()), &mut children)
-                    .into_iter()
-                    .map(|node| (depth + 1, node)),
-            );
-        }
-        Snapshot { nodes }
-    }
-}
-
-impl fmt::Display for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.nodes.iter().try_for_each(|node| writeln!(f, "{node}"))
-    }
-}
-
-impl fmt::Display for NodeInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:indent$}{}", "", self.name, indent = 2 * self.depth)?;
-        if !self.label.is_empty() {
-            write!(f, " [{}]", self.label)?;
-        }
-        write!(f, " {} age={:.1?}", self.state.word(), self.age)?;
-        if self.polls > 0 {
-            write!(f, " busy={:.1?} polls={}", self.busy, self.polls)?;
-        }
-        write!(f, " at {}:{}", self.site.file(), self.site.line())
     }
 }
 
@@ -293,15 +323,23 @@ impl Node {
         self.entry.parent.as_ref().map(Node::id)
     }
 
-    fn info(&self, depth: usize) -> NodeInfo {
+    /// Those above it, the root first, and itself.
+    fn line(&self) -> Vec<&Node> {
+        let mut line: Vec<_> =
+            std::iter::successors(Some(self), |node| node.entry.parent.as_ref()).collect();
+        line.reverse();
+        line
+    }
+
+    fn info(&self, depth: usize, cancel: Option<&Cancel>, now: &Now) -> NodeInfo {
         let entry = &*self.entry;
-        let age = self.age();
         let state = entry.state();
-        let mut busy = Duration::from_nanos(entry.busy_ns.load(Ordering::Relaxed));
-        if state == State::Running {
-            let begun = Duration::from_nanos(entry.begun_ns.load(Ordering::Relaxed));
-            busy += age.saturating_sub(begun);
-        }
+        let begun = match state {
+            State::Running => entry.begun_ns.load(Ordering::Relaxed),
+            _ => UNTIMED,
+        };
+        let running = (begun != UNTIMED)
+            .then(|| Duration::from_nanos(entry.registry.now_ns().saturating_sub(begun)));
         NodeInfo {
             id: entry.id,
             parent: self.parent_id(),
@@ -309,10 +347,14 @@ impl Node {
             name: self.shared_name(),
             label: lock(&entry.label).clone(),
             state,
+            running,
             site: entry.site,
-            age,
+            age: now.since(entry.created),
             polls: entry.polls.load(Ordering::Relaxed),
-            busy,
+            busy: Duration::from_nanos(entry.busy_ns.load(Ordering::Relaxed))
+                + running.unwrap_or_default(),
+            deadline: now.deadline(cancel),
+            cancelled: cancel.and_then(Cancel::cause),
         }
     }
 }
@@ -324,35 +366,34 @@ struct Entry {
     site: &'static Location<'static>,
     created: Instant,
     parent: Option<Node>,
+    /// What it and the nodes below it obey, where that is another than above.
+    cancel: OnceLock<Cancel>,
     registry: Arc<Registry>,
     /// Where its shard has it.
     key: AtomicUsize,
     state: AtomicU8,
     polls: AtomicU64,
     busy_ns: AtomicU64,
-    /// When the last poll began, counted from `created`.
+    /// When the last poll began by the registry's time, or [`UNTIMED`].
     begun_ns: AtomicU64,
     label: Mutex<Cow<'static, str>>,
 }
+
+/// In the place of a time that was not taken.
+const UNTIMED: u64 = 0;
 
 impl Entry {
     fn state(&self) -> State {
         match self.state.load(Ordering::Relaxed) {
             state if state == State::Running as u8 => State::Running,
+            state if state == State::Blocking as u8 => State::Blocking,
             state if state == State::Cancelling as u8 => State::Cancelling,
             _ => State::Idle,
         }
     }
-}
 
-impl Entry {
-    /// Takes it out of its shard; does nothing the second time.
     fn leave(&self) {
-        let key = self.key.swap(NO_KEY, Ordering::Relaxed);
-        if key != NO_KEY {
-            let entry = lock(self.registry.shard(self.id)).try_remove(key);
-            drop(entry);
-        }
+        self.registry.remove(self.id, &self.key);
     }
 }
 
@@ -377,44 +418,6 @@ impl Drop for Entry {
     }
 }
 
-/// The key of an entry that has left its shard.
-const NO_KEY: usize = usize::MAX;
-
-/// All nodes of one tree, in shards so that tasks that start on different threads seldom meet.
-#[derive(Default)]
-struct Registry {
-    next_id: AtomicU64,
-    shards: [Shard; SHARDS],
-}
-
-const SHARDS: usize = 16;
-
-/// On cache lines of its own.
-#[derive(Default)]
-#[repr(align(128))]
-struct Shard(Mutex<Slab<Weak<Entry>>>);
-
-impl Registry {
-    fn shard(&self, id: u64) -> &Mutex<Slab<Weak<Entry>>> {
-        // The remainder is below 16, so nothing is lost.
-        &self.shards[(id % SHARDS as u64) as usize].0
-    }
-
-    /// The nodes alive now. They are handed out after the lock is gone, because the last clone of a node takes it.
-    fn live(&self) -> Vec<Node> {
-        let mut live = Vec::new();
-        for shard in &self.shards {
-            let shard = lock(&shard.0);
-            live.extend(shard.iter().filter_map(|(_, entry)| {
-                Some(Node {
-                    entry: entry.upgrade()?,
-                })
-            }));
-        }
-        live
-    }
-}
-
 /// A name as the tree keeps it: short, and on one line.
 pub(crate) fn bounded(name: &str) -> Arc<str> {
     clean(Cow::Borrowed(name), NAME_MAX).into()
@@ -428,8 +431,4 @@ fn clean(text: Cow<'_, str>, max: usize) -> Cow<'_, str> {
     }
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     Cow::Owned(text[..end].chars().map(printable).collect())
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
