@@ -50,6 +50,12 @@ def print_without_end():
     print("to standard error", file=sys.stderr)
 
 
+def wait_at_gate(item):
+    """Waits until the file of that name is there."""
+    while not (GATE / item["gate"]).exists():
+        time.sleep(0.005)
+
+
 def refuse(item):
     raise ValueError(f"told to raise by {item['id']}")
 
@@ -59,6 +65,7 @@ FAULTS = {
     "exit": lambda item: os._exit(3),
     "segfault": lambda item: ctypes.string_at(0),
     "raise": refuse,
+    "gate": wait_at_gate,
     "sleep": lambda item: time.sleep(item["s"]),
     "hang": lambda item: time.sleep(3600),
     # The engine of regular expressions holds the interpreter's lock, so no other thread of the process runs either.
@@ -74,7 +81,7 @@ FAULTS = {
 class Faulty:
     def predict_batch(self, items):
         for item in items:
-            note("ran", item["id"])
+            note("ran", item["id"], os.getpid())
         for item in items:
             FAULTS.get(item.get("do"), lambda item: None)(item)
         return self.results(items)
@@ -118,7 +125,7 @@ class Attentive:
 
     def predict_batch(self, items, context):
         for item in items:
-            note("ran", item["id"])
+            note("ran", item["id"], os.getpid())
         end = time.monotonic() + max(item.get("s", 0) for item in items)
         while time.monotonic() < end:
             if context.cancelled():
@@ -146,8 +153,7 @@ class Gated(Faulty):
 
     def __init__(self):
         note("loading", os.getpid())
-        while not (GATE / "open").exists():
-            time.sleep(0.01)
+        wait_at_gate({"gate": "open"})
 
 
 class Fragile(Faulty):
