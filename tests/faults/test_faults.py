@@ -82,14 +82,14 @@ def crashes(served):
     def quarantine():
         item = {"id": next(IDS), "do": "exit"}
         expect(served.run("faulty", item), 500, "worker_crashed")
-        # One death may be somebody else's fault: it takes two before the item is refused.
-        expect(served.run("faulty", item), 500, "worker_crashed")
+        wait_for(lambda: served.workers("faulty"), START_S)
         workers, ran = served.workers("faulty"), served.runs()[item["id"]]
         before = served.metrics().sum("jitney_quarantined_items_total", model="faulty")
         answer = served.run("faulty", item)
         expect(answer, 500, "worker_crashed", "was not run")
         assert answer.took_s < 1, answer.took_s
-        assert served.runs()[item["id"]] == ran <= 2, "an item in quarantine was run"
+        # One death may have been somebody else's fault: it takes two.
+        assert served.runs()[item["id"]] == ran == 2, "an item in quarantine was run"
         assert served.workers("faulty") == workers
         assert served.metrics().sum("jitney_quarantined_items_total", model="faulty") == before + 1
         expect_value(served.run("faulty", other := {"id": next(IDS), "do": "not"}), other)
@@ -109,7 +109,7 @@ def crashes(served):
     yield daemon_dies_with_its_worker
 
 
-@group("Faulty", "Once", flags=["--instances", "2"])
+@group("Faulty", "Once", flags={"--instances": "2"})
 def two_workers(served):
     def one_of_eight_kills_its_worker():
         """F02, with requests of others all the while."""
@@ -165,7 +165,7 @@ def two_workers(served):
     yield "killed in a batch, must not be run again", lambda: killed_in_a_batch("once", again=False)
 
 
-@group("Faulty", flags=["--run-limit-ms", "40"])
+@group("Faulty", flags={"--run-limit-ms": "40"})
 def small_limit(served):
     def restarts_take_longer_than_a_run_may():
         """Waiting for a worker is not running: whoever has time gets an answer."""
@@ -264,7 +264,7 @@ def answers(served):
         answer = served.run("faulty", {"id": next(IDS), "do": "nan"})
         assert strict(answer.body) == {"prediction": {"v": None}, "parameters": {"non_finite": 1}}, answer.body
         item = json.dumps({"id": next(IDS), "do": "nan"})
-        body = {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [item]}]}
+        body = {"inputs": [{"name": "item", "shape": [1], "datatype": "BYTES", "data": [item]}]}
         answer = served.ask("POST", "/v2/models/faulty/infer", json.dumps(body))
         output = strict(answer.body)["outputs"][0]
         assert strict(output["data"][0]) == {"v": None}, answer.body
@@ -300,28 +300,30 @@ def strict(text):
 def ten_thousand(served):
     def no_answer_is_anothers():
         """F13: one in two hundred has its result dropped from the middle of its batch, or raises."""
-        counts = [0] * 4
 
-        def ask(client_number):
-            wrong = 0
-            model = "faulty" if client_number % 4 else "onebyone"
+        def ask(number):
+            foreign, failed = 0, []
+            model = "faulty" if number % 4 else "onebyone"
             with Client(served.port, 60) as client:
-                for at in range(10_000 // 32 + 1):
+                for at in range(-(-10_000 // CLIENTS)):
                     item = {"id": next(IDS)}
-                    if at % 200 == client_number:
-                        item["do"] = ("drop", "raise", "add", "drop the last")[client_number % 4]
+                    if at % 200 == 7 * number:
+                        item["do"] = ("raise", "drop", "add", "drop the last")[number % 4]
                     client.send(request("POST", f"/predict/{model}", json.dumps(item)))
                     answer = client.answer()
                     assert answer is not None
-                    if "do" in item and answer.status != 200:
-                        assert answer.status == 500, answer.body
-                    else:
-                        wrong += answer.status != 200 or answer.json() != {"prediction": {"v": item["id"]}}
-            return wrong
+                    if answer.status == 200:
+                        foreign += answer.json() != {"prediction": {"v": item["id"]}}
+                    elif "do" not in item:
+                        failed.append(answer.body)
+            return foreign, failed
 
-        with ThreadPoolExecutor(32) as pool:
-            counts = list(pool.map(ask, range(32)))
-        assert sum(counts) == 0, f"{sum(counts)} answers of 10,000 were wrong"
+        CLIENTS = 24
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            told = list(pool.map(ask, range(CLIENTS)))
+        assert sum(foreign for foreign, _ in told) == 0, "some answers were others'"
+        failed = [body for _, failed in told for body in failed]
+        assert not failed, f"{len(failed)} innocents failed: {failed[:3]}"
 
     yield no_answer_is_anothers
 
@@ -472,7 +474,7 @@ def leaving(served):
 # Loads.
 
 
-@group("Fragile", "Faulty", flags=["--reload"])
+@group("Fragile", "Faulty", extra=["--reload"])
 def loading(served):
     def crash_at_load():
         """F05: the model fails, and nobody else; the starts become fewer."""
@@ -595,7 +597,7 @@ def terminated_under_load():
 
 def killed():
     """F35: with a process that has left its worker's group, and a batch that runs."""
-    with Watched("Faulty", "Stubborn", "Waiting", flags=["--instances", "2"]) as served:
+    with Watched("Faulty", "Stubborn", "Waiting", flags={"--instances": "2"}) as served:
         shared = set(os.listdir("/dev/shm"))
         for model in ("faulty", "stubborn"):
             expect_value(served.run(model, item := {"id": next(IDS), "do": "daemon"}), item)
@@ -618,7 +620,7 @@ def killed():
 
 def stubborn():
     """A model that ignores signals and does not return from `close` keeps the server no longer than it may drain."""
-    with Watched("Stubborn", flags=["--drain-ms", "2000"]) as served:
+    with Watched("Stubborn", flags={"--drain-ms": "2000"}) as served:
         expect_value(served.run("stubborn", item := {"id": next(IDS), "do": "daemon"}), item)
         os.kill(served.workers("stubborn")[0], signal.SIGTERM)
         expect_value(served.run("stubborn", item := {"id": next(IDS)}), item)
@@ -634,7 +636,7 @@ def stubborn():
 
 def ends_while_it_hangs():
     """A run that never ends is given up with the drain, and its worker killed."""
-    with Watched("Faulty", flags=["--run-limit-ms", "60000", "--drain-ms", "1000"]) as served:
+    with Watched("Faulty", flags={"--run-limit-ms": "60000", "--drain-ms": "1000"}) as served:
         running = served.begin("faulty", {"id": next(IDS), "do": "hang in C"})
         wait_for(lambda: served.gauge("running_items", "faulty") == 1, START_S)
         served.terminate()

@@ -1,5 +1,6 @@
 """A server with the faulty models under watch: what ran, which processes there are, and what is left over."""
 
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ class Watched(Served):
     """Serves classes of `faulty.py` by their names in small letters, beside an echo that must be well all the time. `settings` are the
     lines of each model's `model.toml`, by its class."""
 
-    def __init__(self, *classes, flags=(), settings=None, **options):
+    def __init__(self, *classes, flags=None, extra=(), settings=None, **options):
         self.place = tempfile.TemporaryDirectory(prefix="jitney-faults-")
         self.path = Path(self.place.name)
         self.ledger_path = self.path / "ledger"
@@ -40,9 +41,11 @@ class Watched(Served):
             lines = ['file = "faulty.py"', f'class = "{name}"', (settings or {}).get(name, "")]
             (folder / "model.toml").write_text("\n".join(lines) + "\n")
             sources.append(str(folder))
+        defaults = {"--max-batch": "8", "--run-limit-ms": "2000", "--drain-ms": "10000", **(flags or {})}
         super().__init__(
             [*sources, "echo:FP32[4]"],
-            *("--max-batch", "8", "--run-limit-ms", "2000", "--drain-ms", "10000", *flags),
+            *itertools.chain(*defaults.items()),
+            *extra,
             env={"FAULTS_LEDGER": str(self.ledger_path)},
             **options,
         )
