@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import struct
 import sys
 import threading
 import time
@@ -269,19 +268,9 @@ def answers(served):
         output = strict(answer.body)["outputs"][0]
         assert strict(output["data"][0]) == {"v": None}, answer.body
         assert output["parameters"]["non_finite"] == 1, answer.body
-        answer = served.run("typed", {"x": [0.5, 1]})
-        assert strict(answer.body) == {"prediction": {"y": [0.5, 1]}}, answer.body
-        bits = struct.pack("<4I", 0x7FC00001, 0xFF800000, 0x7F800000, 0x80000000)
-        head = {
-            "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
-            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
-        }
-        text = json.dumps(head).encode()
-        headers = [f"Inference-Header-Content-Length: {len(text)}"]
-        answer = served.ask(
-            "POST", "/v2/models/typed/infer", text + bits, headers, content_type="application/octet-stream"
-        )
-        assert answer.status == 200 and answer.body.endswith(bits), answer.body
+        answer = served.ask("POST", "/predict/typed", '{"x": [NaN, -Infinity]}')
+        expected = {"prediction": {"y": [None, None]}, "parameters": {"y": {"non_finite": 2}}}
+        assert strict(answer.body) == expected, answer.body
 
     yield one_raises
     yield typed_row_raises
@@ -299,7 +288,8 @@ def strict(text):
 @group("Faulty", "OneByOne")
 def ten_thousand(served):
     def no_answer_is_anothers():
-        """F13: one in two hundred has its result dropped from the middle of its batch, or raises."""
+        """F13: one in two hundred has its result dropped from the middle of its batch, or raises. A batch that lacks one result and has
+        another too many is as long as it should be, and nobody could tell."""
 
         def ask(number):
             foreign, failed = 0, []
@@ -308,7 +298,7 @@ def ten_thousand(served):
                 for at in range(-(-10_000 // CLIENTS)):
                     item = {"id": next(IDS)}
                     if at % 200 == 7 * number:
-                        item["do"] = ("raise", "drop", "add", "drop the last")[number % 4]
+                        item["do"] = ("raise", "drop", "drop the last", "none")[number % 4]
                     client.send(request("POST", f"/predict/{model}", json.dumps(item)))
                     answer = client.answer()
                     assert answer is not None
@@ -413,8 +403,22 @@ def leaving(served):
         expect_value(finish(stays), items[5])
         expect_value(served.run("faulty", last := {"id": next(IDS)}), last)
         runs = served.runs()
-        assert [runs[item["id"]] for item in items] == [at == 5 for at in range(24)]
+        # A full batch has been handed over ahead of time, and goes on for the sake of the one who stays.
+        assert [runs[item["id"]] for item in items[8:]] == [0] * 16, runs
+        assert runs[items[5]["id"]] == 1
         assert cancelled("faulty") == gone + 23
+
+    def all_of_them():
+        """L03: also those of the batch that was handed over ahead of time."""
+        items = fresh(24)
+        held, clients = served.send_behind("faulty", items, IDS)
+        for client in clients:
+            client.close()
+        time.sleep(0.1)
+        served.release(held)
+        expect_value(served.run("faulty", last := {"id": next(IDS)}), last)
+        runs = served.runs()
+        assert [runs[item["id"]] for item in items] == [0] * 24, runs
 
     def in_a_batch():
         gone = cancelled("faulty")
@@ -465,6 +469,7 @@ def leaving(served):
         assert served.runs()[item["id"]] == 0
 
     yield queued
+    yield all_of_them
     yield in_a_batch
     yield the_model_notices
     yield the_model_goes_on_for_those_who_stay
@@ -629,7 +634,7 @@ def stubborn():
         code = served.exit_code(within=30)
         seconds = time.monotonic() - begun
         assert served.noted("closing"), "it was not asked to close"
-        assert seconds < 4, f"it took {seconds:.1f} s"
+        assert seconds < 2 + START_S / 3, f"it took {seconds:.1f} s"
         assert code == 0, code
         wait_for(lambda: not served.marked(), 2, lambda: f"left: {served.marked()}")
 
@@ -642,7 +647,8 @@ def ends_while_it_hangs():
         served.terminate()
         begun = time.monotonic()
         served.exit_code(within=30)
-        assert time.monotonic() - begun < 3, f"it took {time.monotonic() - begun:.1f} s"
+        # The drain, and what connections and models are given after it.
+        assert time.monotonic() - begun < 1 + 3 + 1, f"it took {time.monotonic() - begun:.1f} s"
         running.close()
         wait_for(lambda: not served.marked(), 2, lambda: f"left: {served.marked()}")
 
