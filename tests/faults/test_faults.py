@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from watch import START_S, Client, Watched, Wellness, expect, expect_value, finish, request, took, wait_for
 
@@ -23,6 +24,8 @@ GROUPS = []
 # Numbers of items are never used twice, so that the ledger of a run tells them apart.
 IDS = itertools.count(1)
 AT_ONCE = 6
+CLIENTS = 24
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def group(*classes, **options):
@@ -308,7 +311,6 @@ def ten_thousand(served):
                         failed.append(answer.body)
             return foreign, failed
 
-        CLIENTS = 24
         with ThreadPoolExecutor(CLIENTS) as pool:
             told = list(pool.map(ask, range(CLIENTS)))
         assert sum(foreign for foreign, _ in told) == 0, "some answers were others'"
@@ -404,8 +406,8 @@ def leaving(served):
         expect_value(served.run("faulty", last := {"id": next(IDS)}), last)
         runs = served.runs()
         # A full batch has been handed over ahead of time, and goes on for the sake of the one who stays.
-        assert [runs[item["id"]] for item in items[8:]] == [0] * 16, runs
-        assert runs[items[5]["id"]] == 1
+        ran = [runs[item["id"]] for item in items]
+        assert ran[5] == 1 and sum(ran) <= 8, ran
         assert cancelled("faulty") == gone + 23
 
     def all_of_them():
@@ -525,9 +527,11 @@ def loading(served):
                 workers = served.workers("faulty")
                 source.write_text(source.read_text() + "\n# changed\n")
                 wait_for(
-                    lambda workers=workers: served.workers("faulty")
-                    and not set(workers) & set(served.workers("faulty"))
-                    and not set(workers) & set(served.marked()),
+                    lambda workers=workers: (
+                        served.workers("faulty")
+                        and not set(workers) & set(served.workers("faulty"))
+                        and not set(workers) & set(served.marked())
+                    ),
                     60,
                     lambda: "the workers were not replaced",
                 )
@@ -603,7 +607,7 @@ def terminated_under_load():
 def killed():
     """F35: with a process that has left its worker's group, and a batch that runs."""
     with Watched("Faulty", "Stubborn", "Waiting", flags={"--instances": "2"}) as served:
-        shared = set(os.listdir("/dev/shm"))
+        shared = set(SHARED_MEMORY.iterdir())
         for model in ("faulty", "stubborn"):
             expect_value(served.run(model, item := {"id": next(IDS), "do": "daemon"}), item)
         wait_for(lambda: len(served.noted("daemon")) == 2, START_S)
@@ -616,7 +620,7 @@ def killed():
         begun = time.monotonic()
         wait_for(lambda: not served.marked(), 10, lambda: f"left: {served.marked()}")
         assert time.monotonic() - begun < 2, f"they lived for {time.monotonic() - begun:.1f} s"
-        left = {name for name in set(os.listdir("/dev/shm")) - shared if "jitney" in name}
+        left = {path for path in set(SHARED_MEMORY.iterdir()) - shared if "jitney" in path.name}
         assert not left, left
         running.close()
         with Watched("Faulty", port=served.port) as again:
@@ -682,22 +686,26 @@ class Report:
             sys.stdout.flush()
 
     def run_group(self, name, classes, options, checks):
-        named = [check if isinstance(check, tuple) else (check.__name__, check) for check in checks(None)]
-        if not any(self.wants(f"{name}: {title}") for title, _ in named):
+        if not any(self.wants(title) for title, _ in titled(name, checks(None))):
             return
         with Watched(*classes, **options) as served:
             well = Wellness(served)
-            for check in checks(served):
-                title, run = check if isinstance(check, tuple) else (check.__name__, check)
-                title = f"{name}: {title}".replace("_", " ")
+            for title, run in titled(name, checks(served)):
                 if self.wants(title):
                     self.run(title, lambda run=run: (run(), well.check()))
+
+
+def titled(name, checks):
+    """The checks of a group with their titles."""
+    for check in checks:
+        title, run = check if isinstance(check, tuple) else (check.__name__, check)
+        yield f"{name}: {title}".replace("_", " "), run
 
 
 def main():
     started = time.monotonic()
     report = Report(sys.argv[1:])
-    jobs = [(name, lambda entry=entry: report.run_group(*entry)) for entry in GROUPS for name in [entry[0]]]
+    jobs = [(entry[0], lambda entry=entry: report.run_group(*entry)) for entry in GROUPS]
     for check in ALONE:
         title = check.__name__.replace("_", " ")
         if report.wants(title):

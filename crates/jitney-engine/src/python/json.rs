@@ -96,7 +96,11 @@ mod tests {
             (r#"["NaN",NaN]"#, &[r#""NaN""#, "null"], &[0, 1]),
             (r#"["\"NaN\\",NaN]"#, &[r#""\"NaN\\""#, "null"], &[0, 1]),
             (r#"[{"NaN":"Infinity"}]"#, &[r#"{"NaN":"Infinity"}"#], &[]),
-            (r#"["ä",NaN,"日"]"#, &[r#""ä""#, "null", r#""日""#], &[0, 1, 0]),
+            (
+                r#"["ä",NaN,"日"]"#,
+                &[r#""ä""#, "null", r#""日""#],
+                &[0, 1, 0],
+            ),
         ];
         for (text, expected, replaced) in table {
             assert_eq!(

@@ -62,7 +62,9 @@ fn load_python(
     let default = PythonOptions::default();
     let options = PythonOptions {
         python: of_all.python.clone(),
-        close_limit: default.close_limit.min(of_all.close_limit.unwrap_or(Duration::MAX)),
+        close_limit: default
+            .close_limit
+            .min(of_all.close_limit.unwrap_or(Duration::MAX)),
         workers: settings.instances.unwrap_or(default.workers),
         run_limit: settings.run_limit,
         start_limit: settings.load_limit,

@@ -132,7 +132,10 @@ fn numbers_that_json_cannot_say_are_counted() {
     let meta = Meta::default();
     infer::encode(&mut out, "m", "1", &meta, &Spec::json(), &[0], &counted(2));
     let written: Value = serde_json::from_slice(&out).unwrap();
-    assert_eq!(written["outputs"][0]["parameters"], json!({"non_finite": 2}));
+    assert_eq!(
+        written["outputs"][0]["parameters"],
+        json!({"non_finite": 2})
+    );
     assert_eq!(written["outputs"].as_array().unwrap().len(), 1);
 }
 
