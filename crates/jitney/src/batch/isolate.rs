@@ -173,13 +173,13 @@ impl<'a, M: Model> Guarded<'a, M> {
             }
             let item = slice::from_ref(item);
             let outcome = self.attempt(item, place, limit).outcome;
-            if let Err(error) = &outcome {
-                lost += usize::from(matches!(blame::<M>(error), Blame::Crash | Blame::Hang));
-            }
-            self.tell(
-                place,
-                outcome.unwrap_or_else(|error| everyone::<M>(item, &error)),
-            );
+            let told = outcome.unwrap_or_else(|again| {
+                let blame = blame::<M>(&again);
+                lost += usize::from(matches!(blame, Blame::Crash | Blame::Hang));
+                // Who hangs has had the whole limit before, though not alone.
+                everyone::<M>(item, if blame == Blame::Hang { error } else { &again })
+            });
+            self.tell(place, told);
             if lost == MOST_LOST {
                 break;
             }
