@@ -2,10 +2,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jitney::jobs::Settings;
 use jitney::tree::Tree;
 use jitney::{
-    Background, Cause, DeadLetter, Drained, Failure, FailureKind, Group, GroupError, JobSettings,
-    Jobs, Refusal, Retry, Scope,
+    Background, Cause, DeadLetter, Drained, Failure, FailureKind, Group, GroupError, Jobs, Refusal,
+    Retry, Scope,
 };
 
 use crate::support::{Alive, Gate, settle};
@@ -189,8 +190,8 @@ async fn a_hook_that_panics_is_a_failure_of_the_owner() {
     assert!(matches!(failure.kind, FailureKind::Panic { message } if message == "the hook"));
 }
 
-fn settings(queue: usize, workers: usize, attempts: u32) -> JobSettings {
-    JobSettings {
+fn settings(queue: usize, workers: usize, attempts: u32) -> Settings {
+    Settings {
         queue: limit(queue),
         workers: limit(workers),
         retry: Retry::new(attempts).seed(1),
