@@ -96,6 +96,15 @@ pub(super) fn quarantined(verdict: Verdict, left: Duration) -> Failure {
     )
 }
 
+/// What everyone in a batch is told whose process died, where the model must not run a request twice: nobody knows who was to blame.
+pub(super) fn died_once() -> Failure {
+    Failure::new(
+        Code::Failed,
+        "the model's process died while it ran this request, and the model allows no second run; whether the first had an effect is not known",
+    )
+    .retry_after(SOON)
+}
+
 /// What a model that is being closed answers.
 pub(super) fn draining() -> Failure {
     Failure::new(Code::Draining, "the model is being closed").retry_after(SOON)

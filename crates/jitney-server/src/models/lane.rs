@@ -14,7 +14,7 @@ use jitney_engine::{
     WorkerStatus, stack,
 };
 
-use super::failures::{failure, quarantined, refusal};
+use super::failures::{died_once, failure, quarantined, refusal};
 use super::quarantine::{Verdict, Ward};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
@@ -277,6 +277,9 @@ impl Lane {
                 "the model panicked"
             );
         }
+        if is_crash(error) && !self.model.idempotent() {
+            return died_once();
+        }
         failure(error)
     }
 }
@@ -409,6 +412,10 @@ impl batch::Model for Rows {
     fn compatible(a: &Queued, b: &Queued) -> bool {
         Spec::compatible(&a.call.inputs, &b.call.inputs)
     }
+}
+
+fn is_crash(error: &BatchError<stack::Error>) -> bool {
+    matches!(error, BatchError::Model(error) if matches!(**error, stack::Error::Run(RunError::Crashed(_))))
 }
 
 /// What is run before anyone asks. Inputs are made up only where there are types to go by, and not for a model on which each run leaves its

@@ -17,6 +17,8 @@ pub(super) struct Probe {
     pub(super) spec: Spec,
     answer: Arc<Answer>,
     seen: Arc<Mutex<Vec<Vec<usize>>>>,
+    /// Whether a request may be run twice.
+    pub(super) idempotent: bool,
     /// Whether no more instances are to be had.
     pub(super) lost: Arc<AtomicBool>,
     /// Whether the processes that it stands for cannot be started.
@@ -45,6 +47,7 @@ impl Probe {
             },
             answer: Arc::new(answer),
             seen: Arc::default(),
+            idempotent: true,
             lost: Arc::default(),
             failed: Arc::default(),
         }
@@ -99,6 +102,10 @@ impl Model for Probe {
 
     fn promises_independent_rows(&self) -> bool {
         self.spec.items == Items::Json
+    }
+
+    fn idempotent(&self) -> bool {
+        self.idempotent
     }
 
     fn keeps_limit(&self) -> bool {

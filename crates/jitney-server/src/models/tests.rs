@@ -384,6 +384,22 @@ async fn neither_neighbours_nor_survivors_are_put_into_quarantine() {
 }
 
 #[tokio::test]
+async fn a_model_that_allows_no_second_run_gets_none() {
+    let mut probe = Probe::json(|item| match item {
+        "crash" => Err(RunError::Crashed("signal 9".to_owned())),
+        _ => Ok(()),
+    });
+    probe.idempotent = false;
+    let (_catalog, _metrics, _tree, lane) = with_probe(&probe).await;
+    for runs in 1..=3 {
+        let failure = lane.infer(item("crash")).await.unwrap_err();
+        assert_eq!(failure.code, Code::Failed);
+        assert!(failure.retry_after.is_some());
+        assert_eq!(probe.seen().len(), runs);
+    }
+}
+
+#[tokio::test]
 async fn a_model_whose_processes_fail_has_failed_until_they_come_up() {
     let probe = Probe::json(|_| Ok(()));
     let (catalog, metrics, _tree, _lane) = with_probe(&probe).await;

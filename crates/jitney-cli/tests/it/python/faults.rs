@@ -141,6 +141,24 @@ fn an_idle_process_that_is_killed_is_replaced_before_anyone_notices() {
     served.wait_for_metric("jitney_restarted_workers_total{model=\"upper\"", 1.0);
 }
 
+#[test]
+fn what_may_not_run_twice_does_not() {
+    let once = FAULTY.replace(
+        "class Faulty:\n",
+        "class Faulty:\n    idempotent = False\n\n",
+    );
+    let folder = Folder::with(&[("faulty.py", &once)]);
+    let served = Served::start(&[&folder.path("faulty.py")]);
+    for answer in together(&served, &["a", "kill", "b"]) {
+        assert_eq!(
+            (answer.status, &*code(&answer)),
+            (503, "failed"),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(served.post("/predict/faulty", "\"a\"").status, 200);
+}
+
 /// Raises as long as a file lies beside it.
 const FRAGILE: &str = "\
 import pathlib
