@@ -146,7 +146,7 @@ impl<E: Send + 'static> Background<E> {
     /// Of several calls the earliest limit holds.
     ///
     /// # Cancel safety
-    /// If the future is dropped it is closed all the same, but what runs then has no limit.
+    /// Once it was polled it is closed, also if the future is dropped then; but what runs has no limit any more.
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.

@@ -164,7 +164,7 @@ impl<J: Send + Sync + 'static> Jobs<J> {
     /// queue, told to the hook, and waited for: a limit of zero aborts.
     ///
     /// # Cancel safety
-    /// If the future is dropped the queue is closed all the same, but what is in it has no limit then.
+    /// Once it was polled the queue is closed, also if the future is dropped then; but what is in it has no limit any more.
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.
