@@ -99,7 +99,7 @@ impl Found {
         if let Some(cancel) = node.entry.cancel.get() {
             self.cancels.push((self.nodes.len(), cancel.clone()));
         }
-        if let Some(parent) = &node.entry.parent
+        if let Some(parent) = node.parent()
             && self.parents.last().map(Node::id) != Some(parent.id())
         {
             self.parents.push(parent.clone());
