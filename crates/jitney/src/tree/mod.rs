@@ -16,6 +16,7 @@
 //! assert_eq!(tree.snapshot().nodes.len(), 2);
 //! ```
 
+mod moment;
 mod registry;
 mod snapshot;
 mod threads;
@@ -249,6 +250,7 @@ impl Blocking<'_> {
 impl Drop for Blocking<'_> {
     fn drop(&mut self) {
         self.entry.state.store(self.state, Ordering::Relaxed);
+        moment::passed();
         if let Some(polled) = self.polled {
             threads::left(self.entry.details.registry(), polled);
         }
@@ -391,7 +393,7 @@ impl<D: Details + Send + Sync + 'static> Entry<D> {
         let entry = Arc::new(Entry {
             id: details.registry().next_id(),
             site,
-            created: Instant::now(),
+            created: moment::now(),
             cancel: OnceLock::new(),
             key: AtomicUsize::new(NO_KEY),
             state: AtomicU8::new(State::Idle as u8),
@@ -440,7 +442,9 @@ impl<D: Details + ?Sized> Entry<D> {
         self.state.store(State::Running as u8, Ordering::Relaxed);
         let watched = registry.threads.is_watched();
         let outer = watched.then(|| threads::entered(registry, self.id));
+        let outer_time = moment::poll_begins();
         let polled = poll();
+        moment::poll_ends(outer_time);
         if let Some(outer) = outer {
             threads::left(registry, outer);
         }
