@@ -7,6 +7,7 @@
     reason = "it is a command line"
 )]
 
+mod pythons;
 mod server;
 mod setup;
 mod shell;

@@ -1,10 +1,12 @@
 //! What the steps need that a fresh machine does not have. Everything lands in the target folder, except Debian's packages.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Outcome;
+use crate::pythons;
 use crate::shell;
 use crate::workspace::Workspace;
 
@@ -13,8 +15,12 @@ use crate::workspace::Workspace;
 pub(crate) enum Need {
     /// The Python environment with the pinned packages.
     Venv,
+    /// The other Pythons of this machine, with numpy.
+    Pythons,
     /// The models that tests load beside those committed.
     Models,
+    /// A PostgreSQL whose server tests start by themselves.
+    Postgres,
     /// A headless browser and its driver.
     Browser,
     /// `cargo nextest`.
@@ -28,7 +34,9 @@ impl Need {
     pub(crate) fn provide(self, workspace: &Workspace) -> Outcome {
         match self {
             Need::Venv => venv(workspace),
+            Need::Pythons => pythons::provide(workspace),
             Need::Models => models(workspace),
+            Need::Postgres => postgres(),
             Need::Browser => browser(),
             Need::Nextest => nextest(workspace),
             Need::Jitney => jitney(workspace),
@@ -47,6 +55,9 @@ pub(crate) fn tools(workspace: &Workspace) -> PathBuf {
 }
 
 const NEXTEST_VERSION: &str = "0.9.143";
+
+/// The variable that makes a missing PostgreSQL a failure, here and in the tests.
+const REQUIRE_POSTGRES: &str = "JITNEY_REQUIRE_POSTGRES";
 
 fn nextest_path(workspace: &Workspace) -> PathBuf {
     tools(workspace).join("bin/cargo-nextest")
@@ -128,6 +139,34 @@ fn browser() -> Outcome {
         return Ok(());
     }
     apt_install(&["chromium", "chromium-driver"])
+}
+
+/// Where it is missing and cannot be installed, the tests on it are skipped, loudly, unless `REQUIRE_POSTGRES` asks for them.
+fn postgres() -> Outcome {
+    if has_postgres() {
+        return Ok(());
+    }
+    let installed = apt_install(&["postgresql"]);
+    let required = [REQUIRE_POSTGRES, "CI"].map(env::var_os);
+    if required.iter().any(Option::is_some) {
+        return installed;
+    }
+    if let Err(error) = installed {
+        println!(
+            "\n!!! SKIPPED: PostgreSQL is not installed, so nothing is tested on it: {error}\n"
+        );
+    }
+    Ok(())
+}
+
+/// Whether its programs are on the `PATH`, or where Debian puts them.
+fn has_postgres() -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let debian = versions.flatten().map(|version| version.path().join("bin"));
+    env::split_paths(&path)
+        .chain(debian)
+        .any(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
 }
 
 /// Everything that is tested. Building all of it at once keeps one set of features, and so one build of each dependency, for every step.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::pythons;
 use crate::server;
 use crate::setup::{self, Need};
 use crate::shell;
@@ -36,16 +37,22 @@ const STEPS: &[Step] = &[
         name: "lint",
         about: "clippy, with warnings as errors",
         needs: &[],
+        run: lint,
+    },
+    Step {
+        name: "docs",
+        about: "the documentation of the crates, with warnings as errors",
+        needs: &[],
         run: |workspace| {
-            let targets = ["clippy", "--workspace", "--all-targets", "--quiet"];
-            shell::run(workspace.cargo(&targets).args(["--", "-D", "warnings"]))
+            let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+            shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
         },
     },
     Step {
         name: "tests",
         about: "unit and integration tests of every crate",
-        needs: &[Need::Venv, Need::Models, Need::Nextest],
-        run: |workspace| run_tests(workspace, setup::ALL_TESTS),
+        needs: &[Need::Venv, Need::Pythons, Need::Models, Need::Nextest],
+        run: tests,
     },
     Step {
         name: "doctests",
@@ -62,8 +69,14 @@ const STEPS: &[Step] = &[
         run: |workspace| {
             let features = ["--features", "model-check"];
             let scope = ["--package", "jitney", "--lib", "interleavings"];
-            run_tests(workspace, &[&features[..], &scope[..]].concat())
+            shell::run(test_command(workspace).args(features).args(scope))
         },
+    },
+    Step {
+        name: "records",
+        about: "the example on databases: format, clippy, and its tests on SQLite and PostgreSQL",
+        needs: &[Need::Nextest, Need::Postgres],
+        run: records,
     },
     Step {
         name: "tidy",
@@ -197,11 +210,53 @@ fn python(workspace: &Workspace) -> Outcome {
     )
 }
 
-/// Tests find the models by `JITNEY_TEST_MODELS`, and ONNX Runtime by the active Python environment.
-fn run_tests(workspace: &Workspace, scope: &[&str]) -> Outcome {
+/// Everything at once; then the crate `jitney` as it is model-checked, and as those see it who take only its default features.
+fn lint(workspace: &Workspace) -> Outcome {
+    let everything: &[&str] = &["--workspace", "--all-targets"];
+    let checked = &["--package", "jitney", "--all-targets", "--all-features"];
+    let bare = &["--package", "jitney"];
+    [everything, checked, bare]
+        .into_iter()
+        .try_for_each(|scope| clippy(workspace, scope))
+}
+
+fn clippy(workspace: &Workspace, scope: &[&str]) -> Outcome {
+    let mut clippy = workspace.cargo(&["clippy", "--quiet"]);
+    shell::run(clippy.args(scope).args(["--", "-D", "warnings"]))
+}
+
+/// A workspace of its own, which the checks of this one do not reach.
+fn records(workspace: &Workspace) -> Outcome {
+    let there = |command: &mut Command| {
+        command.args(["--manifest-path", "examples/records/Cargo.toml"]);
+        command.env("CARGO_TARGET_DIR", workspace.target().join("records"));
+    };
+    let mut format = workspace.cargo(&["fmt", "--check"]);
+    let mut clippy = workspace.cargo(&["clippy", "--quiet", "--all-targets"]);
+    let mut tests = test_command(workspace);
+    for command in [&mut format, &mut clippy, &mut tests] {
+        there(command);
+    }
+    shell::run(&mut format)?;
+    shell::run(clippy.args(["--", "-D", "warnings"]))?;
+    shell::run(&mut tests)
+}
+
+/// Tests find the models by `JITNEY_TEST_MODELS`, the interpreters by `JITNEY_TEST_PYTHONS`, and ONNX Runtime by the active Python
+/// environment.
+fn tests(workspace: &Workspace) -> Outcome {
+    let mut command = test_command(workspace);
+    command.env("JITNEY_TEST_MODELS", workspace.models());
+    if let Ok(pythons) = env::join_paths(pythons::find(workspace)) {
+        command.env("JITNEY_TEST_PYTHONS", pythons);
+    }
+    shell::run(command.args(setup::ALL_TESTS))
+}
+
+fn test_command(workspace: &Workspace) -> Command {
     let mut command = if setup::has_nextest(workspace) {
-        let mut nextest = workspace.cargo(&["nextest", "run"]);
-        nextest.args(["--profile", profile()]);
+        let mut nextest = workspace.cargo(&["nextest", "run", "--profile", profile()]);
+        nextest.args(["--config-file", ".config/nextest.toml"]);
         nextest
     } else {
         workspace.cargo(&["test"])
@@ -209,8 +264,7 @@ fn run_tests(workspace: &Workspace, scope: &[&str]) -> Outcome {
     if let Ok(path) = env::join_paths(tool_paths(workspace, &command)) {
         command.env("PATH", path);
     }
-    command.env("JITNEY_TEST_MODELS", workspace.models());
-    shell::run(command.args(scope))
+    command
 }
 
 /// The search path of the command with the folder of the tools that this program installed.

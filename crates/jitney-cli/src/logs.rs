@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use jitney_server::observe::log::is_plain;
+use jitney_server::observe::logging::is_plain;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::MakeWriter;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jitney_server::config::{
     Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
 };
-use jitney_server::observe::log;
+use jitney_server::observe::logging;
 
 use crate::args::check::CheckArgs;
 use crate::args::load::LoadArgs;
@@ -19,7 +19,9 @@ const CHECK_MEASURING: Duration = Duration::from_secs(2);
 /// Everything that `jitney serve` runs with.
 pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let file = match &args.config {
-        Some(path) => ConfigFile::read(path).map_err(|error| Problem::usage(log::chain(&error)))?,
+        Some(path) => {
+            ConfigFile::read(path).map_err(|error| Problem::usage(logging::chain(&error)))?
+        }
         None => ConfigFile::default(),
     };
     let models = sources(&args.sources, file.models)?;

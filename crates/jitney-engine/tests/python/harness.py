@@ -168,7 +168,9 @@ class Worker:
         data = b"".join([HEADER.pack(length, kind, flags, slot, id, size, b), meta, *payload])
         ancillary = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
         sent = self.socket.sendmsg([data], ancillary)
-        self.socket.sendall(data[sent:])
+        # A worker that has it all may be gone already: sending it nothing more would be an error.
+        if sent < len(data):
+            self.socket.sendall(data[sent:])
 
     def receive(self):
         """The next frame, or None where the worker is gone."""

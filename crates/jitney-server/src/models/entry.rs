@@ -16,7 +16,7 @@ use super::reload::Ways;
 use super::state::{Event, ModelState};
 use super::{Loaded, ModelStatus, engines};
 use crate::failure::{Code, Failure};
-use crate::observe::log;
+use crate::observe::logging;
 use crate::observe::metrics::{Metrics, ModelMetrics, Reload};
 
 /// One version of one model.
@@ -160,7 +160,7 @@ impl Entry {
             return;
         }
         slot.newest = number;
-        let error = log::one_line(&why);
+        let error = logging::one_line(&why);
         let (model, version) = (&self.name, &self.version);
         if slot.lane.is_some() {
             tracing::error!(model, version, %error, "the model could not be loaded again; the one before goes on serving");
@@ -304,7 +304,7 @@ impl Slot {
         let (model, version) = (&entry.name, &entry.version);
         match lane.dead() {
             Some(why) => {
-                let error = log::one_line(&why);
+                let error = logging::one_line(&why);
                 if self.change(entry, Event::Broke(why)) {
                     tracing::error!(model, version, %error, "no instance of the model is alive");
                 }

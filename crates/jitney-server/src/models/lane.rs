@@ -19,7 +19,7 @@ use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
 use crate::config::{ModelSettings, RowByRow};
 use crate::failure::Failure;
-use crate::observe::log;
+use crate::observe::logging;
 use crate::observe::metrics::ModelMetrics;
 
 /// A model that can be called.
@@ -268,7 +268,7 @@ impl Lane {
             tracing::error!(
                 model = self.name,
                 version = self.version,
-                panic = %log::one_line(panic),
+                panic = %logging::one_line(panic),
                 "the model panicked"
             );
         }
@@ -478,11 +478,11 @@ fn as_run(spec: &Spec, sharing: &Sharing) -> Spec {
 
 fn report(name: &str, version: &str, warmth: &Warmth) {
     if let Some(why) = &warmth.skipped {
-        let reason = log::one_line(why);
+        let reason = logging::one_line(why);
         tracing::warn!(model = name, version, %reason, "no input for a warm-up could be guessed; the first requests will be slower");
     }
     if let Some(apart) = &warmth.apart {
-        let (because, detail) = (apart.because(), log::one_line(apart.detail()));
+        let (because, detail) = (apart.because(), logging::one_line(apart.detail()));
         tracing::warn!(model = name, version, %detail, "rows are run one by one: {because}");
     }
 }

@@ -37,7 +37,7 @@ use self::state::Event;
 pub use self::state::ModelState;
 use crate::config::{ModelSource, Settings, Sketch, SourceError};
 use crate::failure::{Code, Failure};
-use crate::observe::log;
+use crate::observe::logging;
 use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading, WorkerReading};
 
 /// Every model of a server. Cloning it gives another handle to the same models.
@@ -235,7 +235,7 @@ impl Catalog {
         let unknown = |message: String| Failure::new(Code::UnknownModel, message);
         let versions = self.0.by_name.get(name);
         let versions = versions
-            .ok_or_else(|| unknown(format!("there is no model \"{}\"", log::escaped(name))))?;
+            .ok_or_else(|| unknown(format!("there is no model \"{}\"", logging::escaped(name))))?;
         let entry = match version {
             None => versions.last(),
             Some(version) => versions.iter().find(|entry| entry.version == version),
@@ -244,7 +244,7 @@ impl Catalog {
             let known: Vec<&str> = versions.iter().map(|entry| &*entry.version).collect();
             unknown(format!(
                 "model \"{name}\" has no version \"{}\"; it has {}",
-                log::escaped(version.unwrap_or_default()),
+                logging::escaped(version.unwrap_or_default()),
                 known.join(", "),
             ))
         })

@@ -20,7 +20,7 @@ use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{control, infer};
 use crate::failure::{Code, Failure};
-use crate::observe::{log, metrics};
+use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
@@ -141,17 +141,17 @@ fn log_failure(brief: &Brief, failure: &Failure) {
         tracing::error!(
             code = failure.code.word(),
             method = %brief.method,
-            path = %log::escaped(&brief.path),
+            path = %logging::escaped(&brief.path),
             request_id = brief.request_id(),
-            "{}", log::one_line(&failure.message)
+            "{}", logging::one_line(&failure.message)
         );
     } else {
         tracing::debug!(
             code = failure.code.word(),
             method = %brief.method,
-            path = %log::escaped(&brief.path),
+            path = %logging::escaped(&brief.path),
             request_id = brief.request_id(),
-            "{}", log::one_line(&failure.message)
+            "{}", logging::one_line(&failure.message)
         );
     }
 }
@@ -168,7 +168,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Refusal {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(panic = %log::one_line(message), "a handler panicked");
+    tracing::error!(panic = %logging::one_line(message), "a handler panicked");
     Failure::new(Code::Internal, "the server failed to handle the request").into()
 }
 

@@ -1,4 +1,4 @@
-//! What the server says about itself: numbers in [`metrics`], and what may stand in a log line in [`log`].
+//! What the server says about itself: numbers in [`metrics`], and what may stand in a log line in [`logging`].
 
-pub mod log;
+pub mod logging;
 pub mod metrics;

@@ -190,8 +190,10 @@ impl<'a, M: Model> Guarded<'a, M> {
             let places: Vec<usize> = suspects.iter().map(|(place, _)| *place).collect();
             suspects = self.one_by_one(items, &places, limit);
         }
-        for (place, error) in suspects {
-            self.convict(items, place, &error);
+        for (place, again) in suspects {
+            // Who hangs has had the whole limit before, though not alone.
+            let hung = blame::<M>(&again) == Blame::Hang;
+            self.convict(items, place, if hung { error } else { &again });
         }
         self.tell(0, everyone::<M>(items, error));
     }

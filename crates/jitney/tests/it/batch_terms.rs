@@ -406,7 +406,7 @@ async fn of_a_batch_that_hung_the_guilty_is_found_with_a_short_limit() {
     let (whole, alone) = (runs[0].limit, runs[2].limit);
     assert_eq!(whole, Batching::default().run_limit);
     assert!(alone < whole / 10, "{alone:?}");
-    assert!(is(&Trouble::Hang(alone))(&answers[1]));
+    assert!(is(&Trouble::Hang(whole))(&answers[1]));
     let (answers, runs) = together(&[Item::Hangs]).await;
     assert!(is(&Trouble::Hang(whole))(&answers[0]));
     assert_eq!(runs.len(), 1, "it was alone: there is nothing to find out");

@@ -28,15 +28,17 @@ pub(super) fn interpreters() -> Vec<PathBuf> {
         python::find_interpreter(Some(Path::new(&format!("python3.{minor}")))).ok()
     });
     let default = python::find_interpreter(None).unwrap();
-    // A version may be on the path and not work, as a launcher without the version does.
-    let works = |python: &PathBuf| {
-        let quiet = Command::new(python)
-            .args(["-c", ""])
-            .stderr(Stdio::null())
-            .status();
-        quiet.is_ok_and(|status| status.success())
-    };
+    let works = |python: &PathBuf| minor_of(python).is_some();
     versions.filter(works).chain([default]).collect()
+}
+
+/// The 9 of Python 3.9; none where it does not start, as a launcher without the version that it is named after.
+pub(super) fn minor_of(python: &Path) -> Option<u32> {
+    let mut command = Command::new(python);
+    command.args(["-c", "import sys; print(sys.version_info[1])"]);
+    let output = command.stderr(Stdio::null()).output().ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    said.trim().parse().ok()
 }
 
 /// One worker, quick to give up.

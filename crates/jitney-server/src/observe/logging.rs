@@ -23,7 +23,7 @@ const LONGEST_MESSAGE: usize = 4096;
 ///
 /// ```
 /// let id = "7\r\nERROR forged \u{1b}[31m";
-/// assert_eq!(jitney_server::observe::log::escaped(id).to_string(), r"7\r\nERROR forged \u{1b}[31m");
+/// assert_eq!(jitney_server::observe::logging::escaped(id).to_string(), r"7\r\nERROR forged \u{1b}[31m");
 /// ```
 pub fn escaped(text: &str) -> impl fmt::Display + use<> {
     Escaped(text.to_owned(), LONGEST)
