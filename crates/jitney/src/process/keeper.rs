@@ -139,8 +139,10 @@ impl Keeper {
         }
     }
 
-    fn kill(&self, sitter: &mut Sitter, why: &str) {
-        self.event(Some(sitter.pid), &format!("is killed: {why}"), false);
+    fn kill(&self, sitter: &mut Sitter, why: Option<&str>) {
+        if let Some(why) = why {
+            self.event(Some(sitter.pid), &format!("is killed: {why}"), false);
+        }
         sitter.kill();
     }
 
