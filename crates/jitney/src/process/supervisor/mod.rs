@@ -313,7 +313,7 @@ impl Supervisor {
                 why,
             } => {
                 *killed = true;
-                Advice::Kill(why)
+                Advice::Kill(*why)
             }
             State::Dying { .. } => Advice::Wait(None),
             State::Gone => Advice::Stop,
