@@ -9,6 +9,7 @@ mod engine;
 mod faults;
 mod images;
 mod load;
+mod patterns;
 mod payload;
 mod peers;
 mod plan;
@@ -35,6 +36,8 @@ enum Command {
     Python(python::Options),
     /// What the same servers do when models crash, raise and hang, and when workers are killed.
     Faults(faults::Options),
+    /// Compares the library's patterns with asyncio: a gather of many, and a fan-out over HTTP.
+    Patterns(patterns::Options),
     /// Serves a constant answer with nothing but hyper: the mark that the server is compared with.
     Bare,
     /// Calls the echo engine back to back: the mark for what a device can give.
@@ -48,6 +51,7 @@ fn main() -> Outcome<()> {
         Command::Run(options) => plan::run(&options),
         Command::Python(options) => python::run(&options),
         Command::Faults(options) => faults::run(&options),
+        Command::Patterns(options) => patterns::run(&options),
         Command::Bare => bare::serve(),
         Command::Engine(options) => engine::back_to_back(&options),
         Command::Images(options) => images::run(&options),

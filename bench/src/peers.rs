@@ -149,6 +149,11 @@ impl Python {
         printed(self.pinned(&self.path).args(arguments))
     }
 
+    /// The same on this process's core.
+    pub(crate) fn number_here(&self, arguments: &[&str]) -> Outcome<f64> {
+        printed(Command::new(&self.path).args(arguments))
+    }
+
     /// Hands images to a model on the server's core: bytes per second.
     pub(crate) fn images(&self, seconds: &str) -> Outcome<f64> {
         let mut command = self.pinned(&std::env::current_exe()?);

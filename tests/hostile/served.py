@@ -21,14 +21,16 @@ def binary():
 
 
 class Served:
-    """Serves the sources on a free port until the block ends. `config` is the text of a file for `--config`."""
+    """Serves the sources on a free port, or on that one, until the block ends. `config` is the text of a file for `--config`, `env` what
+    the environment has beside what it has anyway."""
 
-    def __init__(self, sources, *flags, config="", descriptors=None, wait=True, log="info"):
+    def __init__(self, sources, *flags, config="", descriptors=None, wait=True, log="info", port=0, env=None):
         self.folder = tempfile.TemporaryDirectory(prefix="jitney-hostile-")
         path = Path(self.folder.name) / "jitney.toml"
         path.write_text(config)
         self.log_path = Path(self.folder.name) / "log"
-        command = [binary(), "serve", *sources, "--http", "127.0.0.1:0", "--config", str(path), "--log", log, *flags]
+        address = f"127.0.0.1:{port}"
+        command = [binary(), "serve", *sources, "--http", address, "--config", str(path), "--log", log, *flags]
         limit = None
         if descriptors is not None:
 
@@ -44,7 +46,7 @@ class Served:
                 cwd=ROOT,
                 preexec_fn=limit,
                 # Reading the debugger's tables for a trace takes a hundred megabytes, which are not the server's.
-                env={**os.environ, "RUST_BACKTRACE": "0"},
+                env={**os.environ, "RUST_BACKTRACE": "0", **(env or {})},
             )
         self.port = self._port_of_ready_line() if wait else self._port_of_log()
 

@@ -34,6 +34,9 @@ struct Options {
     /// How many of a hundred URLs answer 503, each time.
     #[arg(long, default_value_t = 0)]
     failing: u32,
+    /// Another server to fetch from, such as `http://127.0.0.1:8000`, instead of one of its own.
+    #[arg(long)]
+    from: Option<String>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -41,6 +44,11 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let options = Options::parse();
+    if let Some(base) = &options.from {
+        let fetched = fetch_all(base, &options).await;
+        println!("{fetched}");
+        return Ok(());
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let scope = Scope::named("fan_out").run(async |group: Group<Failure>| {

@@ -1,9 +1,13 @@
 //! What a task costs: started and awaited through tokio's `JoinSet`, and through a `Group`.
 //!
 //! `cargo run --release -p jitney --example spawn_speed`
+//!
+//! With `group` or `join_set` as its argument it starts and awaits 100,000 tasks in that way and says nothing, for tools that count
+//! instructions: `valgrind --tool=callgrind target/release/examples/spawn_speed group`.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a measurement prints, and a failure of it may panic"
 )]
 
@@ -16,6 +20,25 @@ const TASKS: usize = 1_000;
 const ROUNDS: usize = 400;
 
 fn main() {
+    let counted = std::env::args().nth(1);
+    match counted.as_deref() {
+        None => compare(),
+        Some("group") => repeat(group),
+        Some("join_set") => repeat(join_set),
+        Some(other) => panic!("expected group, join_set or nothing, got {other:?}"),
+    }
+}
+
+fn repeat<Fut: Future<Output = usize>>(round: impl Fn() -> Fut) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for _ in 0..100_000 / TASKS {
+        runtime.block_on(round());
+    }
+}
+
+fn compare() {
     for (name, threads) in [("one thread", 1), ("two threads", 2)] {
         let mut builder = match threads {
             1 => tokio::runtime::Builder::new_current_thread(),

@@ -7,14 +7,13 @@ use std::panic::{Location, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::cancel::{Cancel, Cause};
+use crate::cancel::{Cancel, Cause, Deadline};
 use crate::group::{Failure, FailureKind, Group, Policy, Scope, TaskInfo};
 use crate::outcome::{Outcome, Reported};
 use crate::tree::{Node, bounded};
@@ -147,11 +146,12 @@ impl<E: Send + 'static> Background<E> {
     /// Of several calls the earliest limit holds.
     ///
     /// # Cancel safety
-    /// If the future is dropped it is closed all the same, but what runs then has no limit.
+    /// Once it was polled it is closed, also if the future is dropped then; but what runs has no limit any more.
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.
-    pub async fn close(&self, limit: Duration) -> Drained {
+    pub async fn close(&self, limit: impl Into<Deadline>) -> Drained {
+        let limit = limit.into();
         let shared = &*self.shared;
         let (running, cut_off) = (self.running(), shared.cut_off.load(Ordering::SeqCst));
         shared.permits.close();
@@ -159,7 +159,7 @@ impl<E: Send + 'static> Background<E> {
         tokio::select! {
             biased;
             _ = shared.ended.cancelled() => {}
-            () = tokio::time::sleep(limit) => {
+            () = tokio::time::sleep_until(limit.into()) => {
                 shared.stop.cancel(Cause::Shutdown);
                 shared.ended.cancelled().await;
             }

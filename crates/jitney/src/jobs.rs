@@ -8,12 +8,11 @@ use std::panic::{Location, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::background::{Background, Drained, Place, Refused};
-use crate::cancel::{Cancel, Cause};
+use crate::cancel::{Cancel, Cause, Deadline};
 use crate::group::{Failure, FailureKind, Group};
 use crate::lock::lock;
 use crate::outcome::{Outcome, Reported};
@@ -30,7 +29,8 @@ use crate::retry::{GaveUp, Retry};
 /// ```
 /// use std::sync::{Arc, Mutex};
 /// use std::time::Duration;
-/// use jitney::{DeadLetter, Group, JobSettings, Jobs, Scope};
+/// use jitney::jobs::{DeadLetter, Jobs, Settings};
+/// use jitney::{Group, Scope};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
@@ -42,7 +42,7 @@ use crate::retry::{GaveUp, Retry};
 ///         false => Err("not an image"),
 ///     };
 ///     let bury = move |letter: DeadLetter<String, &str>| letters.lock().unwrap().push(letter.to_string());
-///     let jobs = Jobs::new(&group, "thumbnails", JobSettings::default(), thumbnail, bury);
+///     let jobs = Jobs::new(&group, "thumbnails", Settings::default(), thumbnail, bury);
 ///     for file in ["a.png", "b.txt"] {
 ///         jobs.submit(file.to_owned()).unwrap();
 ///     }
@@ -62,7 +62,7 @@ pub struct Jobs<J> {
 
 /// Sizes of [`Jobs`], and what is done about failures.
 #[derive(Debug)]
-pub struct JobSettings {
+pub struct Settings {
     /// Most jobs that wait for a worker. A job more is refused.
     pub queue: NonZeroUsize,
     /// Most jobs that are done at once.
@@ -71,12 +71,12 @@ pub struct JobSettings {
     pub retry: Retry,
 }
 
-impl Default for JobSettings {
+impl Default for Settings {
     /// A queue of 1024, 4 workers, and 3 attempts without a budget.
     fn default() -> Self {
         const QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
         const WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
-        JobSettings {
+        Settings {
             queue: QUEUE,
             workers: WORKERS,
             retry: Retry::new(3),
@@ -97,7 +97,7 @@ impl<J: Send + Sync + 'static> Jobs<J> {
     pub fn new<G, E, F>(
         owner: &Group<G>,
         name: impl AsRef<str>,
-        settings: JobSettings,
+        settings: Settings,
         work: impl Fn(Arc<J>) -> F + Send + Sync + 'static,
         bury: impl Fn(DeadLetter<J, E>) + Send + Sync + 'static,
     ) -> Jobs<J>
@@ -106,7 +106,7 @@ impl<J: Send + Sync + 'static> Jobs<J> {
         E: Send + 'static,
         F: Future<Output = Result<(), E>> + Send + 'static,
     {
-        let JobSettings {
+        let Settings {
             queue,
             workers,
             retry,
@@ -164,18 +164,18 @@ impl<J: Send + Sync + 'static> Jobs<J> {
     /// queue, told to the hook, and waited for: a limit of zero aborts.
     ///
     /// # Cancel safety
-    /// If the future is dropped the queue is closed all the same, but what is in it has no limit then.
+    /// Once it was polled the queue is closed, also if the future is dropped then; but what is in it has no limit any more.
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.
-    pub async fn close(&self, limit: Duration) -> Drained {
+    pub async fn close(&self, limit: impl Into<Deadline>) -> Drained {
         self.background.close(limit).await
     }
 
     /// What there is now, and what there was.
-    pub fn stats(&self) -> JobStats {
+    pub fn stats(&self) -> Stats {
         let state = &*self.state;
-        JobStats {
+        Stats {
             queued: lock(&state.queue).len(),
             running: state.running.load(Ordering::SeqCst),
             done: state.counts.done.load(Ordering::SeqCst),
@@ -215,7 +215,7 @@ impl<J: Send + Sync + 'static> fmt::Debug for Jobs<J> {
 
 /// How many jobs there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct JobStats {
+pub struct Stats {
     /// Wait for a worker.
     pub queued: usize,
     /// Are being done, or wait for their next attempt.

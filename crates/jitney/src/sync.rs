@@ -1,12 +1,15 @@
 //! The locks, atomics and threads of the concurrent cores: the standard library's, or shuttle's when interleavings are explored.
+//!
+//! Shuttle's work only inside of its own scheduler, so they are for the unit tests of this crate and never for who depends on it,
+//! whatever features are enabled.
 
-#[cfg(not(feature = "model-check"))]
+#[cfg(not(all(test, feature = "model-check")))]
 pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,
 };
 
-#[cfg(feature = "model-check")]
+#[cfg(all(test, feature = "model-check"))]
 pub(crate) use shuttle::{
     sync::{Condvar, Mutex, MutexGuard, atomic},
     thread,

@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .grace(Duration::from_secs(5))
         .run(async |group: Group<ProducerError<ReadError>>| {
             let settings = Settings::new(const { std::num::NonZeroUsize::new(2).unwrap() });
-            let pool = Pool::new(&group, "connections", Sqlite { options }, settings);
+            let pool = Pool::new(&group, "connections", settings, Sqlite { options });
             count(&pool).await
         })
         .await?;

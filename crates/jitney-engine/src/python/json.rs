@@ -3,19 +3,22 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-/// The elements of an array as the worker wrote it, each the text of one strict JSON value, and how many numbers that JSON cannot say
-/// (`NaN`, `Infinity`, `-Infinity`) became `null` for that.
+/// The elements of an array as the worker wrote it, each the text of one strict JSON value, and how many numbers of each JSON cannot say
+/// (`NaN`, `Infinity`, `-Infinity`) and became `null`; no counts where there is no such number.
 ///
 /// The elements share the memory of the text.
-pub(super) fn elements(text: &Bytes) -> Result<(Vec<Bytes>, usize), String> {
+pub(super) fn elements(text: &Bytes) -> Result<(Vec<Bytes>, Vec<i64>), String> {
     match split(text) {
-        Ok(elements) => Ok((elements, 0)),
+        Ok(elements) => Ok((elements, Vec::new())),
         Err(error) => {
             let (strict, replaced) = without_nonnumbers(text);
-            if replaced == 0 {
+            if replaced.is_empty() {
                 return Err(error);
             }
-            Ok((split(&strict.into())?, replaced))
+            let strict = Bytes::from(strict);
+            let elements = split(&strict)?;
+            let counts = count(&strict, &elements, &replaced);
+            Ok((elements, counts))
         }
     }
 }
@@ -26,18 +29,32 @@ fn split(text: &Bytes) -> Result<Vec<Bytes>, String> {
     Ok(values.into_iter().map(element).collect())
 }
 
-/// The text with `null` for each number that is none. What stands in strings stays.
-fn without_nonnumbers(text: &[u8]) -> (Vec<u8>, usize) {
+/// How many of these places of the text, which are in order, lie in each of its elements.
+fn count(text: &Bytes, elements: &[Bytes], places: &[usize]) -> Vec<i64> {
+    let mut places = places.iter().peekable();
+    let in_element = |element: &Bytes| {
+        let end = element.as_ptr() as usize - text.as_ptr() as usize + element.len();
+        let mut count = 0;
+        while places.next_if(|place| **place < end).is_some() {
+            count += 1;
+        }
+        count
+    };
+    elements.iter().map(in_element).collect()
+}
+
+/// The text with `null` for each number that is none, and where in it they are. What stands in strings stays.
+fn without_nonnumbers(text: &[u8]) -> (Vec<u8>, Vec<usize>) {
     const NONNUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut strict = Vec::with_capacity(text.len());
-    let (mut at, mut replaced, mut quoted) = (0, 0, false);
+    let (mut at, mut replaced, mut quoted) = (0, Vec::new(), false);
     while let Some(&byte) = text.get(at) {
         let found = NONNUMBERS
             .iter()
             .find(|name| !quoted && text[at..].starts_with(name));
         if let Some(name) = found {
+            replaced.push(strict.len());
             strict.extend_from_slice(b"null");
-            replaced += 1;
             at += name.len();
             continue;
         }
@@ -56,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    fn texts(text: &str) -> Result<(Vec<String>, usize), String> {
+    fn texts(text: &str) -> Result<(Vec<String>, Vec<i64>), String> {
         let (elements, replaced) = elements(&Bytes::copy_from_slice(text.as_bytes()))?;
         let text = |element: Bytes| String::from_utf8(element.to_vec()).unwrap();
         Ok((elements.into_iter().map(text).collect(), replaced))
@@ -64,27 +81,34 @@ mod tests {
 
     #[test]
     fn arrays_are_taken_apart() {
-        let table: [(&str, &[&str], usize); 7] = [
-            ("[]", &[], 0),
+        let table: [(&str, &[&str], &[i64]); 7] = [
+            ("[]", &[], &[]),
             (
                 r#"[1,"a,b",{"k":[1,2]},null]"#,
                 &["1", r#""a,b""#, r#"{"k":[1,2]}"#, "null"],
-                0,
+                &[],
             ),
             (
-                "[NaN,-Infinity,[Infinity,1]]",
-                &["null", "null", "[null,1]"],
-                3,
+                "[NaN,0,[Infinity,1,-Infinity]]",
+                &["null", "0", "[null,1,null]"],
+                &[1, 0, 2],
             ),
-            (r#"["NaN",NaN]"#, &[r#""NaN""#, "null"], 1),
-            (r#"["\"NaN\\",NaN]"#, &[r#""\"NaN\\""#, "null"], 1),
-            (r#"[{"NaN":"Infinity"}]"#, &[r#"{"NaN":"Infinity"}"#], 0),
-            (r#"["ä",NaN,"日"]"#, &[r#""ä""#, "null", r#""日""#], 1),
+            (r#"["NaN",NaN]"#, &[r#""NaN""#, "null"], &[0, 1]),
+            (r#"["\"NaN\\",NaN]"#, &[r#""\"NaN\\""#, "null"], &[0, 1]),
+            (r#"[{"NaN":"Infinity"}]"#, &[r#"{"NaN":"Infinity"}"#], &[]),
+            (
+                r#"["ä",NaN,"日"]"#,
+                &[r#""ä""#, "null", r#""日""#],
+                &[0, 1, 0],
+            ),
         ];
         for (text, expected, replaced) in table {
             assert_eq!(
                 texts(text),
-                Ok((expected.iter().map(ToString::to_string).collect(), replaced)),
+                Ok((
+                    expected.iter().map(ToString::to_string).collect(),
+                    replaced.to_vec()
+                )),
                 "{text}"
             );
         }

@@ -20,7 +20,7 @@ const SOME_FAILED: u8 = 2;
 pub(super) struct Reply {
     answers: Answers,
     /// Numbers that JSON cannot say and that became `null`.
-    pub(super) nulls: usize,
+    pub(super) nulls: i64,
 }
 
 #[derive(Debug)]
@@ -175,14 +175,19 @@ fn split(
         .collect()
 }
 
-/// The results of an untyped model.
-fn texts(rows: usize, payload: &Bytes) -> Result<(Vec<Tensor>, usize), String> {
+/// The results of an untyped model, with the counts of what became `null` where something did, and how many that are.
+fn texts(rows: usize, payload: &Bytes) -> Result<(Vec<Tensor>, i64), String> {
     let (elements, nulls) = json::elements(payload)?;
     if elements.len() != rows {
         return Err(format!("{} results for {rows} items", elements.len()));
     }
-    let texts = Tensor::from_bytes([rows], elements).map_err(|error| error.to_string())?;
-    Ok((vec![texts], nulls))
+    let total = nulls.iter().sum();
+    let mut outputs = vec![Tensor::from_bytes([rows], elements)];
+    if total > 0 {
+        outputs.push(Tensor::from_vec([rows], nulls));
+    }
+    let outputs: Result<Vec<_>, _> = outputs.into_iter().collect();
+    Ok((outputs.map_err(|error| error.to_string())?, total))
 }
 
 /// The outputs of a typed model.
@@ -394,8 +399,9 @@ mod tests {
         let reply = Reply::parse(&Spec::json(), &[1, 2], &untyped(0, None), &payload).unwrap();
         assert_eq!(reply.nulls, 1);
         let answers = reply.into_answers().unwrap();
-        let texts = answers[1].as_ref().unwrap()[0].byte_elements().unwrap();
-        assert_eq!(texts, [&b"null"[..], b"[3]"]);
+        let second = answers[1].as_ref().unwrap();
+        assert_eq!(second[0].byte_elements().unwrap(), [&b"null"[..], b"[3]"]);
+        assert_eq!(second[1].to_vec::<i64>().unwrap(), [1, 0]);
     }
 
     #[test]

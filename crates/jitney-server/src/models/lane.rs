@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -244,11 +243,7 @@ impl Lane {
             Sharing::Together { .. } => rows,
             Sharing::Alone { .. } => 1,
         };
-        Ok(Queued {
-            call,
-            rows,
-            crashed: AtomicBool::new(false),
-        })
+        Ok(Queued { call, rows })
     }
 
     /// Refuses what is known to crash the model or to make it hang.
@@ -326,8 +321,6 @@ impl Sharing {
 struct Queued {
     call: Call,
     rows: usize,
-    /// Whether a process died while it ran this one, among others or not.
-    crashed: AtomicBool,
 }
 
 impl Queued {
@@ -347,38 +340,6 @@ struct Rows {
     ward: Arc<Ward>,
 }
 
-type Answers = Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error>;
-
-impl Rows {
-    /// Puts a request into quarantine that is to blame for what befell the process: it was alone, and it is the second process that died,
-    /// since the first may have been killed by somebody else.
-    fn judge(&self, queued: &[Queued], answers: &Answers) {
-        let error = match answers {
-            Err(error) => error,
-            Ok(answers) => match answers.as_slice() {
-                [Err(error)] => error,
-                _ => return,
-            },
-        };
-        match (error, queued) {
-            (stack::Error::Run(RunError::Crashed(_)), _) => self.judge_crash(queued),
-            (stack::Error::Run(RunError::RunLimit(_)), [only]) => {
-                self.ward.put(&only.call.inputs, Verdict::Hangs);
-            }
-            _ => {}
-        }
-    }
-
-    fn judge_crash(&self, queued: &[Queued]) {
-        let alone = queued.len() == 1;
-        for suspect in queued {
-            if suspect.crashed.swap(true, Ordering::Relaxed) && alone {
-                self.ward.put(&suspect.call.inputs, Verdict::Crashes);
-            }
-        }
-    }
-}
-
 impl batch::Model for Rows {
     type In = Queued;
     type Out = Vec<Tensor>;
@@ -390,9 +351,7 @@ impl batch::Model for Rows {
         context: &Context<'_>,
     ) -> Result<Vec<Result<Vec<Tensor>, stack::Error>>, stack::Error> {
         let requests: Vec<Request<'_>> = queued.iter().map(Queued::request).collect();
-        let answers = self.instance.run_requests(&self.spec, &requests, context);
-        self.judge(queued, &answers);
-        answers
+        self.instance.run_requests(&self.spec, &requests, context)
     }
 
     fn blame(error: &stack::Error) -> Blame {
@@ -403,6 +362,14 @@ impl batch::Model for Rows {
             stack::Error::Run(RunError::InvalidInput(_) | RunError::Failed(_))
             | stack::Error::Mismatch(_) => Blame::OneItem,
         }
+    }
+
+    fn convicted(&mut self, queued: &Queued, error: &stack::Error) {
+        let verdict = match error {
+            stack::Error::Run(RunError::RunLimit(_)) => Verdict::Hangs,
+            _ => Verdict::Crashes,
+        };
+        self.ward.put(&queued.call.inputs, verdict);
     }
 
     fn rows(queued: &Queued) -> usize {

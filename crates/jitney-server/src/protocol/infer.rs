@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::data::{self, Dims, too_many_dimensions};
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::write::Notes;
 use super::{MAX_DIMENSIONS, write};
 use crate::call::Meta;
 use crate::failure::Failure;
@@ -89,13 +90,14 @@ pub fn encode(
     let tensors = wanted
         .iter()
         .filter_map(|index| Some((spec.outputs.get(*index)?, outputs.get(*index)?)));
+    let json = (spec.items == Items::Json).then(|| Notes::of_json(outputs));
     write::list(out, tensors, |out, (spec, tensor)| {
-        encode_output(out, &spec.name, tensor);
+        encode_output(out, &spec.name, tensor, json);
     });
     out.push(b'}');
 }
 
-fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
+fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor, json: Option<Notes>) {
     write::text(out, r#"{"name":"#);
     write::string(out, name);
     write::text(out, r#","datatype":""#);
@@ -103,7 +105,8 @@ fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
     write::text(out, r#"","shape":"#);
     write::integers(out, tensor.shape());
     write::text(out, r#","data":"#);
-    let notes = write::flat(out, tensor);
+    let written = write::flat(out, tensor);
+    let notes = json.unwrap_or(written);
     if !notes.is_empty() {
         write::text(out, r#","parameters":"#);
         notes.write(out);

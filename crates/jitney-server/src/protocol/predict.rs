@@ -13,6 +13,7 @@ use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 
 use super::infer::unknown_name;
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::write::Notes;
 use super::{MAX_ITEMS, data, error, write};
 use crate::failure::Failure;
 
@@ -72,7 +73,7 @@ pub fn decode_items(
 /// JSON values.
 ///
 /// What could not be written as itself is said in `"parameters"` by the name of the output: how many `null` stand for NaN or an infinity,
-/// or that strings are in base64.
+/// or that strings are in base64. Where the model gives JSON values there are no names: `"parameters": {"non_finite": 1}`.
 pub fn encode_item(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
     match spec.items {
         Items::Json => encode_json(out, outputs),
@@ -94,6 +95,11 @@ fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
     let text = element.and_then(|elements| str::from_utf8(elements.first()?).ok());
     write::text(out, r#"{"prediction":"#);
     write::text(out, text.unwrap_or("null"));
+    let notes = Notes::of_json(outputs);
+    if !notes.is_empty() {
+        write::text(out, r#","parameters":"#);
+        notes.write(out);
+    }
     out.push(b'}');
 }
 

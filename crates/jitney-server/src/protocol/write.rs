@@ -17,6 +17,16 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// What a model that gives JSON values says beside its output: see [`jitney_engine::Spec::json`].
+    pub(super) fn of_json(outputs: &[Tensor]) -> Notes {
+        let counts = outputs.get(1).and_then(|counts| counts.to_vec::<i64>());
+        let sum: i64 = counts.unwrap_or_default().iter().sum();
+        Notes {
+            non_finite: usize::try_from(sum).unwrap_or_default(),
+            base64: false,
+        }
+    }
+
     /// Whether everything was written as itself.
     pub(super) fn is_empty(self) -> bool {
         self == Notes::default()

@@ -11,7 +11,7 @@ use super::lane::{Outcomes, Seat};
 use super::{BatchError, Blame, Context, Model};
 use crate::clock::Clock;
 
-/// Instances that the items of one batch may cost when they are run one by one: whoever crashes everything must not keep an instance from
+/// Instances that the items of one batch may cost each time they are run one by one: whoever crashes everything must not keep an instance from
 /// its work for ever.
 const MOST_LOST: usize = 4;
 
@@ -57,13 +57,14 @@ impl<'a, M: Model> Guarded<'a, M> {
                 let took = attempt.took.unwrap_or_else(|| clock.now() - started);
                 (results, Some(took))
             }
-            Err(error) if !isolate => (everyone::<M>(items, &error), None),
             Err(error) => {
                 match blame::<M>(&error) {
+                    Blame::Hang if items.len() == 1 => self.convict(items, 0, &error),
+                    _ if !isolate => self.tell(0, everyone::<M>(items, &error)),
                     Blame::OneItem => self.halve_all(items, &error, limit),
-                    Blame::Crash => self.one_by_one(items, &error, limit),
-                    Blame::Hang if items.len() > 1 => self.one_by_one(items, &error, short),
-                    Blame::Hang | Blame::Nobody => self.tell(0, everyone::<M>(items, &error)),
+                    Blame::Crash => self.crashed(items, &error, limit),
+                    Blame::Hang => self.hung(items, &error, limit, short),
+                    Blame::Nobody => self.tell(0, everyone::<M>(items, &error)),
                 }
                 (Vec::new(), None)
             }
@@ -128,7 +129,8 @@ impl<'a, M: Model> Guarded<'a, M> {
 
     /// Finds the guilty items of a batch by halves.
     fn halve_all(&mut self, items: &[M::In], error: &BatchError<M::Error>, limit: Duration) {
-        // One guilty item is found in two runs a level; a model that fails whatever it gets must not be run for every item.
+        // One guilty item is found in two runs a level; a model that fails whatever it gets must not be run for every item. Each run
+        // that succeeds pays for two more, so that the innocent are found beside several guilty ones too.
         let levels = items.len().next_power_of_two().trailing_zeros() as usize;
         let mut runs = 2 * levels + 2;
         self.halve(items, 0, limit, &mut runs);
@@ -150,7 +152,10 @@ impl<'a, M: Model> Guarded<'a, M> {
             }
             *runs -= 1;
             match self.attempt(half, first, limit).outcome {
-                Ok(results) => self.tell(first, results),
+                Ok(results) => {
+                    *runs += 2;
+                    self.tell(first, results);
+                }
                 Err(error) => {
                     if blame::<M>(&error) == Blame::OneItem {
                         self.halve(half, first, limit, runs);
@@ -161,30 +166,74 @@ impl<'a, M: Model> Guarded<'a, M> {
         }
     }
 
-    /// Finds the guilty items of a batch that took the instance with it, each of whose runs may cost an instance more.
-    fn one_by_one(&mut self, items: &[M::In], error: &BatchError<M::Error>, limit: Duration) {
-        let mut lost = 0;
-        for (place, item) in items.iter().enumerate() {
-            let Some(awaited) = self.shared.awaited(self.seat) else {
-                return;
-            };
-            if !awaited[place] {
-                continue;
-            }
-            let item = slice::from_ref(item);
-            let outcome = self.attempt(item, place, limit).outcome;
-            let told = outcome.unwrap_or_else(|again| {
-                let blame = blame::<M>(&again);
-                lost += usize::from(matches!(blame, Blame::Crash | Blame::Hang));
-                // Who hangs has had the whole limit before, though not alone.
-                everyone::<M>(item, if blame == Blame::Hang { error } else { &again })
-            });
-            self.tell(place, told);
-            if lost == MOST_LOST {
-                break;
-            }
+    /// Finds the guilty items of a batch that crashed.
+    fn crashed(&mut self, items: &[M::In], error: &BatchError<M::Error>, limit: Duration) {
+        let places: Vec<usize> = (0..items.len()).collect();
+        for (place, error) in self.one_by_one(items, &places, limit) {
+            self.convict(items, place, &error);
         }
         self.tell(0, everyone::<M>(items, error));
+    }
+
+    /// Finds the guilty items of a batch that hung. A single item that is not done within the short limit is guilty, since nobody else can
+    /// be. Of several each gets the whole limit once more: one that only is slower than usual is not to be taken for one that hangs.
+    fn hung(
+        &mut self,
+        items: &[M::In],
+        error: &BatchError<M::Error>,
+        limit: Duration,
+        short: Duration,
+    ) {
+        let places: Vec<usize> = (0..items.len()).collect();
+        let mut suspects = self.one_by_one(items, &places, short);
+        if suspects.len() > 1 && short < limit {
+            let places: Vec<usize> = suspects.iter().map(|(place, _)| *place).collect();
+            suspects = self.one_by_one(items, &places, limit);
+        }
+        for (place, again) in suspects {
+            // Who hangs has had the whole limit before, though not alone.
+            let hung = blame::<M>(&again) == Blame::Hang;
+            self.convict(items, place, if hung { error } else { &again });
+        }
+        self.tell(0, everyone::<M>(items, error));
+    }
+
+    /// Runs the items at these places again, each by itself: those that cost an instance once more, with their errors. The others are
+    /// answered.
+    fn one_by_one(
+        &mut self,
+        items: &[M::In],
+        places: &[usize],
+        limit: Duration,
+    ) -> Vec<(usize, BatchError<M::Error>)> {
+        let mut lost = Vec::new();
+        for &place in places {
+            let Some(awaited) = self.shared.awaited(self.seat) else {
+                break;
+            };
+            if lost.len() == MOST_LOST || !awaited[place] {
+                continue;
+            }
+            let item = slice::from_ref(&items[place]);
+            match self.attempt(item, place, limit).outcome {
+                Ok(results) => self.tell(place, results),
+                Err(error) if matches!(blame::<M>(&error), Blame::Crash | Blame::Hang) => {
+                    lost.push((place, error));
+                }
+                Err(error) => self.tell(place, everyone::<M>(item, &error)),
+            }
+        }
+        lost
+    }
+
+    /// Answers an item that was alone when it cost an instance, and tells the model about it.
+    fn convict(&mut self, items: &[M::In], place: usize, error: &BatchError<M::Error>) {
+        let item = &items[place];
+        if let (Some(model), BatchError::Model(error)) = (&mut self.model, error) {
+            // What the model makes of it is not worth an instance.
+            catch_unwind(AssertUnwindSafe(|| model.convicted(item, error))).ok();
+        }
+        self.tell(place, everyone::<M>(slice::from_ref(item), error));
     }
 }
 

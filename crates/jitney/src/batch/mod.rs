@@ -104,6 +104,12 @@ pub trait Model: Sized + 'static {
         Blame::OneItem
     }
 
+    /// Told of an item that was found guilty: it crashed the model, or the model hung on it, while it was alone, and that was not the
+    /// first time unless it always was alone. For instance to refuse the like of it from then on.
+    fn convicted(&mut self, item: &Self::In, error: &Self::Error) {
+        let _ = (item, error);
+    }
+
     /// How many rows of the batch this item takes; at least one.
     ///
     /// Called while the batcher's lock is held, as is [`Model::compatible`]: it must be quick and not panic.
@@ -127,8 +133,8 @@ pub enum Blame {
     /// An item, perhaps, and it took the instance with it: every item is run again by itself. One that crashes again is guilty, even
     /// when it was alone the first time.
     Crash,
-    /// An item on which the model hangs: as after a crash, but with little more time than the item should need. An item that was alone is
-    /// guilty.
+    /// An item on which the model hangs: as after a crash, but with little more time than the item should need. Where several need more,
+    /// they are run once again with all the time that there is. An item that was alone is guilty.
     Hang,
     /// Nobody: the error is everyone's answer.
     Nobody,

@@ -8,28 +8,20 @@ use super::lease::{Lease, Place, Within};
 use crate::cancel::Cancel;
 use crate::deadline::Deadline;
 use crate::lock::lock;
-use crate::tree::Node;
+use crate::tree::{Entry, Node};
 
 tokio::task_local! {
     pub(super) static CONTEXT: Context;
 }
 
-/// Set around every poll of a scope's body, of a group's tasks, and of what has a time limit.
+/// Whose future is polled, and what is around it. Set around every poll of a scope's body, of a group's tasks, and of what has a
+/// time limit.
 #[derive(Clone)]
-pub(super) struct Context {
-    pub(super) scope: Arc<Surroundings>,
-    pub(super) holder: Holder,
-}
-
-/// Whose future is polled.
-#[derive(Clone)]
-pub(super) enum Holder {
+pub(super) enum Context {
     /// That of a task, which can be cancelled alone.
-    Task(Arc<dyn Own>),
-    /// That of a scope, or something in a task that has a time limit.
-    Place(Node),
-    /// Something that has a time limit outside of any scope.
-    Nobody,
+    Task(Arc<Entry<dyn Own>>),
+    /// That of a scope, or something in a task that has a time limit; with no node where that is outside of any scope.
+    Place(Arc<Surroundings>, Option<Node>),
 }
 
 impl Context {
@@ -37,29 +29,46 @@ impl Context {
         CONTEXT.try_with(Context::clone).ok()
     }
 
-    /// What the task should obey: its own request to stop, which follows that of its group.
-    pub(super) fn cancel(&self) -> Cancel {
-        match &self.holder {
-            Holder::Task(own) => own.personal().cancel_below(&self.scope.cancel),
-            Holder::Place(_) | Holder::Nobody => self.scope.cancel.clone(),
+    pub(super) fn scope(&self) -> &Arc<Surroundings> {
+        match self {
+            Context::Task(task) => task.details.scope(),
+            Context::Place(scope, _) => scope,
         }
     }
 
-    pub(super) fn node(&self) -> Option<&Node> {
-        self.holder.node()
+    /// What the task should obey: its own request to stop, which follows that of its group.
+    pub(super) fn cancel(&self) -> Cancel {
+        match self {
+            Context::Task(task) => {
+                let group = &task.details.scope().cancel;
+                task.details.personal().cancel_below(group)
+            }
+            Context::Place(scope, _) => scope.cancel.clone(),
+        }
+    }
+
+    pub(super) fn node(&self) -> Option<Node> {
+        match self {
+            Context::Task(task) => Some(Node::of(task.clone())),
+            Context::Place(_, node) => node.clone(),
+        }
     }
 
     pub(super) fn within(&self) -> Within {
-        (self.scope.lease.clone(), self.scope.place)
+        let scope = self.scope();
+        (scope.lease.clone(), scope.place)
     }
 
     pub(super) fn member(&self) -> Option<u64> {
-        self.node().map(Node::id)
+        match self {
+            Context::Task(task) => Some(task.id()),
+            Context::Place(_, node) => node.as_ref().map(Node::id),
+        }
     }
 
     /// Runs `act` for this place, and for all those whose dropping would drop the future that runs here.
     fn for_each_holder(&self, act: impl Fn(&Surroundings, Option<u64>)) {
-        let (mut scope, mut member) = (&self.scope, self.member());
+        let (mut scope, mut member) = (self.scope(), self.member());
         loop {
             act(scope, member);
             match &scope.opened_in {
@@ -68,16 +77,6 @@ impl Context {
                 }
                 _ => return,
             }
-        }
-    }
-}
-
-impl Holder {
-    pub(super) fn node(&self) -> Option<&Node> {
-        match self {
-            Holder::Task(own) => Some(own.node()),
-            Holder::Place(node) => Some(node),
-            Holder::Nobody => None,
         }
     }
 }
@@ -131,7 +130,7 @@ impl Surroundings {
             on_orphan: None,
             shielded: Mutex::new(Vec::new()),
             body: outer.and_then(Context::member),
-            opened_in: outer.map(|outer| (outer.scope.clone(), outer.member())),
+            opened_in: outer.map(|outer| (outer.scope().clone(), outer.member())),
             inside: Mutex::new(Weak::new()),
             name: None,
         }
@@ -251,7 +250,7 @@ impl Deadline {
     /// The earliest deadline around the running code, if there is one.
     pub fn current() -> Option<Deadline> {
         CONTEXT
-            .try_with(|context| context.scope.cancel.deadline())
+            .try_with(|context| context.scope().cancel.deadline())
             .ok()?
     }
 }
@@ -259,6 +258,6 @@ impl Deadline {
 impl Node {
     /// The node of the running task or scope, if it was started by a [`Scope`](crate::Scope).
     pub fn current() -> Option<Node> {
-        CONTEXT.try_with(|context| context.node().cloned()).ok()?
+        CONTEXT.try_with(Context::node).ok()?
     }
 }

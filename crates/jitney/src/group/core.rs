@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::context::{Context, Holder, OrphanHook, Surroundings};
+use super::context::{Context, OrphanHook, Surroundings};
 use super::error::{Failure, FailureKind, GroupError, Kept, OrphanError, TaskInfo};
 use super::exits::Exits;
 use super::lease::{Left, Place};
@@ -17,7 +17,7 @@ use super::task::{Ended, Payload, message};
 use crate::cancel::{Cancel, Cause};
 use crate::deadline::{Deadline, Limit};
 use crate::lock::lock;
-use crate::tree::{Node, Tree};
+use crate::tree::{Entry, Node, Tree};
 
 /// How a scope is to be.
 #[derive(Clone)]
@@ -36,8 +36,8 @@ pub(super) struct Settings {
 /// A running scope.
 pub(super) struct Core {
     pub(super) node: Node,
-    /// For tasks that are given none.
-    pub(super) task_name: Arc<str>,
+    /// Of tasks that are given none.
+    task_name: Arc<str>,
     pub(super) around: Arc<Surroundings>,
     /// The same again, except where the tasks can be cancelled without the body.
     pub(super) tasks: Arc<Surroundings>,
@@ -52,13 +52,26 @@ pub(super) struct Core {
     panic: Option<Mutex<Option<Payload>>>,
 }
 
+/// Tasks of a scope that have one name.
+pub(super) struct Team {
+    pub(super) core: Arc<Core>,
+    /// None where nobody has given one.
+    pub(super) chosen: Option<Arc<str>>,
+}
+
+impl Team {
+    pub(super) fn name(&self) -> &Arc<str> {
+        self.chosen.as_ref().unwrap_or(&self.core.task_name)
+    }
+}
+
 impl Core {
     pub(super) fn new(settings: Settings) -> Core {
         let outer = Context::current();
         let limit = settings
             .deadline
             .map(|(deadline, site)| Arc::new(Limit::new(deadline, settings.name.clone(), site)));
-        let outer_node = outer.as_ref().and_then(|outer| outer.node().cloned());
+        let outer_node = outer.as_ref().and_then(Context::node);
         let node = match settings.under.or(outer_node) {
             Some(under) => under.child_at(settings.name, settings.site),
             None => Tree::at(settings.name, settings.site).root(),
@@ -104,10 +117,7 @@ impl Core {
 
     /// The context of the body, and of what is cleaned up.
     pub(super) fn context(&self, node: &Node) -> Context {
-        Context {
-            scope: self.around.clone(),
-            holder: Holder::Place(node.clone()),
-        }
+        Context::Place(self.around.clone(), Some(node.clone()))
     }
 
     /// Ready when every task has ended. Once only helpers are left, they are asked to.
@@ -135,7 +145,7 @@ impl Core {
     /// Keeps what went wrong, and lets the policy act on it; in this order, so that who is woken finds it.
     pub(super) fn settle_task<T, E: Send + 'static>(
         &self,
-        node: &Node,
+        node: &Entry,
         ended: Ended<Result<T, E>>,
     ) -> Result<T, Cause> {
         let settled = self.settle(node, ended);
@@ -154,7 +164,7 @@ impl Core {
         &self,
         ended: Ended<Result<T, E>>,
     ) -> Option<T> {
-        let value = self.settle(&self.node, ended).ok();
+        let value = self.settle(self.node.entry(), ended).ok();
         if value.is_none() {
             self.cancel().cancel(Cause::SiblingFailed);
         }
@@ -163,7 +173,7 @@ impl Core {
 
     fn settle<T, E: Send + 'static>(
         &self,
-        node: &Node,
+        node: &Entry,
         ended: Ended<Result<T, E>>,
     ) -> Result<T, Cause> {
         let (cause, kind) = match ended {
@@ -206,7 +216,7 @@ impl Core {
         }
     }
 
-    pub(super) fn record(&self, node: &Node, kind: FailureKind<OrphanError>) {
+    pub(super) fn record(&self, node: &Entry, kind: FailureKind<OrphanError>) {
         let task = TaskInfo::of(node);
         self.around.record(Failure { task, kind });
     }
@@ -223,7 +233,7 @@ impl Core {
             // The body was cut off by its own group, which is no failure of a task, but there is no value either.
             (None, None) => Err(GroupError {
                 first: Failure {
-                    task: TaskInfo::of(&self.node),
+                    task: TaskInfo::of(self.node.entry()),
                     kind: FailureKind::Cancelled(self.cancel().cause().unwrap_or(Cause::Requested)),
                 },
                 rest: Vec::new(),

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::context::{CONTEXT, Context, Holder, Surroundings};
+use super::context::{CONTEXT, Context, Surroundings};
 use super::lease::Place;
 use super::panic_message;
 use crate::cancel::Cancel;
@@ -12,7 +12,7 @@ use crate::tree::Node;
 /// A piece of work for another thread. To the scope around it is what a scope inside would be: it hears of cancelling, and as
 /// long as it exists the scope stays open.
 pub(crate) struct Errand {
-    context: Context,
+    scope: Arc<Surroundings>,
     node: Node,
 }
 
@@ -25,16 +25,13 @@ impl Errand {
             None => Cancel::new(),
         };
         Errand {
-            context: Context {
-                scope: Arc::new(Surroundings::of_limit(around.as_ref(), cancel)),
-                holder: Holder::Place(node.clone()),
-            },
+            scope: Arc::new(Surroundings::of_limit(around.as_ref(), cancel)),
             node,
         }
     }
 
     pub(crate) fn cancel(&self) -> &Cancel {
-        &self.context.scope.cancel
+        &self.scope.cancel
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -43,15 +40,16 @@ impl Errand {
 
     /// Runs the work where the context is the errand's. A panic is its message.
     pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> Result<R, String> {
-        CONTEXT.sync_scope(self.context.clone(), || caught(work))
+        let context = Context::Place(self.scope.clone(), Some(self.node.clone()));
+        CONTEXT.sync_scope(context, || caught(work))
     }
 }
 
 impl Drop for Errand {
     fn drop(&mut self) {
         self.node.leave();
-        self.context.scope.lease.close();
-        self.context.scope.lease.leave(Place::Member);
+        self.scope.lease.close();
+        self.scope.lease.leave(Place::Member);
     }
 }
 

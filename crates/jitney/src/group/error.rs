@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::cancel::Cause;
 use crate::deadline::Elapsed;
-use crate::tree::Node;
+use crate::tree::Entry;
 
 /// Everything that failed in a scope, in the order of time.
 ///
@@ -182,9 +182,9 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    pub(crate) fn of(node: &Node) -> TaskInfo {
+    pub(crate) fn of(node: &Entry) -> TaskInfo {
         TaskInfo {
-            name: node.shared_name(),
+            name: node.name().clone(),
             id: node.id(),
             site: node.site(),
             elapsed: node.age(),

@@ -140,7 +140,7 @@ fn run(exit: Exit, core: &Core) -> impl Future<Output = Option<Kept>> + Send + u
     );
     async move {
         let ended = cleanup.await;
-        let task = TaskInfo::of(&node);
+        let task = TaskInfo::of(node.entry());
         node.leave();
         let kind = match ended {
             Ok(Ok(Ok(()))) => return None,

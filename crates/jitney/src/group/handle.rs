@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use super::context::Surroundings;
+use super::core::Team;
+use super::lease::Place;
 use crate::cancel::{Cancel, Cause};
 use crate::lock::lock;
-use crate::tree::Node;
+use crate::tree::{Details, Entry, Node, Registry};
 
 /// The value a task will give. Dropping it discards the value, never the task: the group waits for that in any case.
 ///
@@ -34,29 +37,31 @@ use crate::tree::Node;
 /// ```
 #[must_use = "dropping a handle discards the task's value, never the task: say so with drop(..)"]
 pub struct Handle<T> {
-    slot: Arc<Slot<T>>,
+    task: Arc<Entry<Slot<T>>>,
+    /// Whether it has given out the value.
+    taken: bool,
 }
 
 impl<T> Handle<T> {
-    pub(super) fn new(slot: Arc<Slot<T>>) -> Handle<T> {
-        Handle { slot }
+    pub(super) fn new(task: Arc<Entry<Slot<T>>>) -> Handle<T> {
+        Handle { task, taken: false }
     }
 
     /// The task's id in the tree.
     pub fn id(&self) -> u64 {
-        self.slot.node.id()
+        self.task.id()
     }
 
     /// The task's name.
     pub fn name(&self) -> &str {
-        self.slot.node.name()
+        self.task.name()
     }
 
     /// Asks this task alone to stop; it is dropped after the grace of its scope. That is no failure of the group.
     ///
     /// Does nothing if the task was cancelled before, or has ended. Never waits: await the handle for the end of the task.
     pub fn cancel(&self, cause: Cause) {
-        self.slot.personal.ask(cause);
+        self.task.details.personal.ask(cause);
     }
 }
 
@@ -64,22 +69,25 @@ impl<T> Future for Handle<T> {
     type Output = Result<T, Cancelled>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(outcome) = self.slot.take() {
-            return Poll::Ready(outcome);
-        }
-        // Cloning and dropping a waker may run foreign code, which must not find the lock taken.
-        let waker = Value::Awaited(Some(cx.waker().clone()));
-        let before = self.slot.replace_unless_ready(waker);
-        drop(before);
-        self.slot.take().map_or(Poll::Pending, Poll::Ready)
+        let this = self.get_mut();
+        let slot = &this.task.details;
+        let outcome = slot.take().or_else(|| {
+            // Cloning and dropping a waker may run foreign code, which must not find the lock taken.
+            let waker = cx.waker().clone();
+            slot.take_or_await(waker)
+        });
+        this.taken |= outcome.is_some();
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        let value = self.slot.replace(Value::Unwanted);
-        // Values are foreign code, which must not find the lock taken.
-        drop(value);
+        if !self.taken {
+            let value = self.task.details.replace(Value::Unwanted);
+            // Values are foreign code, which must not find the lock taken.
+            drop(value);
+        }
     }
 }
 
@@ -97,9 +105,10 @@ pub struct Cancelled {
     pub cause: Cause,
 }
 
-/// What a task and its handle share.
+/// What a task and its handle share, beside the task's node.
 pub(super) struct Slot<T> {
-    node: Node,
+    pub(super) team: Arc<Team>,
+    pub(super) place: Place,
     value: Mutex<Value<T>>,
     personal: Personal,
 }
@@ -114,20 +123,13 @@ enum Value<T> {
 }
 
 impl<T> Slot<T> {
-    pub(super) fn new(node: Node) -> Arc<Slot<T>> {
-        Arc::new(Slot {
-            node,
+    pub(super) fn new(team: Arc<Team>, place: Place) -> Slot<T> {
+        Slot {
+            team,
+            place,
             value: Mutex::new(Value::Awaited(None)),
             personal: Personal::default(),
-        })
-    }
-
-    pub(super) fn node(&self) -> &Node {
-        &self.node
-    }
-
-    pub(super) fn personal(&self) -> &Personal {
-        &self.personal
+        }
     }
 
     fn take(&self) -> Option<Result<T, Cancelled>> {
@@ -145,11 +147,18 @@ impl<T> Slot<T> {
         std::mem::replace(&mut *lock(&self.value), new)
     }
 
-    /// Puts a waker in the place of another; gives it back if nothing will wake it any more.
-    fn replace_unless_ready(&self, waker: Value<T>) -> Value<T> {
-        match &mut *lock(&self.value) {
-            value @ Value::Awaited(_) => std::mem::replace(value, waker),
-            _ => waker,
+    /// Has this waker woken when there is a value, unless there is one already.
+    fn take_or_await(&self, waker: Waker) -> Option<Result<T, Cancelled>> {
+        let mut value = lock(&self.value);
+        let new = match *value {
+            Value::Awaited(_) => Value::Awaited(Some(waker)),
+            _ => Value::Taken,
+        };
+        let before = std::mem::replace(&mut *value, new);
+        drop(value);
+        match before {
+            Value::Ready(outcome) => Some(outcome),
+            _ => None,
         }
     }
 
@@ -168,19 +177,38 @@ impl<T> Slot<T> {
     }
 }
 
-/// A slot of whatever type.
-pub(super) trait Own: Send + Sync {
-    fn node(&self) -> &Node;
+impl<T> Details for Slot<T> {
+    fn name(&self) -> &Arc<str> {
+        self.team.name()
+    }
+
+    fn parent(&self) -> Option<&Node> {
+        Some(&self.team.core.node)
+    }
+
+    fn registry(&self) -> &Arc<Registry> {
+        self.team.core.node.registry()
+    }
+
+    fn take_parent(&mut self) -> Option<Node> {
+        None
+    }
+}
+
+/// A task, whatever its value.
+pub(super) trait Own: Details + Send + Sync {
     fn personal(&self) -> &Personal;
+    /// What its group is to it.
+    fn scope(&self) -> &Arc<Surroundings>;
 }
 
 impl<T: Send> Own for Slot<T> {
-    fn node(&self) -> &Node {
-        &self.node
-    }
-
     fn personal(&self) -> &Personal {
         &self.personal
+    }
+
+    fn scope(&self) -> &Arc<Surroundings> {
+        self.team.core.part(self.place)
     }
 }
 

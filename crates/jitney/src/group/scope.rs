@@ -216,7 +216,7 @@ impl Scope {
             ));
             let care = Care {
                 scope: &core.around,
-                node: &core.node,
+                node: core.node.entry(),
                 grace: core.grace,
                 personal: None,
             };

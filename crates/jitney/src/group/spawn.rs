@@ -8,41 +8,39 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::context::{CONTEXT, Context, Holder};
-use super::core::Core;
+use super::context::{CONTEXT, Context};
+use super::core::{Core, Team};
 use super::exits::Exit;
 use super::handle::{Cancelled, Handle, Slot};
 use super::lease::Place;
-use super::task::{Debt, Member, Permit, Task, Work};
+use super::task::{Debt, Permit, Task, Work};
 use crate::cancel::{Cancel, Cause};
 use crate::close::{AsyncClose, Entered};
-use crate::tree::{Node, bounded};
+use crate::tree::{Entry, Node, bounded};
 
 /// The group of tasks of a running [`Scope`](super::Scope). Clones are the same group.
 ///
 /// A clone may outlive the scope; tasks spawned then never run, and their handles say so.
 pub struct Group<E: Send + 'static> {
-    core: Arc<Core>,
-    /// For the tasks that this clone spawns.
-    name: Option<Arc<str>>,
+    team: Arc<Team>,
     errors: PhantomData<fn(E)>,
 }
 
 impl<E: Send + 'static> Group<E> {
     pub(super) fn new(core: Arc<Core>) -> Group<E> {
+        Group::of(core, None)
+    }
+
+    fn of(core: Arc<Core>, chosen: Option<Arc<str>>) -> Group<E> {
         Group {
-            core,
-            name: None,
+            team: Arc::new(Team { core, chosen }),
             errors: PhantomData,
         }
     }
 
     /// The same group, with a name for what is spawned, deferred and entered through this clone. Keep the clone to spawn many.
     pub fn named(&self, name: impl AsRef<str>) -> Group<E> {
-        Group {
-            name: Some(bounded(name.as_ref())),
-            ..self.clone()
-        }
+        Group::of(self.core().clone(), Some(bounded(name.as_ref())))
     }
 
     /// Starts a task. Never waits.
@@ -59,7 +57,7 @@ impl<E: Send + 'static> Group<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        let permit = match &self.core.permits {
+        let permit = match &self.core().permits {
             None => Permit::NotNeeded,
             Some(permits) => match permits.clone().try_acquire_owned() {
                 Ok(permit) => Permit::Held(permit),
@@ -110,7 +108,7 @@ impl<E: Send + 'static> Group<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        let permit = match &self.core.permits {
+        let permit = match &self.core().permits {
             None => Permit::NotNeeded,
             Some(permits) => match permits.clone().try_acquire_owned() {
                 Ok(permit) => Permit::Held(permit),
@@ -254,29 +252,33 @@ impl<E: Send + 'static> Group<E> {
 
     /// Cancels the body and every task. Does nothing if the group is cancelled already.
     pub fn cancel(&self, cause: Cause) {
-        self.core.cancel().cancel(cause);
+        self.core().cancel().cancel(cause);
     }
 
     /// What the body and the tasks see as [`Cancel::current`].
     pub fn cancel_token(&self) -> Cancel {
-        self.core.cancel().clone()
+        self.core().cancel().clone()
     }
 
     /// The place of the group in the tree, under which its tasks are.
     pub fn node(&self) -> &Node {
-        &self.core.node
+        &self.core().node
     }
 
     async fn permit(&self) -> Permit {
-        let Some(permits) = &self.core.permits else {
+        let Some(permits) = &self.core().permits else {
             return Permit::NotNeeded;
         };
         tokio::select! {
             biased;
             // The task will see that itself; what matters is not to wait for tasks that use their grace.
-            _ = self.core.tasks.cancel.cancelled() => Permit::NotNeeded,
+            _ = self.core().tasks.cancel.cancelled() => Permit::NotNeeded,
             permit = permits.clone().acquire_owned() => permit.map_or(Permit::NotNeeded, Permit::Held),
         }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.team.core
     }
 
     fn launch<T, F>(&self, future: F, permit: Permit, site: &'static Location<'static>) -> Handle<T>
@@ -298,26 +300,22 @@ impl<E: Send + 'static> Group<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        let name = self.name.as_ref().unwrap_or(&self.core.task_name);
-        let slot = Slot::new(self.core.node.child_at(name.clone(), site));
-        let handle = Handle::new(slot.clone());
-        let Some(member) = Member::join(&self.core, place) else {
-            slot.node().leave();
-            let cause = self.core.cancel().cause().unwrap_or(Cause::ParentGone);
-            drop(slot.fill(Err(Cancelled { cause })));
+        let task = Entry::enter(site, Slot::new(self.team.clone(), place));
+        let handle = Handle::new(task.clone());
+        let lease = &self.core().around.lease;
+        if !lease.join(place) {
+            task.leave();
+            let cause = self.core().cancel().cause().unwrap_or(Cause::ParentGone);
+            drop(task.details.fill(Err(Cancelled { cause })));
             return handle;
-        };
-        let context = Context {
-            scope: self.core.part(place).clone(),
-            holder: Holder::Task(slot.clone()),
-        };
+        }
+        let context = Context::Task(task.clone());
         let work = Work::new(CONTEXT.scope(context, future), permit);
-        let debt = Debt { slot, member };
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that gives tasks an owner"
         )]
-        drop(tokio::spawn(Task::new(work, debt)));
+        drop(tokio::spawn(Task::new(work, Debt { task })));
         handle
     }
 
@@ -327,8 +325,12 @@ impl<E: Send + 'static> Group<E> {
         cleanup: impl Future<Output = Result<(), String>> + Send + 'static,
         site: &'static Location<'static>,
     ) {
-        let refused = self.core.exits.push(Exit {
-            name: self.name.clone().unwrap_or_else(|| Arc::from("cleanup")),
+        let refused = self.core().exits.push(Exit {
+            name: self
+                .team
+                .chosen
+                .clone()
+                .unwrap_or_else(|| Arc::from("cleanup")),
             site,
             limit,
             cleanup: Box::pin(cleanup),
@@ -365,8 +367,7 @@ pub struct NotReady {
 impl<E: Send + 'static> Clone for Group<E> {
     fn clone(&self) -> Self {
         Group {
-            core: self.core.clone(),
-            name: self.name.clone(),
+            team: self.team.clone(),
             errors: PhantomData,
         }
     }
@@ -375,8 +376,8 @@ impl<E: Send + 'static> Clone for Group<E> {
 impl<E: Send + 'static> fmt::Debug for Group<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
-            .field("node", &self.core.node)
-            .field("cancel", self.core.cancel())
+            .field("node", &self.core().node)
+            .field("cancel", self.core().cancel())
             .finish()
     }
 }

@@ -13,12 +13,10 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Sleep;
 
 use super::context::{Context, Surroundings};
-use super::core::Core;
 use super::error::{FailureKind, PANIC_MESSAGE_MAX};
-use super::handle::{Cancelled, Personal, Slot};
-use super::lease::Place;
+use super::handle::{Cancelled, Own, Personal, Slot};
 use crate::cancel::{Cause, Listening};
-use crate::tree::Node;
+use crate::tree::Entry;
 
 /// How a future ended. It is dropped by then.
 pub(super) enum Ended<T> {
@@ -41,7 +39,7 @@ pub(super) enum Permit {
 /// What a future in the care of a group obeys.
 pub(super) struct Care<'a> {
     pub(super) scope: &'a Surroundings,
-    pub(super) node: &'a Node,
+    pub(super) node: &'a Entry,
     pub(super) grace: Duration,
     /// None for the body.
     pub(super) personal: Option<&'a Personal>,
@@ -141,7 +139,7 @@ impl<F: Future> Work<F> {
 
     fn poll_once(
         self: Pin<&mut Self>,
-        node: &Node,
+        node: &Entry,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Ended<F::Output>> {
         let mut this = self.project();
@@ -175,13 +173,21 @@ impl<F: Future> Work<F> {
 
 pin_project! {
     /// A spawned task of a group.
-    pub(super) struct Task<F, T> {
+    pub(super) struct Task<F, T>
+    where
+        T: Send,
+        T: 'static,
+    {
         #[pin]
         work: Work<F>,
         debt: Option<Debt<T>>,
     }
 
-    impl<F, T> PinnedDrop for Task<F, T> {
+    impl<F, T> PinnedDrop for Task<F, T>
+    where
+        T: Send,
+        T: 'static,
+    {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             // Only a runtime that shuts down drops a task that has not ended.
@@ -194,7 +200,7 @@ pin_project! {
     }
 }
 
-impl<F: Future, T> Task<F, T> {
+impl<F: Future, T: Send + 'static> Task<F, T> {
     pub(super) fn new(work: Work<F>, debt: Debt<T>) -> Task<F, T> {
         Task {
             work,
@@ -206,6 +212,7 @@ impl<F: Future, T> Task<F, T> {
 impl<F, T, E> Future for Task<F, T>
 where
     F: Future<Output = Result<T, E>>,
+    T: Send + 'static,
     E: Send + 'static,
 {
     type Output = ();
@@ -219,7 +226,7 @@ where
         let work = this.work.project();
         let permit = std::mem::replace(work.permit, Permit::NotNeeded);
         if work.listening.take().is_some() {
-            debt.slot.personal().forget();
+            debt.task.details.personal().forget();
         }
         if let Some(debt) = this.debt.take() {
             debt.pay(ended, permit);
@@ -228,65 +235,47 @@ where
     }
 }
 
-/// What a task owes when it has ended.
+/// What a task owes when it has ended; with the place in the lease, which is given back when this is dropped.
 pub(super) struct Debt<T> {
-    pub(super) slot: Arc<Slot<T>>,
-    /// Goes last, and with it the place in the lease.
-    pub(super) member: Member,
+    pub(super) task: Arc<Entry<Slot<T>>>,
 }
 
-impl<T> Debt<T> {
+impl<T: Send + 'static> Debt<T> {
     fn care(&self) -> Care<'_> {
+        let slot = &self.task.details;
         Care {
-            scope: self.member.core.part(self.member.place),
-            node: self.slot.node(),
-            grace: self.member.core.grace,
-            personal: Some(self.slot.personal()),
+            scope: slot.scope(),
+            node: &*self.task,
+            grace: slot.team.core.grace,
+            personal: Some(slot.personal()),
         }
     }
 
     /// The order matters. A failure is kept, and the siblings are cancelled, before the permit lets the next task start.
     /// The place in the lease goes last, because it may wake the scope, which must find everything else done.
     fn pay<E: Send + 'static>(self, ended: Ended<Result<T, E>>, permit: Permit) {
-        let Debt { slot, member } = self;
-        let outcome = member.core.settle_task(slot.node(), ended);
+        let slot = &self.task.details;
+        let outcome = slot.team.core.settle_task(&*self.task, ended);
         drop(permit);
-        slot.node().leave();
+        self.task.leave();
         // A value that nobody wants comes back, and is dropped before the task counts as ended.
         drop(slot.fill(outcome.map_err(|cause| Cancelled { cause })));
-        drop(slot);
-        drop(member);
     }
 
     fn abandon(self) {
         const CAUSE: Cause = Cause::Shutdown;
         let kind = FailureKind::Cancelled(CAUSE);
-        let node = self.slot.node();
-        self.member.core.record(node, kind);
-        node.leave();
-        drop(self.slot.fill(Err(Cancelled { cause: CAUSE })));
+        let slot = &self.task.details;
+        slot.team.core.record(&*self.task, kind);
+        self.task.leave();
+        drop(slot.fill(Err(Cancelled { cause: CAUSE })));
     }
 }
 
-/// A place in the lease of a scope, given back when dropped.
-pub(super) struct Member {
-    pub(super) core: Arc<Core>,
-    place: Place,
-}
-
-impl Member {
-    /// A place, or `None` if the lease is closed.
-    pub(super) fn join(core: &Arc<Core>, place: Place) -> Option<Member> {
-        core.around.lease.join(place).then(|| Member {
-            core: core.clone(),
-            place,
-        })
-    }
-}
-
-impl Drop for Member {
+impl<T> Drop for Debt<T> {
     fn drop(&mut self) {
-        self.core.around.lease.leave(self.place);
+        let slot = &self.task.details;
+        slot.team.core.around.lease.leave(slot.place);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::context::{CONTEXT, Context, Holder, Shield, Surroundings};
+use super::context::{CONTEXT, Context, Shield, Surroundings};
 use super::core::below;
 use super::lease::Place;
 use crate::cancel::{Cancel, Cause};
@@ -167,8 +167,8 @@ pub(super) async fn enforce<F: Future>(
 /// Ends a time limit however its future ends.
 struct Open {
     around: Arc<Surroundings>,
-    /// As what the future runs there.
-    holder: Holder,
+    /// That of the task or scope in which the future runs.
+    node: Option<Node>,
 }
 
 impl Open {
@@ -179,30 +179,25 @@ impl Open {
         };
         Open {
             around: Arc::new(Surroundings::of_limit(outer, cancel)).opened(),
-            holder: outer
-                .and_then(|outer| outer.node().cloned())
-                .map_or(Holder::Nobody, Holder::Place),
+            node: outer.and_then(Context::node),
         }
     }
 
     fn context(&self) -> Context {
-        Context {
-            scope: self.around.clone(),
-            holder: self.holder.clone(),
-        }
+        Context::Place(self.around.clone(), self.node.clone())
     }
 
     /// Where the future is, as far as scopes tell: the one it is in, and those it has opened.
     fn stuck(&self) -> Option<Arc<str>> {
         let mut names = self.around.names_inside();
-        if let Holder::Place(node) = &self.holder {
+        if let Some(node) = &self.node {
             names.insert(0, node.shared_name());
         }
         (!names.is_empty()).then(|| Arc::from(names.join(" > ")))
     }
 
     fn is_shielded(&self) -> bool {
-        self.around.is_shielded(self.holder.node().map(Node::id))
+        self.around.is_shielded(self.node.as_ref().map(Node::id))
     }
 }
 

@@ -19,7 +19,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! let outcome = Scope::named("work").run(async |group: Group<String>| {
-//!     let pool = Pool::new(&group, "database", Connections, Settings::new(2.try_into().unwrap()));
+//!     let pool = Pool::new(&group, "database", Settings::new(2.try_into().unwrap()), Connections);
 //!     let connection = pool.get().await.map_err(|error| error.to_string())?;
 //!     assert_eq!(*connection, "a connection");
 //!     drop(connection);
@@ -152,8 +152,8 @@ impl<M: Manager> Pool<M> {
     pub fn new<E: Send + 'static>(
         owner: &Group<E>,
         name: impl AsRef<str>,
-        manager: M,
         settings: Settings,
+        manager: M,
     ) -> Pool<M> {
         let node = owner.node().child(name);
         let shared = Arc::new(Shared::new(node, manager, settings));

@@ -10,7 +10,7 @@ use super::channel::{Channel, Flags, Run};
 use super::desk::{Desk, Mailbox, Message};
 use super::frame::{Frame, INLINE_MAX, REGION};
 use super::supervisor::{CallId, Place, Terms, Verdict};
-use super::{CallError, Reply, Request};
+use super::{CallError, Reply, Request, Settings};
 use crate::lock::lock;
 
 /// One call that is under way.
@@ -33,14 +33,14 @@ impl<'a> Calling<'a> {
         desk: &'a Desk,
         id: CallId,
         request: &'a Request<'a>,
-        payload_max: u64,
+        settings: &Settings,
     ) -> Result<Self, CallError> {
         let bytes = request.payload.iter().map(|piece| piece.len() as u64).sum();
-        CallError::check(request, bytes, payload_max)?;
+        CallError::check(request, bytes, settings.payload_max)?;
         let now = Instant::now();
         let patience = request
             .deadline
-            .unwrap_or_else(|| later(now, request.limit));
+            .unwrap_or_else(|| later(later(now, settings.start_limit), request.limit));
         let limit = later(now, request.limit) - now;
         let terms = Terms {
             weight: request.weight,

@@ -78,9 +78,9 @@ pub struct Request<'a> {
     /// What the run counts towards [`Settings::recycle_after`]: the number of items, say.
     pub weight: u64,
     /// How long the run may take, counted from when nothing is ahead of it in its worker's pipe. Beyond it the worker is killed.
-    /// Without a deadline it also bounds how long the call waits for a worker.
     pub limit: Duration,
-    /// When the last of those who wait leaves. The worker is told, and the call does not wait for a worker for longer.
+    /// When the last of those who wait leaves. The worker is told, and the call does not wait for a worker for longer. Without one it waits
+    /// as long as a start and a run may take.
     pub deadline: Option<Instant>,
     /// Whether nobody waits for an item any more, asked every 20 ms while the run goes on; what it says reaches the worker through its
     /// control region. The index is below [`Request::items`].
@@ -188,21 +188,15 @@ impl Pool {
 
     /// Hands the request to the ready worker with the fewest runs in flight and waits for its reply.
     ///
-    /// If the worker dies or retires before it has begun, the request goes to another one. Blocks the thread; ends within the request's
-    /// deadline (or limit) when there is no worker, and within its limit once it heads its worker's pipe.
+    /// If the worker dies or retires before it has begun, the request goes to another one. Blocks the thread; ends by the request's
+    /// deadline when there is no worker, and within its limit once it heads its worker's pipe.
     ///
     /// # Errors
     /// See [`CallError`]. The pool itself never runs a request twice: whether to call again after [`CallError::Crashed`] is the caller's
     /// decision.
     pub fn call(&self, request: &Request<'_>) -> Result<Reply, CallError> {
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
-        Calling::begin(
-            &self.shared.desk,
-            id,
-            request,
-            self.shared.settings.payload_max,
-        )?
-        .finish()
+        Calling::begin(&self.shared.desk, id, request, &self.shared.settings)?.finish()
     }
 
     /// How the pool is.

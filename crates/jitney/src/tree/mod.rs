@@ -16,6 +16,7 @@
 //! assert_eq!(tree.snapshot().nodes.len(), 2);
 //! ```
 
+mod moment;
 mod registry;
 mod snapshot;
 mod threads;
@@ -30,7 +31,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::registry::{NO_KEY, Registry};
+use self::registry::NO_KEY;
+pub(crate) use self::registry::Registry;
 use self::snapshot::Now;
 pub use self::snapshot::{NodeInfo, Snapshot};
 pub(crate) use self::threads::Sight;
@@ -102,7 +104,7 @@ impl Tree {
     }
 
     fn registry(&self) -> &Registry {
-        &self.root.entry.registry
+        self.root.registry()
     }
 }
 
@@ -134,7 +136,7 @@ impl Node {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.entry.name
+        self.entry.name()
     }
 
     /// The tree it is in.
@@ -168,7 +170,7 @@ impl Node {
     }
 
     pub(crate) fn child_at(&self, name: Arc<str>, site: &'static Location<'static>) -> Node {
-        let registry = self.entry.registry.clone();
+        let registry = self.registry().clone();
         Node::enter(registry, Some(self.clone()), name, site)
     }
 
@@ -178,7 +180,7 @@ impl Node {
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
-        self.entry.name.clone()
+        self.entry.name().clone()
     }
 
     pub(crate) fn site(&self) -> &'static Location<'static> {
@@ -186,51 +188,20 @@ impl Node {
     }
 
     pub(crate) fn age(&self) -> Duration {
-        self.entry.created.elapsed()
+        self.entry.age()
     }
 
-    /// Counts one poll and its time. The poll must not unwind.
-    pub(crate) fn measure<R>(&self, poll: impl FnOnce() -> Poll<R>) -> Poll<R> {
-        let entry = &*self.entry;
-        let polls = entry.polls.load(Ordering::Relaxed) + 1;
-        // The clock is most of the cost, so of many polls a sample is timed.
-        let stands_for = polls_timed(polls);
-        let begun = match stands_for {
-            0 => UNTIMED,
-            _ => entry.registry.now_ns(),
-        };
-        // Only the task itself writes these, so loads and stores do what dearer read-modify-writes would.
-        entry.begun_ns.store(begun, Ordering::Relaxed);
-        let before = entry.state.load(Ordering::Relaxed);
-        entry.state.store(State::Running as u8, Ordering::Relaxed);
-        let watched = entry.registry.threads.is_watched();
-        let outer = watched.then(|| threads::entered(&entry.registry, entry.id));
-        let polled = poll();
-        if let Some(outer) = outer {
-            threads::left(&entry.registry, outer);
-        }
-        entry.state.store(before, Ordering::Relaxed);
-        entry.polls.store(polls, Ordering::Relaxed);
-        // A task that has ended leaves the tree, so its last poll need not be timed.
-        if stands_for > 0 && polled.is_pending() {
-            let sample = (entry.registry.now_ns() - begun) * stands_for;
-            let busy_ns = entry.busy_ns.load(Ordering::Relaxed) + sample;
-            entry.busy_ns.store(busy_ns, Ordering::Relaxed);
-        }
-        polled
-    }
-
-    /// From now on the state between polls is [`State::Cancelling`].
-    pub(crate) fn set_cancelling(&self) {
-        self.entry
-            .state
-            .store(State::Cancelling as u8, Ordering::Relaxed);
-    }
-
-    /// Leaves the tree now, whoever has a clone: a task that has ended is not running. It is still seen above nodes that
-    /// have not left.
+    /// Leaves the tree now, whoever has a clone. It is still seen above nodes that have not left.
     pub(crate) fn leave(&self) {
         self.entry.leave();
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        self.entry.details.registry()
+    }
+
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
     }
 
     fn enter(
@@ -239,22 +210,19 @@ impl Node {
         name: Arc<str>,
         site: &'static Location<'static>,
     ) -> Node {
-        let entry = Arc::new(Entry {
-            id: registry.next_id(),
+        let details = Plain {
             name,
-            site,
-            created: Instant::now(),
             parent,
-            cancel: OnceLock::new(),
             registry,
-            key: AtomicUsize::new(NO_KEY),
-            state: AtomicU8::new(State::Idle as u8),
-            polls: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
-            begun_ns: AtomicU64::new(UNTIMED),
-            label: Mutex::new(Cow::Borrowed("")),
-        });
-        entry.registry.insert(&entry);
+        };
+        Node {
+            entry: Entry::enter(site, details),
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn of(entry: Arc<Entry>) -> Node {
         Node { entry }
     }
 }
@@ -269,11 +237,12 @@ struct Blocking<'a> {
 impl Blocking<'_> {
     fn begin(entry: &Entry) -> Blocking<'_> {
         let blocking = State::Blocking as u8;
-        let watched = entry.registry.threads.is_watched();
+        let registry = entry.details.registry();
+        let watched = registry.threads.is_watched();
         Blocking {
             entry,
             state: entry.state.swap(blocking, Ordering::Relaxed),
-            polled: watched.then(|| threads::excused(&entry.registry)),
+            polled: watched.then(|| threads::excused(registry)),
         }
     }
 }
@@ -281,8 +250,9 @@ impl Blocking<'_> {
 impl Drop for Blocking<'_> {
     fn drop(&mut self) {
         self.entry.state.store(self.state, Ordering::Relaxed);
+        moment::passed();
         if let Some(polled) = self.polled {
-            threads::left(&self.entry.registry, polled);
+            threads::left(self.entry.details.registry(), polled);
         }
     }
 }
@@ -319,14 +289,17 @@ impl State {
 }
 
 impl Node {
+    fn parent(&self) -> Option<&Node> {
+        self.entry.details.parent()
+    }
+
     fn parent_id(&self) -> Option<u64> {
-        self.entry.parent.as_ref().map(Node::id)
+        self.parent().map(Node::id)
     }
 
     /// Those above it, the root first, and itself.
     fn line(&self) -> Vec<&Node> {
-        let mut line: Vec<_> =
-            std::iter::successors(Some(self), |node| node.entry.parent.as_ref()).collect();
+        let mut line: Vec<_> = std::iter::successors(Some(self), |node| node.parent()).collect();
         line.reverse();
         line
     }
@@ -339,7 +312,7 @@ impl Node {
             _ => UNTIMED,
         };
         let running = (begun != UNTIMED)
-            .then(|| Duration::from_nanos(entry.registry.now_ns().saturating_sub(begun)));
+            .then(|| Duration::from_nanos(self.registry().now_ns().saturating_sub(begun)));
         NodeInfo {
             id: entry.id,
             parent: self.parent_id(),
@@ -360,15 +333,12 @@ impl Node {
 }
 
 /// What a node is; lives as long as the node is in the tree.
-struct Entry {
+pub(crate) struct Entry<D: Details + ?Sized = dyn Details + Send + Sync> {
     id: u64,
-    name: Arc<str>,
     site: &'static Location<'static>,
     created: Instant,
-    parent: Option<Node>,
     /// What it and the nodes below it obey, where that is another than above.
     cancel: OnceLock<Cancel>,
-    registry: Arc<Registry>,
     /// Where its shard has it.
     key: AtomicUsize,
     state: AtomicU8,
@@ -377,12 +347,131 @@ struct Entry {
     /// When the last poll began by the registry's time, or [`UNTIMED`].
     begun_ns: AtomicU64,
     label: Mutex<Cow<'static, str>>,
+    pub(crate) details: D,
+}
+
+/// What kinds of nodes know in different ways. A task keeps what else it needs there too: one allocation is enough for all.
+pub(crate) trait Details {
+    fn name(&self) -> &Arc<str>;
+    /// The node above; none for the root.
+    fn parent(&self) -> Option<&Node>;
+    fn registry(&self) -> &Arc<Registry>;
+    /// Lets go of the node above. It is not asked for any more.
+    fn take_parent(&mut self) -> Option<Node>;
+}
+
+struct Plain {
+    name: Arc<str>,
+    parent: Option<Node>,
+    registry: Arc<Registry>,
+}
+
+impl Details for Plain {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn parent(&self) -> Option<&Node> {
+        self.parent.as_ref()
+    }
+
+    fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    fn take_parent(&mut self) -> Option<Node> {
+        self.parent.take()
+    }
 }
 
 /// In the place of a time that was not taken.
 const UNTIMED: u64 = 0;
 
-impl Entry {
+impl<D: Details + Send + Sync + 'static> Entry<D> {
+    /// Puts it into the tree that its details tell.
+    pub(crate) fn enter(site: &'static Location<'static>, details: D) -> Arc<Entry<D>> {
+        let entry = Arc::new(Entry {
+            id: details.registry().next_id(),
+            site,
+            created: moment::now(),
+            cancel: OnceLock::new(),
+            key: AtomicUsize::new(NO_KEY),
+            state: AtomicU8::new(State::Idle as u8),
+            polls: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            begun_ns: AtomicU64::new(UNTIMED),
+            label: Mutex::new(Cow::Borrowed("")),
+            details,
+        });
+        let weak = Arc::downgrade(&entry);
+        entry.details.registry().insert(entry.id, &entry.key, weak);
+        entry
+    }
+}
+
+impl<D: Details + ?Sized> Entry<D> {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        self.details.name()
+    }
+
+    pub(crate) fn site(&self) -> &'static Location<'static> {
+        self.site
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.created.elapsed()
+    }
+
+    /// Counts one poll and its time. The poll must not unwind.
+    pub(crate) fn measure<R>(&self, poll: impl FnOnce() -> Poll<R>) -> Poll<R> {
+        let registry = self.details.registry();
+        let polls = self.polls.load(Ordering::Relaxed) + 1;
+        // The clock is most of the cost, so of many polls a sample is timed.
+        let stands_for = polls_timed(polls);
+        let begun = match stands_for {
+            0 => UNTIMED,
+            _ => registry.now_ns(),
+        };
+        // Only the task itself writes these, so loads and stores do what dearer read-modify-writes would.
+        self.begun_ns.store(begun, Ordering::Relaxed);
+        let before = self.state.load(Ordering::Relaxed);
+        self.state.store(State::Running as u8, Ordering::Relaxed);
+        let watched = registry.threads.is_watched();
+        let outer = watched.then(|| threads::entered(registry, self.id));
+        let outer_time = moment::poll_begins();
+        let polled = poll();
+        moment::poll_ends(outer_time);
+        if let Some(outer) = outer {
+            threads::left(registry, outer);
+        }
+        self.state.store(before, Ordering::Relaxed);
+        self.polls.store(polls, Ordering::Relaxed);
+        // A task that has ended leaves the tree, so its last poll need not be timed.
+        if stands_for > 0 && polled.is_pending() {
+            let sample = (registry.now_ns() - begun) * stands_for;
+            let busy_ns = self.busy_ns.load(Ordering::Relaxed) + sample;
+            self.busy_ns.store(busy_ns, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    /// From now on the state between polls is [`State::Cancelling`].
+    pub(crate) fn set_cancelling(&self) {
+        self.state.store(State::Cancelling as u8, Ordering::Relaxed);
+    }
+
+    /// Leaves the tree now, whoever has a node of it: a task that has ended is not running.
+    pub(crate) fn leave(&self) {
+        // The details of one that has left may have let go of the registry.
+        if self.key.load(Ordering::Relaxed) != NO_KEY {
+            self.details.registry().remove(self.id, &self.key);
+        }
+    }
+
     fn state(&self) -> State {
         match self.state.load(Ordering::Relaxed) {
             state if state == State::Running as u8 => State::Running,
@@ -390,10 +479,6 @@ impl Entry {
             state if state == State::Cancelling as u8 => State::Cancelling,
             _ => State::Idle,
         }
-    }
-
-    fn leave(&self) {
-        self.registry.remove(self.id, &self.key);
     }
 }
 
@@ -407,14 +492,26 @@ fn polls_timed(poll: u64) -> u64 {
     }
 }
 
-impl Drop for Entry {
+impl<D: Details + ?Sized> Drop for Entry<D> {
     fn drop(&mut self) {
         self.leave();
         // A long line of nodes that only this one kept goes one by one, not in a recursion that overflows the stack.
-        let mut next = self.parent.take();
-        while let Some(mut entry) = next.and_then(|node| Arc::into_inner(node.entry)) {
-            next = entry.parent.take();
+        let mut next = self.details.take_parent();
+        while let Some(mut node) = next {
+            next = node.dismantle();
         }
+    }
+}
+
+impl Node {
+    /// The node above, if this is the last clone.
+    fn dismantle(&mut self) -> Option<Node> {
+        if Arc::strong_count(&self.entry) > 1 {
+            return None;
+        }
+        // The registry has a weak reference until then.
+        self.entry.leave();
+        Arc::get_mut(&mut self.entry)?.details.take_parent()
     }
 }
 

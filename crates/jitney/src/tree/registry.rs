@@ -17,7 +17,7 @@ pub(super) const NO_KEY: usize = usize::MAX;
 const CHUNK: usize = 256;
 
 /// The nodes, in shards so that tasks that start on different threads seldom meet.
-pub(super) struct Registry {
+pub(crate) struct Registry {
     /// What the times of polls are counted from. It is the machine's clock, also where a test has paused tokio's.
     epoch: Instant,
     next_id: AtomicU64,
@@ -53,19 +53,20 @@ impl Registry {
             .max(1)
     }
 
-    pub(super) fn insert(&self, entry: &Arc<Entry>) {
-        let weak = Arc::downgrade(entry);
-        let key = self.shard(entry.id).insert(weak);
-        entry.key.store(key, Ordering::Relaxed);
+    pub(super) fn insert(&self, id: u64, key: &AtomicUsize, entry: Weak<Entry>) {
+        let mut shard = self.shard(id);
+        key.store(shard.insert(entry), Ordering::Relaxed);
     }
 
     /// Takes an entry out of its shard; does nothing the second time.
     pub(super) fn remove(&self, id: u64, key: &AtomicUsize) {
-        let key = key.swap(NO_KEY, Ordering::Relaxed);
-        if key != NO_KEY {
-            let entry = self.shard(id).try_remove(key);
-            drop(entry);
-        }
+        let mut shard = self.shard(id);
+        // Only written under the lock, so a dearer swap is not needed.
+        let before = key.load(Ordering::Relaxed);
+        key.store(NO_KEY, Ordering::Relaxed);
+        let entry = shard.try_remove(before);
+        drop(shard);
+        drop(entry);
     }
 
     /// Calls back with the nodes that are in the tree. One that is there all the while is found, since entries keep their

@@ -40,7 +40,8 @@ pub struct NodeInfo {
     pub running: Option<Duration>,
     /// Where in the source it was started.
     pub site: &'static Location<'static>,
-    /// Since when it is in the tree.
+    /// Since when it is in the tree. What is started in one poll of a task is as old as the first of it: a task that starts
+    /// thousands of others reads the clock once.
     pub age: Duration,
     /// How many times it was polled.
     pub polls: u64,
@@ -99,7 +100,7 @@ impl Found {
         if let Some(cancel) = node.entry.cancel.get() {
             self.cancels.push((self.nodes.len(), cancel.clone()));
         }
-        if let Some(parent) = &node.entry.parent
+        if let Some(parent) = node.parent()
             && self.parents.last().map(Node::id) != Some(parent.id())
         {
             self.parents.push(parent.clone());

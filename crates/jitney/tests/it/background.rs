@@ -2,10 +2,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jitney::jobs::Settings;
 use jitney::tree::Tree;
 use jitney::{
-    Background, Cause, DeadLetter, Drained, Failure, FailureKind, Group, GroupError, JobSettings,
-    Jobs, Refusal, Retry, Scope,
+    Background, Cause, DeadLetter, Drained, Failure, FailureKind, Group, GroupError, Jobs, Refusal,
+    Retry, Scope,
 };
 
 use crate::support::{Alive, Gate, settle};
@@ -111,6 +112,48 @@ async fn what_is_too_much_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_limits_the_earliest_holds_whether_moment_or_length() {
+    in_scope(async |group| {
+        let work = Background::new(&group, "work", limit(1), |_: Failure<Text>| {});
+        work.spawn("stuck", std::future::pending()).unwrap();
+        let began = tokio::time::Instant::now();
+        let (late, early) = tokio::join!(work.close(SECOND * 60), work.close(began + SECOND));
+        assert_eq!((late.cut_off, early.cut_off), (1, 1));
+        assert_eq!(began.elapsed().as_secs(), 1);
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_that_has_begun_is_not_taken_back() {
+    let alive = Alive::default();
+    in_scope(async |group| {
+        let work = Background::new(&group, "work", limit(2), |_: Failure<Text>| {});
+        let (guard, gate) = (alive.guard(), Gate::new());
+        let open = gate.clone();
+        let slow = async move {
+            let _guard = guard;
+            gate.wait().await;
+            Ok(())
+        };
+        work.spawn("slow", slow).unwrap();
+        let mut closing = Box::pin(work.close(SECOND));
+        assert!(futures_util::poll!(&mut closing).is_pending());
+        drop(closing);
+        let refused = work.spawn("late", async { Ok(()) }).unwrap_err();
+        assert_eq!(refused.reason, Refusal::Closed);
+        // The limit went with the future.
+        tokio::time::sleep(SECOND * 60).await;
+        assert_eq!(alive.count(), 1);
+        open.open();
+    })
+    .await
+    .unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_is_in_the_tree_by_name() {
     let tree = Tree::new("test");
     let scope = Scope::named("app").under(&tree.root());
@@ -189,8 +232,8 @@ async fn a_hook_that_panics_is_a_failure_of_the_owner() {
     assert!(matches!(failure.kind, FailureKind::Panic { message } if message == "the hook"));
 }
 
-fn settings(queue: usize, workers: usize, attempts: u32) -> JobSettings {
-    JobSettings {
+fn settings(queue: usize, workers: usize, attempts: u32) -> Settings {
+    Settings {
         queue: limit(queue),
         workers: limit(workers),
         retry: Retry::new(attempts).seed(1),

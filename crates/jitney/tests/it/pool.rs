@@ -125,7 +125,7 @@ where
     let lab = Lab::default();
     let outcome = Scope::named("pool's owner")
         .run(async |group: Group<String>| {
-            let pool = Pool::new(&group, "lab", lab.clone(), settings);
+            let pool = Pool::new(&group, "lab", settings, lab.clone());
             body(lab.clone(), pool).await;
             Ok(())
         })
@@ -237,7 +237,7 @@ async fn failures_and_panics_of_opening_go_to_who_waited_longest() {
     })
     .await;
     let outcome = Scope::named("owner").run(async |group: Group<String>| {
-        let pool = Pool::new(&group, "bad", Bad, settings(1));
+        let pool = Pool::new(&group, "bad", settings(1), Bad);
         let outcome = pool.get().await;
         assert!(matches!(outcome, Err(PoolError::Panicked { message }) if message == "bug"));
         Ok(())
@@ -265,7 +265,7 @@ async fn opening_and_care_have_limits() {
         }
     }
     let outcome = Scope::named("owner").run(async |group: Group<String>| {
-        let pool = Pool::new(&group, "slow", Slow(Arc::default()), settings(1));
+        let pool = Pool::new(&group, "slow", settings(1), Slow(Arc::default()));
         let first = pool.get().await;
         assert!(matches!(first, Err(PoolError::OpenTimedOut { .. })));
         let second = pool.get().await.unwrap();
@@ -343,7 +343,7 @@ async fn closing_refuses_drains_and_names_who_still_holds() {
     let outcome = Scope::named("owner")
         .under(&tree.root())
         .run(async |group: Group<String>| {
-            let pool = Pool::new(&group, "lab", lab.clone(), settings(2));
+            let pool = Pool::new(&group, "lab", settings(2), lab.clone());
             let (inner, open) = (pool.clone(), gate.clone());
             drop(group.named("report").spawn(async move {
                 let _held = inner.get().await.map_err(|error| error.to_string())?;
@@ -385,7 +385,7 @@ async fn a_cancelled_group_closes_within_its_grace_and_drops_without() {
         let mut kept = None;
         let scope = Scope::named("owner").grace(grace);
         let outcome = scope.run(async |group: Group<String>| {
-            let pool = Pool::new(&group, "lab", lab.clone(), settings(1));
+            let pool = Pool::new(&group, "lab", settings(1), lab.clone());
             drop(pool.get().await.unwrap());
             settle().await;
             assert_eq!(pool.stats().idle, 1);

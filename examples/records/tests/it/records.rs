@@ -234,7 +234,7 @@ where
     Fut: Future<Output = ()>,
 {
     let outcome = Scope::named("records").run(async |group: Group<String>| {
-        body(Pool::new(&group, "connections", database, settings)).await;
+        body(Pool::new(&group, "connections", settings, database)).await;
         Ok(())
     });
     outcome.await.unwrap();

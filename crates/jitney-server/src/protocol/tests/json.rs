@@ -116,6 +116,29 @@ fn a_prediction_is_the_value() {
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
+#[test]
+fn numbers_that_json_cannot_say_are_counted() {
+    let counted = |count: i64| {
+        let counts = Tensor::from_vec([1], vec![count]).unwrap();
+        [answer("[null,null]"), vec![counts]].concat()
+    };
+    for (count, parameters) in [(0, ""), (2, r#","parameters":{"non_finite":2}"#)] {
+        let mut out = Vec::new();
+        predict::encode_item(&mut out, &Spec::json(), &counted(count));
+        let expected = format!(r#"{{"prediction":[null,null]{parameters}}}"#);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+    let mut out = Vec::new();
+    let meta = Meta::default();
+    infer::encode(&mut out, "m", "1", &meta, &Spec::json(), &[0], &counted(2));
+    let written: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(
+        written["outputs"][0]["parameters"],
+        json!({"non_finite": 2})
+    );
+    assert_eq!(written["outputs"].as_array().unwrap().len(), 1);
+}
+
 /// The request for the `item` of these texts.
 fn request(shape: usize, data: &Value) -> String {
     json!({"inputs": [{"name": "item", "datatype": "BYTES", "shape": [shape], "data": data}]})
