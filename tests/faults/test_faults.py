@@ -11,12 +11,12 @@ import json
 import os
 import re
 import signal
-import struct
 import sys
 import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from watch import START_S, Client, Watched, Wellness, expect, expect_value, finish, request, took, wait_for
 
@@ -24,6 +24,8 @@ GROUPS = []
 # Numbers of items are never used twice, so that the ledger of a run tells them apart.
 IDS = itertools.count(1)
 AT_ONCE = 6
+CLIENTS = 24
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def group(*classes, **options):
@@ -269,19 +271,9 @@ def answers(served):
         output = strict(answer.body)["outputs"][0]
         assert strict(output["data"][0]) == {"v": None}, answer.body
         assert output["parameters"]["non_finite"] == 1, answer.body
-        answer = served.run("typed", {"x": [0.5, 1]})
-        assert strict(answer.body) == {"prediction": {"y": [0.5, 1]}}, answer.body
-        bits = struct.pack("<4I", 0x7FC00001, 0xFF800000, 0x7F800000, 0x80000000)
-        head = {
-            "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
-            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
-        }
-        text = json.dumps(head).encode()
-        headers = [f"Inference-Header-Content-Length: {len(text)}"]
-        answer = served.ask(
-            "POST", "/v2/models/typed/infer", text + bits, headers, content_type="application/octet-stream"
-        )
-        assert answer.status == 200 and answer.body.endswith(bits), answer.body
+        answer = served.ask("POST", "/predict/typed", '{"x": [NaN, -Infinity]}')
+        expected = {"prediction": {"y": [None, None]}, "parameters": {"y": {"non_finite": 2}}}
+        assert strict(answer.body) == expected, answer.body
 
     yield one_raises
     yield typed_row_raises
@@ -299,7 +291,8 @@ def strict(text):
 @group("Faulty", "OneByOne")
 def ten_thousand(served):
     def no_answer_is_anothers():
-        """F13: one in two hundred has its result dropped from the middle of its batch, or raises."""
+        """F13: one in two hundred has its result dropped from the middle of its batch, or raises. A batch that lacks one result and has
+        another too many is as long as it should be, and nobody could tell."""
 
         def ask(number):
             foreign, failed = 0, []
@@ -308,7 +301,7 @@ def ten_thousand(served):
                 for at in range(-(-10_000 // CLIENTS)):
                     item = {"id": next(IDS)}
                     if at % 200 == 7 * number:
-                        item["do"] = ("raise", "drop", "add", "drop the last")[number % 4]
+                        item["do"] = ("raise", "drop", "drop the last", "none")[number % 4]
                     client.send(request("POST", f"/predict/{model}", json.dumps(item)))
                     answer = client.answer()
                     assert answer is not None
@@ -318,7 +311,6 @@ def ten_thousand(served):
                         failed.append(answer.body)
             return foreign, failed
 
-        CLIENTS = 24
         with ThreadPoolExecutor(CLIENTS) as pool:
             told = list(pool.map(ask, range(CLIENTS)))
         assert sum(foreign for foreign, _ in told) == 0, "some answers were others'"
@@ -413,8 +405,22 @@ def leaving(served):
         expect_value(finish(stays), items[5])
         expect_value(served.run("faulty", last := {"id": next(IDS)}), last)
         runs = served.runs()
-        assert [runs[item["id"]] for item in items] == [at == 5 for at in range(24)]
+        # A full batch has been handed over ahead of time, and goes on for the sake of the one who stays.
+        ran = [runs[item["id"]] for item in items]
+        assert ran[5] == 1 and sum(ran) <= 8, ran
         assert cancelled("faulty") == gone + 23
+
+    def all_of_them():
+        """L03: also those of the batch that was handed over ahead of time."""
+        items = fresh(24)
+        held, clients = served.send_behind("faulty", items, IDS)
+        for client in clients:
+            client.close()
+        time.sleep(0.1)
+        served.release(held)
+        expect_value(served.run("faulty", last := {"id": next(IDS)}), last)
+        runs = served.runs()
+        assert [runs[item["id"]] for item in items] == [0] * 24, runs
 
     def in_a_batch():
         gone = cancelled("faulty")
@@ -465,6 +471,7 @@ def leaving(served):
         assert served.runs()[item["id"]] == 0
 
     yield queued
+    yield all_of_them
     yield in_a_batch
     yield the_model_notices
     yield the_model_goes_on_for_those_who_stay
@@ -520,9 +527,11 @@ def loading(served):
                 workers = served.workers("faulty")
                 source.write_text(source.read_text() + "\n# changed\n")
                 wait_for(
-                    lambda workers=workers: served.workers("faulty")
-                    and not set(workers) & set(served.workers("faulty"))
-                    and not set(workers) & set(served.marked()),
+                    lambda workers=workers: (
+                        served.workers("faulty")
+                        and not set(workers) & set(served.workers("faulty"))
+                        and not set(workers) & set(served.marked())
+                    ),
                     60,
                     lambda: "the workers were not replaced",
                 )
@@ -598,7 +607,7 @@ def terminated_under_load():
 def killed():
     """F35: with a process that has left its worker's group, and a batch that runs."""
     with Watched("Faulty", "Stubborn", "Waiting", flags={"--instances": "2"}) as served:
-        shared = set(os.listdir("/dev/shm"))
+        shared = set(SHARED_MEMORY.iterdir())
         for model in ("faulty", "stubborn"):
             expect_value(served.run(model, item := {"id": next(IDS), "do": "daemon"}), item)
         wait_for(lambda: len(served.noted("daemon")) == 2, START_S)
@@ -611,7 +620,7 @@ def killed():
         begun = time.monotonic()
         wait_for(lambda: not served.marked(), 10, lambda: f"left: {served.marked()}")
         assert time.monotonic() - begun < 2, f"they lived for {time.monotonic() - begun:.1f} s"
-        left = {name for name in set(os.listdir("/dev/shm")) - shared if "jitney" in name}
+        left = {path for path in set(SHARED_MEMORY.iterdir()) - shared if "jitney" in path.name}
         assert not left, left
         running.close()
         with Watched("Faulty", port=served.port) as again:
@@ -629,7 +638,7 @@ def stubborn():
         code = served.exit_code(within=30)
         seconds = time.monotonic() - begun
         assert served.noted("closing"), "it was not asked to close"
-        assert seconds < 4, f"it took {seconds:.1f} s"
+        assert seconds < 2 + START_S / 3, f"it took {seconds:.1f} s"
         assert code == 0, code
         wait_for(lambda: not served.marked(), 2, lambda: f"left: {served.marked()}")
 
@@ -642,7 +651,8 @@ def ends_while_it_hangs():
         served.terminate()
         begun = time.monotonic()
         served.exit_code(within=30)
-        assert time.monotonic() - begun < 3, f"it took {time.monotonic() - begun:.1f} s"
+        # The drain, and what connections and models are given after it.
+        assert time.monotonic() - begun < 1 + 3 + 1, f"it took {time.monotonic() - begun:.1f} s"
         running.close()
         wait_for(lambda: not served.marked(), 2, lambda: f"left: {served.marked()}")
 
@@ -676,22 +686,26 @@ class Report:
             sys.stdout.flush()
 
     def run_group(self, name, classes, options, checks):
-        named = [check if isinstance(check, tuple) else (check.__name__, check) for check in checks(None)]
-        if not any(self.wants(f"{name}: {title}") for title, _ in named):
+        if not any(self.wants(title) for title, _ in titled(name, checks(None))):
             return
         with Watched(*classes, **options) as served:
             well = Wellness(served)
-            for check in checks(served):
-                title, run = check if isinstance(check, tuple) else (check.__name__, check)
-                title = f"{name}: {title}".replace("_", " ")
+            for title, run in titled(name, checks(served)):
                 if self.wants(title):
                     self.run(title, lambda run=run: (run(), well.check()))
+
+
+def titled(name, checks):
+    """The checks of a group with their titles."""
+    for check in checks:
+        title, run = check if isinstance(check, tuple) else (check.__name__, check)
+        yield f"{name}: {title}".replace("_", " "), run
 
 
 def main():
     started = time.monotonic()
     report = Report(sys.argv[1:])
-    jobs = [(name, lambda entry=entry: report.run_group(*entry)) for entry in GROUPS for name in [entry[0]]]
+    jobs = [(entry[0], lambda entry=entry: report.run_group(*entry)) for entry in GROUPS]
     for check in ALONE:
         title = check.__name__.replace("_", " ")
         if report.wants(title):

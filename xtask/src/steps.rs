@@ -121,6 +121,12 @@ const STEPS: &[Step] = &[
         run: hostile,
     },
     Step {
+        name: "faults",
+        about: "what faults of Python models and their processes cost, with real signals on the built server",
+        needs: &[Need::Venv, Need::Jitney],
+        run: faults,
+    },
+    Step {
         name: "page",
         about: "the server's page in a headless browser",
         needs: &[Need::Venv, Need::Browser, Need::Jitney],
@@ -330,6 +336,13 @@ fn python_script(workspace: &Workspace, arguments: &[&str]) -> Outcome {
 fn hostile(workspace: &Workspace) -> Outcome {
     let mut test = workspace.command("python3");
     test.arg("tests/hostile/test_hostile.py");
+    test.env("JITNEY_BIN", workspace.jitney());
+    shell::run(&mut test)
+}
+
+fn faults(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command(workspace.python());
+    test.arg("tests/faults/test_faults.py");
     test.env("JITNEY_BIN", workspace.jitney());
     shell::run(&mut test)
 }

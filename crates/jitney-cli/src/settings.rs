@@ -80,8 +80,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Settings, Problem> {
             ..ModelOptions::default()
         },
         python: args.load.python.clone(),
-        reload: false,
         measuring: Some(CHECK_MEASURING),
+        ..Settings::default()
     })
 }
 

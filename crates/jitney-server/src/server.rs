@@ -115,9 +115,10 @@ impl Server {
     pub fn start(config: Config) -> Result<Running, StartError> {
         let Config {
             net: config,
-            settings,
+            mut settings,
             models,
         } = config;
+        settings.close_limit = Some(config.drain.max(MODELS_END));
         let bind = |error| StartError::Bind {
             address: config.http,
             error,

@@ -287,7 +287,7 @@ impl Instance for PythonInstance {
                 weight: requests.len() as u64,
                 limit: context.limit(),
                 deadline: context.last_deadline(),
-                left: greeting.context.then_some(&left),
+                left: Some(&left),
                 items: requests.len(),
             })
             .map_err(call_error)?;

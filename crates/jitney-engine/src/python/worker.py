@@ -112,7 +112,7 @@ class InTurn:
     def serve(self):
         run = self.channel.next_run()
         while run is not None:
-            self.channel.done(run, self.answer(run))
+            self.channel.done(run, self.answer(run) if self.model.is_awaited(run) else self.model.forgo())
             run = self.channel.next_run()
         self.model.close()
 
@@ -174,7 +174,7 @@ class OnLoop:
 
     async def handle(self, run, before):
         try:
-            reply = await self.answer(run)
+            reply = await self.answer(run) if self.model.is_awaited(run) else self.model.forgo()
             if before is not None:
                 await before
             self.channel.done(run, reply)
@@ -343,6 +343,14 @@ class Model:
             for call, context in zip(calls, run.contexts(self)):
                 call[1]["context"] = context
         return calls
+
+    def is_awaited(self, run):
+        """Whether anybody still waits for the run, which may have lain in the channel for as long as the one before it took."""
+        return not run.left(self.control, 0, run.requests)()
+
+    def forgo(self):
+        """The answer to a run that nobody waits for."""
+        return self.codec.refuse(Failure(Wrong(RAISED, "nobody waits for it any more")))
 
     def encode(self, run, results):
         if not self.batched:

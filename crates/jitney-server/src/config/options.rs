@@ -57,6 +57,8 @@ pub struct Settings {
     pub reload: bool,
     /// How long the batch sizes of a fast model are measured while it is loaded: 50 ms where nothing is said.
     pub measuring: Option<Duration>,
+    /// The longest time that a process of a Python model is given to leave, where that is less than the 10 s that it has anyway.
+    pub close_limit: Option<Duration>,
 }
 
 /// The settings of one model, all decided.

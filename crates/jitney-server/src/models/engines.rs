@@ -1,6 +1,8 @@
 //! The table of engines: which one opens which file.
 
 use std::path::Path;
+#[cfg(feature = "python")]
+use std::time::Duration;
 
 use jitney_engine::echo::Echo;
 use jitney_engine::load::{self, EngineChoice};
@@ -10,14 +12,15 @@ use jitney_engine::{LoadError, LoadOptions, Model};
 
 use super::classes;
 use super::discover::{self, ModelFile, Plan};
-use crate::config::{Engine, ModelSettings};
+use crate::config::{Engine, ModelSettings, Settings};
 
 /// Opens the model on this thread, which may take long. `name` is how logs call it.
 pub(super) fn open(
     name: &str,
     plan: &Plan,
-    python: Option<&Path>,
+    settings: &Settings,
 ) -> Result<Box<dyn Model>, LoadError> {
+    let python = settings.python.as_deref();
     match &plan.file {
         ModelFile::Echo(text) => Ok(Box::new(Echo::parse(text)?)),
         ModelFile::Onnx(file) => onnx(file, &plan.settings, python),
@@ -26,7 +29,7 @@ pub(super) fn open(
                 Some(class) => class.clone(),
                 None => only_model(file)?,
             };
-            load_python(file, &class, name, &plan.settings, python)
+            load_python(file, &class, name, &plan.settings, settings)
         }
     }
 }
@@ -54,11 +57,14 @@ fn load_python(
     class: &str,
     name: &str,
     settings: &ModelSettings,
-    python: Option<&Path>,
+    of_all: &Settings,
 ) -> Result<Box<dyn Model>, LoadError> {
     let default = PythonOptions::default();
     let options = PythonOptions {
-        python: python.map(Path::to_owned),
+        python: of_all.python.clone(),
+        close_limit: default
+            .close_limit
+            .min(of_all.close_limit.unwrap_or(Duration::MAX)),
         workers: settings.instances.unwrap_or(default.workers),
         run_limit: settings.run_limit,
         start_limit: settings.load_limit,
@@ -78,7 +84,7 @@ fn load_python(
     _class: &str,
     _name: &str,
     _settings: &ModelSettings,
-    _python: Option<&Path>,
+    _of_all: &Settings,
 ) -> Result<Box<dyn Model>, LoadError> {
     Err(LoadError::new("this build cannot run Python models"))
 }

@@ -108,7 +108,7 @@ impl Entry {
                 &plan.settings,
                 Arc::clone(&self.metrics),
                 ways.courier,
-                || engines::open(&self.name, &plan, ways.settings.python.as_deref()),
+                || engines::open(&self.name, &plan, &ways.settings),
             )
         };
         let loaded = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| {

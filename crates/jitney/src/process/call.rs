@@ -114,7 +114,8 @@ impl<'a> Calling<'a> {
         if channel.generation != place.generation {
             return None;
         }
-        if self.request.left.is_some() {
+        // A block with another run's number says nothing about this one: only those who have left are to be told of.
+        if self.flags.any() {
             channel.flag(place.slot, self.id, &self.flags);
         }
         if self.bytes > INLINE_MAX as u64

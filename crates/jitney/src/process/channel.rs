@@ -161,6 +161,11 @@ impl Flags {
         }
     }
 
+    /// Whether anybody has left.
+    pub(super) fn any(&self) -> bool {
+        self.bytes.contains(&1)
+    }
+
     /// Asks about every item; whether anything changed. The items beyond the last flag share it: it is set when all of them are left.
     pub(super) fn update(&mut self, left: &dyn Fn(usize) -> bool) -> bool {
         let mut changed = false;

@@ -355,6 +355,24 @@ async fn only_the_guilty_item_of_a_batch_fails() {
 }
 
 #[tokio::test]
+async fn the_innocent_are_found_beside_several_guilty() {
+    const GUILTY: [usize; 4] = [1, 6, 8, 15];
+    let rig = Rig::new(batching(16));
+    let first = rig.occupy();
+    let item = |n| match GUILTY.contains(&n) {
+        true => Item::Raise,
+        false => Item::Double(n as u64),
+    };
+    let tickets: Vec<_> = (0..16).map(|n| rig.submit(item(n))).collect();
+    rig.open(100);
+    first.await.unwrap();
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.await.is_err(), GUILTY.contains(&n), "item {n}");
+    }
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn a_model_that_fails_whatever_it_gets_is_not_run_for_every_item() {
     let rig = Rig::new(batching(32));
     let first = rig.occupy();

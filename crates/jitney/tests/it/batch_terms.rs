@@ -21,6 +21,8 @@ enum Item {
     /// Kills at the first attempt only, as a stray signal would.
     KilledOnce,
     Hangs,
+    /// Needs more time than the short limit, and less than the whole.
+    Slow,
     /// Fails its batch with an error that is nobody's fault.
     Unlucky,
 }
@@ -44,6 +46,7 @@ struct Gated {
     entered: SyncSender<Vec<Item>>,
     leave: Arc<Mutex<Receiver<()>>>,
     runs: Arc<Mutex<Vec<Run>>>,
+    convicted: Arc<Mutex<Vec<Item>>>,
 }
 
 impl Model for Gated {
@@ -72,7 +75,9 @@ impl Model for Gated {
         );
         if killed || items.contains(&Item::Kills) {
             Err(Trouble::Crash)
-        } else if items.contains(&Item::Hangs) {
+        } else if items.contains(&Item::Hangs)
+            || items.contains(&Item::Slow) && context.limit() < Batching::default().run_limit
+        {
             Err(Trouble::Hang(context.limit()))
         } else if items.contains(&Item::Unlucky) {
             Err(Trouble::Nobody)
@@ -87,6 +92,10 @@ impl Model for Gated {
             Trouble::Hang(_) => Blame::Hang,
             Trouble::Nobody => Blame::Nobody,
         }
+    }
+
+    fn convicted(&mut self, item: &Item, _: &Trouble) {
+        self.convicted.lock().unwrap().push(*item);
     }
 
     fn rows(item: &Item) -> usize {
@@ -108,6 +117,7 @@ struct Rig {
     entered: Receiver<Vec<Item>>,
     leave: SyncSender<()>,
     runs: Arc<Mutex<Vec<Run>>>,
+    convicted: Arc<Mutex<Vec<Item>>>,
 }
 
 impl Rig {
@@ -115,13 +125,14 @@ impl Rig {
         let clock = Clock::paused();
         let (enter, entered) = sync_channel(1000);
         let (leave, left) = sync_channel(1000);
-        let (left, runs) = (Arc::new(Mutex::new(left)), Arc::default());
-        let kept = Arc::clone(&runs);
+        let (left, runs, convicted) = (Arc::new(Mutex::new(left)), Arc::default(), Arc::default());
+        let (kept, kept_too) = (Arc::clone(&runs), Arc::clone(&convicted));
         let make = move || {
             Ok::<_, String>(Gated {
                 entered: enter.clone(),
                 leave: Arc::clone(&left),
                 runs: Arc::clone(&kept),
+                convicted: Arc::clone(&kept_too),
             })
         };
         let surroundings = Surroundings {
@@ -134,6 +145,7 @@ impl Rig {
             entered,
             leave,
             runs,
+            convicted,
         }
     }
 
@@ -398,6 +410,41 @@ async fn of_a_batch_that_hung_the_guilty_is_found_with_a_short_limit() {
     let (answers, runs) = together(&[Item::Hangs]).await;
     assert!(is(&Trouble::Hang(whole))(&answers[0]));
     assert_eq!(runs.len(), 1, "it was alone: there is nothing to find out");
+}
+
+#[tokio::test]
+async fn who_is_slower_than_usual_is_not_taken_for_one_that_hangs() {
+    let rig = Rig::new(batching(8));
+    let first = rig.occupy();
+    let items = [plain(1), Item::Slow, Item::Hangs, plain(2)];
+    let tickets: Vec<_> = items.iter().map(|item| rig.submit(*item)).collect();
+    rig.open(100);
+    first.await.unwrap();
+    for (item, ticket) in items.iter().zip(tickets) {
+        let answer = ticket.await.map(|answer| answer.value);
+        match item {
+            Item::Hangs => assert!(is(&Trouble::Hang(Batching::default().run_limit))(&answer)),
+            item => assert_eq!(answer.unwrap(), value(*item)),
+        }
+    }
+    assert_eq!(*rig.convicted.lock().unwrap(), [Item::Hangs]);
+    let runs = rig.close().await;
+    assert_eq!(runs.len(), 1 + 1 + 4 + 2);
+}
+
+#[tokio::test]
+async fn only_who_is_guilty_is_convicted() {
+    let rig = Rig::new(batching(8));
+    let first = rig.occupy();
+    let items = [plain(1), Item::Kills, Item::KilledOnce, Item::Unlucky];
+    let tickets: Vec<_> = items.iter().map(|item| rig.submit(*item)).collect();
+    rig.open(100);
+    first.await.unwrap();
+    for ticket in tickets {
+        ticket.await.ok();
+    }
+    assert_eq!(*rig.convicted.lock().unwrap(), [Item::Kills]);
+    rig.close().await;
 }
 
 #[tokio::test]
