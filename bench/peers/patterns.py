@@ -1,7 +1,7 @@
 """The asyncio forms of what the library does, as they are usually written.
 
-    python patterns.py gather 100000 1000                     coroutines a second, 1000 at once
-    python patterns.py fetch http://127.0.0.1:8000 10000 100  requests a second by httpx, 100 at once
+python patterns.py gather 100000 1000                     coroutines a second, 1000 at once
+python patterns.py fetch http://127.0.0.1:8000 10000 100  requests a second by httpx, 100 at once
 """
 
 import asyncio

@@ -76,3 +76,21 @@ fn unusable(library: &Path, error: &LoadDynamicError) -> LoadError {
         _ => LoadError::new(format!("{library}: not a library of ONNX Runtime")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Here and not among the tests on a runtime: a process that has loaded one keeps it, and looks at no other.
+    #[test]
+    fn unusable_libraries_are_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("libonnxruntime.so");
+        std::fs::write(&text, "not a library").unwrap();
+        for library in [&text, Path::new("/none/libonnxruntime.so")] {
+            let error = load(library).err().unwrap().to_string();
+            assert!(error.contains(&library.display().to_string()), "{error}");
+            assert!(error.contains("cannot be loaded"), "{error}");
+        }
+    }
+}
