@@ -86,6 +86,20 @@ impl<T> Sender<T> {
 
     /// Puts an item in that is worth nothing after the deadline: no receiver gets it after that.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use jitney::{Overflow, queue};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let (requests, worker) = queue(8.try_into().unwrap(), Overflow::DropExpired);
+    /// requests.send_until("impatient", Duration::from_secs(1)).await.unwrap();
+    /// requests.send("patient").await.unwrap();
+    /// tokio::time::sleep(Duration::from_secs(5)).await;
+    /// assert_eq!(worker.recv().await, Some("patient"));
+    /// assert_eq!(worker.stats().expired, 1);
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`send`](Sender::send); and [`SendError::Expired`] if the deadline passes before there is a place.
     ///
@@ -123,6 +137,17 @@ impl<T> Sender<T> {
     }
 
     /// Waits for a place, whatever the queue's [`Overflow`] is, and holds it until it is filled or dropped.
+    ///
+    /// ```
+    /// use jitney::{Overflow, queue};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (orders, kitchen) = queue(1.try_into().unwrap(), Overflow::Wait);
+    /// let place = orders.reserve().await.unwrap(); // Can be dropped, and there is no item to lose yet.
+    /// place.send("soup").unwrap();
+    /// assert_eq!(kitchen.recv().await, Some("soup"));
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Closed`].

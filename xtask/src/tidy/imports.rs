@@ -49,7 +49,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "batch",
-                siblings: &["clock", "sync"],
+                siblings: &["clock", "sync", "tree"],
                 foreign: &[],
             },
             Module {

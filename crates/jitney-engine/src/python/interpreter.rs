@@ -1,8 +1,12 @@
 //! Finds the interpreter that runs the workers.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::LoadError;
 
@@ -13,11 +17,30 @@ use crate::LoadError;
 /// When there is none where it was looked for.
 pub fn find(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-    find_in(
+    let found = find_in(
         named,
         variable("VIRTUAL_ENV").as_deref(),
         variable("PATH").as_deref(),
-    )
+    )?;
+    Ok(behind_a_script(&found).unwrap_or(found))
+}
+
+/// The interpreter behind a script that only looks for one, as version managers put on the `PATH`: a worker that is replaced need not
+/// wait for the search again.
+fn behind_a_script(python: &Path) -> Option<PathBuf> {
+    let mut start = [0; 2];
+    File::open(python).ok()?.read_exact(&mut start).ok()?;
+    if start != *b"#!" {
+        return None;
+    }
+    let tell = "import sys; sys.stdout.write(sys.executable)";
+    let told = Command::new(python)
+        .args(["-I", "-S", "-c", tell])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let found = PathBuf::from(OsString::from_vec(told.stdout));
+    found.is_file().then_some(found)
 }
 
 fn find_in(
@@ -96,6 +119,20 @@ mod tests {
             Ok(environment.join("bin/python"))
         );
         assert_eq!(find(None, None), Ok(path.join("python3")));
+    }
+
+    #[test]
+    fn a_script_that_looks_for_an_interpreter_is_asked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, script) = (folder.path().join("real"), folder.path().join("script"));
+        std::fs::write(&real, "").unwrap();
+        let text = format!("#!/bin/sh\nprintf %s '{}'\n", real.display());
+        std::fs::write(&script, text).unwrap();
+        let mut open = std::fs::metadata(&script).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o755);
+        std::fs::set_permissions(&script, open).unwrap();
+        assert_eq!(behind_a_script(&script), Some(real.clone()));
+        assert_eq!(behind_a_script(&real), None, "it is no script");
     }
 
     #[test]

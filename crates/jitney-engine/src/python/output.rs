@@ -23,7 +23,8 @@ pub(super) fn logger(model: &str) -> impl Fn(Output<'_>) + Send + Sync + use<> {
             tracing::info!(target: "jitney::model", model, worker, stream, "{text}{more}");
         }
         Output::Dropped { .. } => tracing::warn!(model, "{output}"),
-        Output::Event { .. } => tracing::info!(model, "{output}"),
+        Output::Event { expected: true, .. } => tracing::info!(model, "{output}"),
+        Output::Event { .. } => tracing::warn!(model, "{output}"),
         _ => {}
     }
 }

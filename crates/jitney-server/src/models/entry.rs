@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jitney::batch::Surroundings;
 use jitney::tree::Node;
 use jitney_engine::LoadError;
 use tokio::sync::watch;
@@ -101,13 +102,18 @@ impl Entry {
 
     /// The work of the loading thread. A panic of the engine is a model that failed.
     fn load(&self, plan: Plan, ways: Ways, number: u64) {
+        let surroundings = Surroundings {
+            courier: ways.courier,
+            node: Some(self.node.clone()),
+            ..Surroundings::default()
+        };
         let start = || {
             Lane::start(
                 &self.name,
                 &self.version,
                 &plan.settings,
                 Arc::clone(&self.metrics),
-                ways.courier,
+                surroundings,
                 || engines::open(&self.name, &plan, &ways.settings),
             )
         };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Courier, Refused, Stats, Surroundings,
+    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Tensor,
@@ -167,7 +167,7 @@ impl Lane {
         version: &str,
         settings: &ModelSettings,
         metrics: Arc<ModelMetrics>,
-        courier: Option<Courier>,
+        surroundings: Surroundings,
         load: impl FnOnce() -> Result<Box<dyn Model>, LoadError>,
     ) -> Result<Lane, LoadError> {
         let started = Instant::now();
@@ -187,7 +187,7 @@ impl Lane {
         let (instances, measuring) = (batching.instances, warmth.measuring);
         let spec = as_run(model.spec(), &sharing);
         let ward = Arc::new(Ward::default());
-        let batcher = start_batcher(name, batching, courier, &model, spec, warmth, &ward)
+        let batcher = start_batcher(name, batching, surroundings, &model, spec, warmth, &ward)
             .map_err(|error| error.about(name))?;
         Ok(Lane {
             name: name.to_owned(),
@@ -417,7 +417,7 @@ fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> B
 fn start_batcher(
     name: &str,
     batching: Batching,
-    courier: Option<Courier>,
+    surroundings: Surroundings,
     model: &Arc<dyn Model>,
     spec: Spec,
     warmth: Warmth,
@@ -445,10 +445,6 @@ fn start_batcher(
             spec: Arc::clone(&spec),
             ward: Arc::clone(&ward),
         })
-    };
-    let surroundings = Surroundings {
-        courier,
-        ..Surroundings::default()
     };
     let batcher = Batcher::start_with(name, batching, surroundings, make)
         .map_err(|error| LoadError::new(format!("an instance could not be made: {error}")))?;

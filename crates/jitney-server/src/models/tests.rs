@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jitney::batch::Surroundings;
 use jitney::tree::Tree;
 use jitney_engine::{BatchAxis, DataType, Dim, RunError, Tensor};
 
@@ -50,7 +51,10 @@ async fn a_loaded_model_answers() {
     let text = metrics.encode();
     let ok = r#"jitney_ended_items_total{model="e",version="1",outcome="ok"} 1"#;
     assert!(text.contains(ok), "{text}");
-    assert!(tree.snapshot().to_string().contains("model e version 1"));
+    let shown = tree.snapshot().to_string();
+    for part in ["model e version 1", "batcher e", "instance 0 [idle]"] {
+        assert!(shown.contains(part), "{shown}");
+    }
     let status = &catalog.statuses()[0];
     assert_eq!(
         (status.state.clone(), status.default),
@@ -242,9 +246,14 @@ async fn fragile() -> (Catalog, Metrics, Arc<AtomicBool>) {
     });
     let lost = Arc::clone(&probe.lost);
     let measured = metrics.model("e", "1");
-    let lane = Lane::start("e", "1", &ModelSettings::default(), measured, None, || {
-        Ok(Box::new(probe))
-    });
+    let lane = Lane::start(
+        "e",
+        "1",
+        &ModelSettings::default(),
+        measured,
+        Surroundings::default(),
+        || Ok(Box::new(probe)),
+    );
     catalog.0.entries[0].slot().lane = Some(Arc::new(lane.unwrap()));
     (catalog, metrics, lost)
 }
@@ -298,9 +307,14 @@ async fn with_probe(probe: &Probe) -> (Catalog, Metrics, Tree, Arc<Lane>) {
 fn replace(catalog: &Catalog, metrics: &Metrics, probe: &Probe, number: u64) {
     let measured = metrics.model("e", "1");
     let probe = Box::new(probe.clone());
-    let lane = Lane::start("e", "1", &ModelSettings::default(), measured, None, || {
-        Ok(probe)
-    });
+    let lane = Lane::start(
+        "e",
+        "1",
+        &ModelSettings::default(),
+        measured,
+        Surroundings::default(),
+        || Ok(probe),
+    );
     let card = Card::default();
     catalog.0.entries[0].replace(lane.unwrap(), card, number);
 }

@@ -19,7 +19,7 @@ pub(super) struct Notes {
 impl Notes {
     /// What a model that gives JSON values says beside its output: see [`jitney_engine::Spec::json`].
     pub(super) fn of_json(outputs: &[Tensor]) -> Notes {
-        let counts = outputs.get(1).and_then(|counts| counts.to_vec::<i64>());
+        let counts = outputs.get(1).and_then(Tensor::to_vec::<i64>);
         let sum: i64 = counts.unwrap_or_default().iter().sum();
         Notes {
             non_finite: usize::try_from(sum).unwrap_or_default(),

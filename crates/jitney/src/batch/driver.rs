@@ -23,6 +23,7 @@ use super::ticket::{Due, Reply, Ticket};
 use super::{Batching, Courier, Model, Refused, Stats, Surroundings, Terms};
 use crate::clock::{Clock, Sleeper};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
+use crate::tree::{Node, bounded};
 
 /// Pauses between attempts to make an instance that could not be made: the first, doubled up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -36,6 +37,7 @@ pub(crate) struct Shared<M: Model> {
     name: Box<str>,
     clock: Clock,
     courier: Option<Courier>,
+    node: Option<Node>,
     isolate: bool,
     state: Mutex<State<M>>,
     /// The leader waits here for requests, or holds the door.
@@ -86,16 +88,22 @@ enum Keeper {
 }
 
 impl<M: Model> Shared<M> {
+    #[track_caller]
     pub(crate) fn new(
         name: &str,
         batching: Batching,
         surroundings: Surroundings,
     ) -> Arc<Shared<M>> {
-        let Surroundings { clock, courier } = surroundings;
+        let Surroundings {
+            clock,
+            courier,
+            node,
+        } = surroundings;
         let shared = Arc::new(Shared {
             name: name.into(),
             clock,
             courier,
+            node: node.map(|node| node.child(format!("batcher {name}"))),
             isolate: batching.isolate,
             state: Mutex::new(State::new(batching)),
             leading: Condvar::new(),
@@ -292,10 +300,22 @@ impl<M: Model> Shared<M> {
     }
 
     /// Runs batches with an instance until there is nothing left to do or the instance is lost for this reason.
-    fn run_batches(&self, seat: Seat, model: M, make: &Make<M>) -> Result<(), Arc<str>> {
+    fn run_batches(
+        &self,
+        seat: Seat,
+        model: M,
+        make: &Make<M>,
+        node: Option<&Node>,
+    ) -> Result<(), Arc<str>> {
         let mut model = Guarded::new(model, make, self, seat);
         while let Some(items) = self.next_batch(seat) {
+            if let Some(node) = node {
+                let rows = items.iter().map(M::rows).sum();
+                let unit = if rows == 1 { " row" } else { " rows" };
+                node.label_number("runs ", rows, unit);
+            }
             let (results, took) = model.run(&items, self.isolate, &self.clock);
+            label(node, "idle");
             self.complete(seat, results, took);
             model.alive()?;
         }
@@ -304,28 +324,40 @@ impl<M: Model> Shared<M> {
 
     /// The life of an instance's thread: makes the instance and runs its batches; when it is lost and cannot be made again, tries later.
     fn live(&self, seat: Seat, make: &Make<M>) {
+        let node = self.node_of(seat);
+        let node = node.as_ref();
         let mut pause = FIRST_PAUSE;
         loop {
+            label(node, "is being made");
             let made = make_guarded(make);
             if made.is_ok() {
+                label(node, "idle");
                 lock(&self.state).lane.sit(self.clock.now(), seat);
             }
             self.started(made.as_ref().err().cloned());
             let reason = match made {
                 Ok(model) => {
                     pause = FIRST_PAUSE;
-                    match self.run_batches(seat, model, make) {
+                    match self.run_batches(seat, model, make, node) {
                         Ok(()) => return,
                         Err(reason) => reason,
                     }
                 }
                 Err(reason) => reason,
             };
+            label(node, "is to be made again");
             if !self.pause(seat, reason, pause) {
                 return;
             }
             pause = (pause * 2).min(LAST_PAUSE);
         }
+    }
+
+    /// The place of an instance's thread in the tree.
+    fn node_of(&self, seat: Seat) -> Option<Node> {
+        let node = self.node.as_ref()?;
+        let name = bounded(&format!("instance {}", seat.slot));
+        Some(node.child_at(name, node.site()))
     }
 
     /// Gives the seat up for a while. False when there is no coming back.
@@ -588,6 +620,12 @@ struct Wake {
 
 fn send<M: Model>(due: &mut Vec<Due<M>>) {
     due.drain(..).for_each(Due::send);
+}
+
+fn label(node: Option<&Node>, text: &'static str) {
+    if let Some(node) = node {
+        node.label(text);
+    }
 }
 
 fn no_thread(error: &impl Display) -> Arc<str> {

@@ -75,6 +75,7 @@ pub use self::courier::Courier;
 use self::driver::Shared;
 pub use self::ticket::Ticket;
 use crate::clock::Clock;
+use crate::tree::Node;
 
 /// A model that one thread owns and runs batch by batch.
 ///
@@ -213,6 +214,35 @@ pub struct Surroundings {
     pub clock: Clock,
     /// Who delivers its answers: by default the instances' threads, each answer by itself.
     pub courier: Option<Courier>,
+    /// What it is under in a tree: the batcher is a node there, with one below it for each instance, whose label says what that is
+    /// doing. By default it is in no tree.
+    ///
+    /// ```
+    /// # use jitney::batch::{Batcher, Batching, Context, Model};
+    /// # use std::convert::Infallible;
+    /// # struct Doubler;
+    /// # impl Model for Doubler {
+    /// #     type In = u32;
+    /// #     type Out = u32;
+    /// #     type Error = Infallible;
+    /// #     fn run(&mut self, items: &[u32], _: &Context<'_>) -> Result<Vec<Result<u32, Infallible>>, Infallible> {
+    /// #         Ok(items.iter().map(|item| Ok(item * 2)).collect())
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use jitney::batch::Surroundings;
+    /// use jitney::tree::Tree;
+    ///
+    /// let tree = Tree::new("server");
+    /// let surroundings = Surroundings { node: Some(tree.root()), ..Surroundings::default() };
+    /// let batcher = Batcher::start_with("doubler", Batching::default(), surroundings, || Ok::<_, String>(Doubler))?;
+    /// let names: Vec<_> = tree.snapshot().nodes.iter().map(|node| node.name.to_string()).collect();
+    /// assert_eq!(names, ["server", "batcher doubler", "instance 0"]);
+    /// # drop(batcher);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub node: Option<Node>,
 }
 
 /// Runs items of many callers together. Cloning it gives another handle to the same batcher; dropping the last one closes it.
@@ -231,6 +261,7 @@ impl<M: Model> Batcher<M> {
     ///
     /// # Errors
     /// When an instance could not be made or a thread could not be started.
+    #[track_caller]
     pub fn start<E: fmt::Display>(
         name: &str,
         batching: Batching,
@@ -243,6 +274,7 @@ impl<M: Model> Batcher<M> {
     ///
     /// # Errors
     /// As [`Batcher::start`].
+    #[track_caller]
     pub fn start_with<E: fmt::Display>(
         name: &str,
         batching: Batching,

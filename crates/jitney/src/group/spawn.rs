@@ -69,6 +69,23 @@ impl<E: Send + 'static> Group<E> {
 
     /// Waits until the group is below its limit or cancelled, then starts a task.
     ///
+    /// ```
+    /// use jitney::{Group, Scope};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jitney::GroupError<String>> {
+    /// let crawl = Scope::named("crawl").limit(10.try_into().unwrap());
+    /// crawl
+    ///     .run(async |group: Group<String>| {
+    ///         for page in 0..1000 {
+    ///             // No more than ten of the thousand exist at any time.
+    ///             drop(group.spawn_when_free(async move { Ok(page) }).await);
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     /// Dropping this future before it is ready drops the task's future, which was never polled.
     ///
@@ -96,6 +113,22 @@ impl<E: Send + 'static> Group<E> {
     }
 
     /// Starts a task, or gives its future back if the group is at its limit. Never waits.
+    ///
+    /// ```
+    /// use jitney::{Group, Scope};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jitney::GroupError<String>> {
+    /// let scope = Scope::named("connections").limit(1.try_into().unwrap());
+    /// scope
+    ///     .run(async |group: Group<String>| {
+    ///         let first = group.try_spawn(async { Ok("served") });
+    ///         assert!(group.try_spawn(async { Ok("turned away") }).is_err());
+    ///         assert_eq!(first.ok().unwrap().await, Ok("served"));
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The future, not polled.

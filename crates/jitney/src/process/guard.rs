@@ -129,12 +129,14 @@ impl Post {
                 worker: None,
                 pid: None,
                 text: "died, and is started again",
+                expected: false,
             });
             if let Err(error) = self.replace(&start) {
                 output(Output::Event {
                     worker: None,
                     pid: None,
                     text: &format!("cannot be started: {error}"),
+                    expected: false,
                 });
             }
             self.pause(wait);

@@ -84,7 +84,7 @@ impl Keeper {
                 (Advice::Stop, _) => return,
                 (Advice::Spawn, _) => sitter = self.spawn(),
                 (Advice::Close, Some(sitter)) => sitter.dismiss(),
-                (Advice::Kill, Some(sitter)) => sitter.kill(),
+                (Advice::Kill(why), Some(sitter)) => self.kill(sitter, why),
                 (Advice::Wait(until), Some(sitting)) => {
                     if self.attend(sitting, until) {
                         self.bury(sitting);
@@ -92,7 +92,7 @@ impl Keeper {
                     }
                 }
                 (Advice::Wait(until), None) => wait_for(self.bell(), until),
-                (Advice::Close | Advice::Kill, None) => {}
+                (Advice::Close | Advice::Kill(_), None) => {}
             }
         }
     }
@@ -120,11 +120,11 @@ impl Keeper {
                 self.shared
                     .desk
                     .set_occupant(self.index, Some((sitter.pid, Arc::clone(&sitter.channel))));
-                self.event(Some(sitter.pid), "started");
+                self.event(Some(sitter.pid), "started", true);
                 Some(sitter)
             }
             Err(error) => {
-                self.event(None, &format!("could not be started: {error}"));
+                self.event(None, &format!("could not be started: {error}"), false);
                 self.supervise(|supervisor, now| {
                     supervisor.exited(
                         self.index,
@@ -137,6 +137,13 @@ impl Keeper {
                 None
             }
         }
+    }
+
+    fn kill(&self, sitter: &mut Sitter, why: Option<&str>) {
+        if let Some(why) = why {
+            self.event(Some(sitter.pid), &format!("is killed: {why}"), false);
+        }
+        sitter.kill();
     }
 
     fn try_spawn(&self, generation: u64) -> io::Result<Sitter> {
@@ -178,7 +185,7 @@ impl Keeper {
         self.report_death(sitter, &how);
         sitter.child.sweep();
         self.print_the_last(sitter);
-        self.event(Some(sitter.pid), &how);
+        self.event(Some(sitter.pid), &how, sitter.dismissed);
         if let Some(guard) = &self.shared.guard {
             guard.remove(sitter.child.pid);
         }
@@ -304,6 +311,7 @@ impl Keeper {
         self.event(
             Some(sitter.pid),
             &format!("did not keep to the protocol: {what}"),
+            false,
         );
         self.supervise(|supervisor, _| supervisor.garbage(self.index, what));
         self.shared.desk.announce();
@@ -341,7 +349,7 @@ impl Keeper {
                 Bytes::from_static(b"its greeting is not the one that the first worker gave"),
             );
         }
-        self.event(Some(sitter.pid), "is ready");
+        self.event(Some(sitter.pid), "is ready", true);
         let result = self.supervise(|supervisor, now| supervisor.ready(self.index, now));
         self.shared.desk.announce();
         result
@@ -351,6 +359,7 @@ impl Keeper {
         self.event(
             Some(sitter.pid),
             &format!("cannot serve: {}", String::from_utf8_lossy(&why)),
+            false,
         );
         let result = self.supervise(|supervisor, _| supervisor.refused(self.index, why));
         self.shared.desk.announce();
@@ -459,11 +468,12 @@ impl Keeper {
         }
     }
 
-    fn event(&self, pid: Option<u32>, text: &str) {
+    fn event(&self, pid: Option<u32>, text: &str, expected: bool) {
         self.emit(Output::Event {
             worker: Some(self.index),
             pid,
             text,
+            expected,
         });
     }
 

@@ -102,6 +102,8 @@ pub enum Output<'a> {
         pid: Option<u32>,
         /// What happened, in words.
         text: &'a str,
+        /// Whether it is as it should be: a start, or an end that was asked for.
+        expected: bool,
     },
 }
 
@@ -177,7 +179,9 @@ impl fmt::Display for Output<'_> {
                     "worker {worker} ({pid}) printed too much: {lines} lines dropped"
                 )
             }
-            Self::Event { worker, pid, text } => {
+            Self::Event {
+                worker, pid, text, ..
+            } => {
                 match worker {
                     Some(worker) => write!(formatter, "worker {worker}")?,
                     None => write!(formatter, "guard")?,

@@ -125,8 +125,7 @@ impl Node {
     /// Says what it is doing now, in the place of what it said before. Labels longer than [`LABEL_MAX`] are cut.
     pub fn label(&self, label: impl Into<Cow<'static, str>>) {
         let label = clean(label.into(), LABEL_MAX);
-        let old = std::mem::replace(&mut *lock(&self.entry.label), label);
-        drop(old);
+        self.entry.set_label(Label::Text(label));
     }
 
     /// A number that no other node of its tree has, nor had.
@@ -167,6 +166,11 @@ impl Node {
     pub fn blocking<T>(&self, work: impl FnOnce() -> T) -> T {
         let _until_then = Blocking::begin(&self.entry);
         work()
+    }
+
+    /// A label with a number in it, for where labels change often: nothing is written out before somebody looks.
+    pub(crate) fn label_number(&self, before: &'static str, number: usize, after: &'static str) {
+        self.entry.set_label(Label::Number(before, number, after));
     }
 
     pub(crate) fn child_at(&self, name: Arc<str>, site: &'static Location<'static>) -> Node {
@@ -318,7 +322,7 @@ impl Node {
             parent: self.parent_id(),
             depth,
             name: self.shared_name(),
-            label: lock(&entry.label).clone(),
+            label: lock(&entry.label).text(),
             state,
             running,
             site: entry.site,
@@ -346,8 +350,23 @@ pub(crate) struct Entry<D: Details + ?Sized = dyn Details + Send + Sync> {
     busy_ns: AtomicU64,
     /// When the last poll began by the registry's time, or [`UNTIMED`].
     begun_ns: AtomicU64,
-    label: Mutex<Cow<'static, str>>,
+    label: Mutex<Label>,
     pub(crate) details: D,
+}
+
+enum Label {
+    Text(Cow<'static, str>),
+    /// What is before the number, and after it.
+    Number(&'static str, usize, &'static str),
+}
+
+impl Label {
+    fn text(&self) -> Cow<'static, str> {
+        match self {
+            Label::Text(text) => text.clone(),
+            Label::Number(before, number, after) => format!("{before}{number}{after}").into(),
+        }
+    }
 }
 
 /// What kinds of nodes know in different ways. A task keeps what else it needs there too: one allocation is enough for all.
@@ -400,7 +419,7 @@ impl<D: Details + Send + Sync + 'static> Entry<D> {
             polls: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             begun_ns: AtomicU64::new(UNTIMED),
-            label: Mutex::new(Cow::Borrowed("")),
+            label: Mutex::new(Label::Text(Cow::Borrowed(""))),
             details,
         });
         let weak = Arc::downgrade(&entry);
@@ -470,6 +489,11 @@ impl<D: Details + ?Sized> Entry<D> {
         if self.key.load(Ordering::Relaxed) != NO_KEY {
             self.details.registry().remove(self.id, &self.key);
         }
+    }
+
+    fn set_label(&self, label: Label) {
+        let old = std::mem::replace(&mut *lock(&self.label), label);
+        drop(old);
     }
 
     fn state(&self) -> State {

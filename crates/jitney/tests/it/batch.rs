@@ -10,6 +10,7 @@ use jitney::batch::{
     BatchError, Batcher, Batching, Context, Courier, Model, Reason, Refused, Surroundings, Ticket,
 };
 use jitney::clock::Clock;
+use jitney::tree::{Node, Tree};
 
 /// What the model does with an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,6 +103,10 @@ struct Rig {
 
 impl Rig {
     fn new(batching: Batching) -> Rig {
+        Rig::under(None, batching)
+    }
+
+    fn under(node: Option<Node>, batching: Batching) -> Rig {
         let clock = Clock::paused();
         let (enter, entered) = sync_channel(1000);
         let (leave, left) = sync_channel(1000);
@@ -115,7 +120,8 @@ impl Rig {
                 leave: left.clone(),
             })
         };
-        let batcher = Batcher::start_with("gated", batching, at(&clock), make).unwrap();
+        let surroundings = Surroundings { node, ..at(&clock) };
+        let batcher = Batcher::start_with("gated", batching, surroundings, make).unwrap();
         Rig {
             batcher,
             clock,
@@ -184,6 +190,7 @@ fn at(clock: &Clock) -> Surroundings {
     Surroundings {
         clock: clock.clone(),
         courier: None,
+        ..Surroundings::default()
     }
 }
 
@@ -738,4 +745,34 @@ async fn many_callers_each_get_their_own_answer() {
     let stats = batcher.stats();
     assert_eq!(stats.received, 64 * 200);
     assert_eq!(stats.ok + stats.cancelled, stats.received, "{stats:?}");
+}
+
+#[tokio::test]
+async fn each_instance_is_a_node_that_says_what_it_is_doing() {
+    let tree = Tree::new("server");
+    let rig = Rig::under(Some(tree.root()), batching(8));
+    let shown = || {
+        let nodes = tree.snapshot().nodes;
+        let lines = nodes
+            .iter()
+            .map(|node| format!("{} [{}]", node.name, node.label));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shown(),
+        ["server []", "batcher gated []", "instance 0 [idle]"]
+    );
+    let alone = rig.occupy();
+    assert_eq!(shown()[2], "instance 0 [runs 1 row]");
+    let together = [rig.submit(Item::Rows(3)), rig.submit(Item::Double(4))];
+    rig.open(1);
+    rig.entered();
+    assert_eq!(shown()[2], "instance 0 [runs 4 rows]");
+    rig.open(1);
+    for ticket in together.into_iter().chain([alone]) {
+        ticket.await.unwrap();
+    }
+    assert_eq!(shown()[2], "instance 0 [idle]");
+    rig.close().await;
+    assert_eq!(shown(), ["server []"]);
 }

@@ -138,6 +138,7 @@ impl Rig {
         let surroundings = Surroundings {
             clock: clock.clone(),
             courier: None,
+            ..Surroundings::default()
         };
         Rig {
             batcher: Batcher::start_with("gated", batching, surroundings, make).unwrap(),

@@ -81,6 +81,7 @@ impl Rig {
         let surroundings = Surroundings {
             clock: clock.clone(),
             courier: None,
+            ..Surroundings::default()
         };
         Rig {
             batcher: Batcher::start_with("defects", batching, surroundings, make).unwrap(),

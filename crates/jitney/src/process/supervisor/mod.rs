@@ -49,8 +49,8 @@ pub(super) enum Advice {
     Spawn,
     /// Tell the process to leave.
     Close,
-    /// Kill the process and its group.
-    Kill,
+    /// Kill the process and its group, for this reason where it has not been told already.
+    Kill(Option<&'static str>),
     /// Nothing, until something happens or that time comes.
     Wait(Option<Instant>),
     /// Nothing ever again.
@@ -310,9 +310,10 @@ impl Supervisor {
             State::Leaving { until, .. } => Advice::Wait(Some(*until)),
             State::Dying {
                 killed: killed @ false,
+                why,
             } => {
                 *killed = true;
-                Advice::Kill
+                Advice::Kill(*why)
             }
             State::Dying { .. } => Advice::Wait(None),
             State::Gone => Advice::Stop,
@@ -363,7 +364,7 @@ impl Supervisor {
             }
         }
         self.start_failed(index, StartFailure::Refused(why));
-        self.seats[index].state = State::Dying { killed: false };
+        self.seats[index].state = State::dying(None);
         Ok(())
     }
 
@@ -496,7 +497,11 @@ impl Supervisor {
     /// The worker will answer nothing more: what it was running gets the verdict, and what had not begun goes to others, first in line.
     fn condemn(&mut self, index: usize, verdict: Verdict) {
         let seat = &mut self.seats[index];
-        seat.state = State::Dying { killed: false };
+        seat.state = State::dying(match verdict {
+            Verdict::Hung(_) => Some("its run took longer than it may"),
+            Verdict::Garbage(_) => None,
+            _ => Some("the pool closes"),
+        });
         let mut held: Vec<CallId> = seat.slots.iter_mut().filter_map(Option::take).collect();
         if let Some(head) = seat.pipe.front().copied() {
             held.retain(|&id| id != head);
@@ -546,10 +551,10 @@ impl Supervisor {
             State::Starting { until } if until <= now => {
                 let limit = self.settings.start_limit;
                 self.start_failed(index, StartFailure::Slow(limit));
-                self.seats[index].state = State::Dying { killed: false };
+                self.seats[index].state = State::dying(Some("it was not ready in time"));
             }
             State::Leaving { until, .. } if until <= now => {
-                self.seats[index].state = State::Dying { killed: false };
+                self.seats[index].state = State::dying(Some("it did not leave in time"));
             }
             State::Draining if self.kill_at().is_some_and(|at| at <= now) => {
                 self.condemn(index, Verdict::Closed);
@@ -649,7 +654,7 @@ impl Supervisor {
         let seat = &mut self.seats[index];
         match seat.state {
             State::Resting | State::Backoff { .. } => seat.state = State::Gone,
-            State::Starting { .. } => seat.state = State::Dying { killed: false },
+            State::Starting { .. } => seat.state = State::dying(Some("the pool closes")),
             State::Ready => seat.state = State::Draining,
             State::Draining | State::Leaving { .. } | State::Dying { .. } | State::Gone => {}
         }

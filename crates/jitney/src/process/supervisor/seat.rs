@@ -49,9 +49,18 @@ pub(super) enum State {
     /// Has nothing left to do and until then to leave. Next: Dying, and what follows an exit.
     Leaving { until: Instant, told: bool },
     /// To be killed, or killed already. Next: what follows an exit (Backoff, Resting, Gone).
-    Dying { killed: bool },
+    Dying {
+        killed: bool,
+        why: Option<&'static str>,
+    },
     /// The pool is closed and this place empty for ever.
     Gone,
+}
+
+impl State {
+    pub(super) fn dying(why: Option<&'static str>) -> State {
+        State::Dying { killed: false, why }
+    }
 }
 
 impl Seat {

@@ -537,7 +537,7 @@ impl World {
         for _ in 0..10 {
             match self.supervisor.advice(seat, self.now) {
                 Advice::Spawn => self.spawn(seat),
-                Advice::Kill => self.die(seat),
+                Advice::Kill(_) => self.die(seat),
                 Advice::Close => {
                     self.children[seat].as_mut().unwrap().told_to_close = true;
                     if self.upto(8) > 0 {
