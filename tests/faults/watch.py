@@ -125,11 +125,11 @@ class Watched(Served):
     def hold(self, model, ids):
         """Keeps every worker of the model busy, so that what is sent behind that queues up and leaves together: the answers to come, and
         the gates to open for them."""
-        held, before = [], self.runs().total()
+        held = []
         for _ in self.workers(model):
             id = next(ids)
             held.append((self.begin(model, {"id": id, "do": "gate", "gate": f"gate{id}"}), f"gate{id}"))
-            wait_for(lambda: self.runs().total() == before + len(held), START_S)
+            wait_for(lambda id=id: self.runs()[id] == 1, START_S)
         return held
 
     def release(self, held):
