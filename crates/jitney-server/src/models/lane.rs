@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Courier, Refused, Stats, Surroundings,
+    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Tensor,

@@ -120,9 +120,14 @@ async fn rows_that_change_each_others_answers_are_kept_apart_unless_told_otherwi
             ..ModelSettings::default()
         };
         let metrics = Metrics::new().model("m", "1");
-        let lane = Lane::start("m", "1", &settings, metrics, None, || {
-            Ok(Box::new(reversing()))
-        })
+        let lane = Lane::start(
+            "m",
+            "1",
+            &settings,
+            metrics,
+            Surroundings::default(),
+            || Ok(Box::new(reversing())),
+        )
         .unwrap();
         assert_eq!(lane.max_batch(), expected, "{row_by_row:?}");
         let call = Call::new(
