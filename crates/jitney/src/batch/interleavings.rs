@@ -59,6 +59,7 @@ fn standing_still() -> Surroundings {
     Surroundings {
         clock: Clock::paused(),
         courier: None,
+        ..Surroundings::default()
     }
 }
 

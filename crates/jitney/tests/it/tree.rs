@@ -1,6 +1,6 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jitney::test::settle;
 use jitney::tree::{LABEL_MAX, NAME_MAX, Node, State, Tree};
@@ -264,4 +264,68 @@ fn snapshots_are_whole_while_threads_come_and_go() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(tree.snapshot().nodes.len(), 1);
+}
+
+/// The promise is about a machine that has nothing else to do. Of the rounds the best one counts, since a task that a snapshot holds up
+/// is held up in each of them: `cargo test --release -p jitney --test it -- --ignored --nocapture a_snapshot_of_100_000`.
+#[test]
+#[ignore = "a measurement, for an idle machine and a build with optimisation"]
+fn a_snapshot_of_100_000_tasks_is_quick_and_delays_no_task() {
+    const TASKS: usize = 100_000;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let tree = Tree::new("busy");
+    let beat = Arc::new(Beat::default());
+    runtime.spawn(beating(tree.root(), TASKS, beat.clone()));
+    while !beat.begun.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    let mut rounds: Vec<_> = (0..20)
+        .map(|_| {
+            beat.longest_ns.store(0, Ordering::SeqCst);
+            let begun = Instant::now();
+            assert!(tree.snapshot().nodes.len() > TASKS);
+            let took = begun.elapsed();
+            let gap = Duration::from_nanos(beat.longest_ns.load(Ordering::SeqCst));
+            (took, gap)
+        })
+        .collect();
+    rounds.sort();
+    let fastest = rounds[0].0;
+    let gap = rounds.iter().map(|(_, gap)| *gap).min().unwrap();
+    println!("a snapshot takes {fastest:.1?}, and no task waits for longer than {gap:.1?}");
+    assert!(fastest < Duration::from_millis(50), "{rounds:?}");
+    assert!(gap < Duration::from_millis(1), "{rounds:?}");
+}
+
+/// How a task fares that starts and awaits others all the time.
+#[derive(Default)]
+struct Beat {
+    begun: AtomicBool,
+    /// The longest time between two that it awaited.
+    longest_ns: AtomicU64,
+}
+
+async fn beating(root: Node, tasks: usize, beat: Arc<Beat>) {
+    let outcome = Scope::named("group")
+        .under(&root)
+        .run(async move |group: Group<String>| {
+            for _ in 0..tasks {
+                drop(group.spawn(std::future::pending::<Result<(), String>>()));
+            }
+            beat.begun.store(true, Ordering::SeqCst);
+            let mut last = Instant::now();
+            loop {
+                group.spawn(async { Ok(()) }).await.unwrap();
+                let now = Instant::now();
+                let gap = u64::try_from((now - last).as_nanos()).unwrap();
+                beat.longest_ns.fetch_max(gap, Ordering::SeqCst);
+                last = now;
+            }
+            #[expect(unreachable_code, reason = "says of what type the body is")]
+            Ok(())
+        });
+    outcome.await.unwrap();
 }
