@@ -100,6 +100,7 @@
 //!
 //! # Features
 //! None is on by default. `process` has supervised worker processes, `test` the kit for tests. No feature needs an unstable flag.
+#![forbid(unsafe_code)]
 
 mod background;
 pub mod batch;
