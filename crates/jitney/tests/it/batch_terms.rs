@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use jitney::batch::{
@@ -44,9 +44,32 @@ struct Run {
 
 struct Gated {
     entered: SyncSender<Vec<Item>>,
-    leave: Arc<Mutex<Receiver<()>>>,
+    gate: Arc<Gate>,
     runs: Arc<Mutex<Vec<Run>>>,
     convicted: Arc<Mutex<Vec<Item>>>,
+}
+
+/// Lets runs leave in the order in which they entered.
+#[derive(Default)]
+struct Gate {
+    /// How many have entered, and how many may leave.
+    counts: Mutex<(usize, usize)>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self, enter: impl FnOnce()) {
+        let mut counts = self.counts.lock().unwrap();
+        let place = counts.0;
+        counts.0 += 1;
+        enter();
+        drop(self.opened.wait_while(counts, |counts| counts.1 <= place));
+    }
+
+    fn open(&self, runs: usize) {
+        self.counts.lock().unwrap().1 += runs;
+        self.opened.notify_all();
+    }
 }
 
 impl Model for Gated {
@@ -59,8 +82,8 @@ impl Model for Gated {
         items: &[Item],
         context: &Context<'_>,
     ) -> Result<Vec<Result<u64, Trouble>>, Trouble> {
-        self.entered.send(items.to_vec()).unwrap();
-        self.leave.lock().unwrap().recv().ok();
+        self.gate
+            .pass(|| self.entered.send(items.to_vec()).unwrap());
         let mut runs = self.runs.lock().unwrap();
         let again = |run: &Run| run.items.contains(&Item::KilledOnce);
         let killed = items.contains(&Item::KilledOnce) && !runs.iter().any(again);
@@ -115,7 +138,7 @@ struct Rig {
     batcher: Batcher<Gated>,
     clock: Clock,
     entered: Receiver<Vec<Item>>,
-    leave: SyncSender<()>,
+    gate: Arc<Gate>,
     runs: Arc<Mutex<Vec<Run>>>,
     convicted: Arc<Mutex<Vec<Item>>>,
 }
@@ -124,13 +147,13 @@ impl Rig {
     fn new(batching: Batching) -> Rig {
         let clock = Clock::paused();
         let (enter, entered) = sync_channel(1000);
-        let (leave, left) = sync_channel(1000);
-        let (left, runs, convicted) = (Arc::new(Mutex::new(left)), Arc::default(), Arc::default());
+        let (gate, runs, convicted) = (Arc::<Gate>::default(), Arc::default(), Arc::default());
         let (kept, kept_too) = (Arc::clone(&runs), Arc::clone(&convicted));
+        let passed = Arc::clone(&gate);
         let make = move || {
             Ok::<_, String>(Gated {
                 entered: enter.clone(),
-                leave: Arc::clone(&left),
+                gate: Arc::clone(&passed),
                 runs: Arc::clone(&kept),
                 convicted: Arc::clone(&kept_too),
             })
@@ -144,7 +167,7 @@ impl Rig {
             batcher: Batcher::start_with("gated", batching, surroundings, make).unwrap(),
             clock,
             entered,
-            leave,
+            gate,
             runs,
             convicted,
         }
@@ -172,10 +195,7 @@ impl Rig {
     }
 
     fn open(&self, runs: usize) {
-        for _ in 0..runs {
-            // Nobody is left to pass when the batcher has closed already.
-            self.leave.send(()).ok();
-        }
+        self.gate.open(runs);
     }
 
     /// The items of the next runs, each of which is let go.
