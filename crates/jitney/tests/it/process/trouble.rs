@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jitney::process::{CallError, Settings, WorkerState};
+use jitney::process::{CallError, Settings, WorkerState, WorkerStatus};
 
 use super::support::*;
 
@@ -44,8 +44,13 @@ fn a_storm_of_kills_costs_only_what_was_running() {
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
             thread::sleep(Duration::from_millis(250 + 37 * (kills % 7)));
-            if let Some(victim) = pool.workers()[kills as usize % 2].pid {
-                kill(victim.cast_signed());
+            // One that is still starting would be a failed start, and five of those in a row fail the pool.
+            let ready = |worker: &WorkerStatus| {
+                matches!(worker.state, WorkerState::Idle | WorkerState::Busy)
+            };
+            let victim = pool.workers().swap_remove(kills as usize % 2);
+            if let Some(pid) = victim.pid.filter(|_| ready(&victim)) {
+                kill(pid.cast_signed());
                 kills += 1;
             }
         }
