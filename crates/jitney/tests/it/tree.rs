@@ -266,10 +266,9 @@ fn snapshots_are_whole_while_threads_come_and_go() {
     assert_eq!(tree.snapshot().nodes.len(), 1);
 }
 
-/// The promise is about a machine that has nothing else to do. Of the rounds the best one counts, since a task that a snapshot holds up
-/// is held up in each of them: `cargo test --release -p jitney --test it -- --ignored --nocapture a_snapshot_of_100_000`.
+/// Of the rounds the best one counts, since a task that a snapshot holds up is held up in each of them. The promise is about a build with
+/// optimisation, `cargo test --release -p jitney --test it -- --nocapture a_snapshot_of_100_000`; without it everything takes longer.
 #[test]
-#[ignore = "a measurement, for an idle machine and a build with optimisation"]
 fn a_snapshot_of_100_000_tasks_is_quick_and_delays_no_task() {
     const TASKS: usize = 100_000;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -296,8 +295,9 @@ fn a_snapshot_of_100_000_tasks_is_quick_and_delays_no_task() {
     let fastest = rounds[0].0;
     let gap = rounds.iter().map(|(_, gap)| *gap).min().unwrap();
     println!("a snapshot takes {fastest:.1?}, and no task waits for longer than {gap:.1?}");
-    assert!(fastest < Duration::from_millis(50), "{rounds:?}");
-    assert!(gap < Duration::from_millis(1), "{rounds:?}");
+    let slower = if cfg!(debug_assertions) { 20 } else { 1 };
+    assert!(fastest < slower * Duration::from_millis(50), "{rounds:?}");
+    assert!(gap < slower * Duration::from_millis(1), "{rounds:?}");
 }
 
 /// How a task fares that starts and awaits others all the time.
