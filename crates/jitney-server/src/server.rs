@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::access::Access;
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
@@ -244,6 +245,7 @@ impl Parts {
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
         let net = Net {
             sites: Sites::new(&self.config, self.address),
+            access: Access,
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
             config: self.config,

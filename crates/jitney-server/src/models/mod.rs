@@ -234,8 +234,7 @@ impl Catalog {
     fn entry(&self, name: &str, version: Option<&str>) -> Result<&Arc<Entry>, Failure> {
         let unknown = |message: String| Failure::new(Code::UnknownModel, message);
         let versions = self.0.by_name.get(name);
-        let versions = versions
-            .ok_or_else(|| unknown(format!("there is no model \"{}\"", logging::escaped(name))))?;
+        let versions = versions.ok_or_else(|| unknown_model(name))?;
         let entry = match version {
             None => versions.last(),
             Some(version) => versions.iter().find(|entry| entry.version == version),
@@ -249,6 +248,14 @@ impl Catalog {
             ))
         })
     }
+}
+
+/// The answer about a model that does not exist, or that the caller may not see.
+pub(crate) fn unknown_model(name: &str) -> Failure {
+    Failure::new(
+        Code::UnknownModel,
+        format!("there is no model \"{}\"", logging::escaped(name)),
+    )
 }
 
 fn by_name(entries: &[Arc<Entry>]) -> HashMap<String, Vec<Arc<Entry>>> {

@@ -1,5 +1,6 @@
 //! The routes that tell of the server: health, metadata, metrics, and what a person looks at. None of them waits.
 
+use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderValue, Response};
 use jitney_engine::{Spec, TensorSpec};
@@ -7,6 +8,7 @@ use jitney_engine::{Spec, TensorSpec};
 use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
 use super::router::{ModelRef, View};
+use crate::access::Grant;
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
 use crate::failure::{Code, Failure};
@@ -18,18 +20,24 @@ const NAME: &str = "jitney";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Answers what the server is asked about itself.
-pub(crate) fn answer(net: &Net, view: View<'_>) -> Result<Reply, Failure> {
+pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, Failure> {
     match view {
         View::Page => Ok(page()),
-        View::Status => Ok(status(net)),
+        View::Status => Ok(status(net, grant)),
         View::Metrics => Ok(numbers(net)),
         View::DebugTree => tree(net),
         View::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
         View::Live => Ok(json(|out| metadata::live(out, true))),
         View::Ready => ready(net),
-        View::Models => Ok(models(net)),
+        View::Models => Ok(models(net, grant)),
         View::Model(model) => model_metadata(net, model),
         View::ModelReady(model) => model_ready(net, model),
+        View::Docs
+        | View::OpenApi
+        | View::Configuration(_)
+        | View::Statistics(_)
+        | View::Logging
+        | View::Tracing(_) => Err(Failure::new(Code::NotFound, "not served")),
     }
 }
 
@@ -40,7 +48,7 @@ fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
 }
 
 fn page() -> Reply {
-    let mut reply = Response::new(page::HTML.as_bytes().into());
+    let mut reply = Response::new(Bytes::from_static(page::HTML.as_bytes()).into());
     for (name, value) in page::HEADERS {
         reply.headers_mut().insert(
             HeaderName::from_static(name),
@@ -50,7 +58,7 @@ fn page() -> Reply {
     reply
 }
 
-fn status(net: &Net) -> Reply {
+fn status(net: &Net, grant: &Grant) -> Reply {
     let state = match (net.admission.draining(), net.catalog.is_ready()) {
         (true, _) => ServerState::Draining,
         (false, true) => ServerState::Ready,
@@ -65,6 +73,7 @@ fn status(net: &Net) -> Reply {
     let models = net.catalog.statuses();
     let models = models
         .into_iter()
+        .filter(|model| grant.sees(&model.name))
         .map(|model| model_status(net, model))
         .collect();
     reply::ok(JSON, status::body(&Status { server, models }))
@@ -176,9 +185,10 @@ fn ready(net: &Net) -> Result<Reply, Failure> {
     Ok(json(|out| metadata::ready(out, true)))
 }
 
-fn models(net: &Net) -> Reply {
+fn models(net: &Net, grant: &Grant) -> Reply {
     let statuses = net.catalog.statuses();
-    let mut names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+    let names = statuses.iter().map(|status| status.name.as_str());
+    let mut names: Vec<_> = names.filter(|name| grant.sees(name)).collect();
     names.sort_unstable();
     names.dedup();
     json(|out| metadata::list(out, &names))

@@ -19,6 +19,7 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{control, infer};
+use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
 
@@ -26,7 +27,40 @@ use crate::observe::{logging, metrics};
 pub(crate) struct Exchange<'a> {
     pub(crate) peer: &'a Peer,
     pub(crate) started: Instant,
+    /// What the caller may do.
+    pub(crate) grant: Grant,
     pub(crate) record: &'a mut Record,
+}
+
+/// A request before it is known whether it may come in.
+struct Approach<'a> {
+    peer: &'a Peer,
+    started: Instant,
+    record: &'a mut Record,
+}
+
+impl<'a> Approach<'a> {
+    /// The one place where it is decided who may do what. A path that leads nowhere is a secret like any other.
+    fn authorised(
+        self,
+        head: &request::Parts,
+        route: Option<Route<'_>>,
+    ) -> Result<Exchange<'a>, Failure> {
+        let Approach {
+            peer,
+            started,
+            record,
+        } = self;
+        let need = route.map_or(Need::Look, Route::need);
+        let model = route.and_then(Route::model);
+        let grant = peer.net.access.authorise(head, need, model)?;
+        Ok(Exchange {
+            peer,
+            started,
+            grant,
+            record,
+        })
+    }
 }
 
 /// What is remembered of a request's head when it is let go. The fields of a head share the memory that the connection reads into, which
@@ -67,13 +101,13 @@ pub(crate) async fn serve(
     let brief = Brief::of(&head);
     let route = router::route(&brief.method, &brief.path);
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
-    let exchange = Exchange {
+    let approach = Approach {
         peer: &peer,
         started,
         record: &mut record,
     };
     // On the heap, because it is large and every layer around it would copy it when it is made.
-    let answered = guarded(Box::pin(answer(exchange, route, head, body))).await;
+    let answered = guarded(Box::pin(answer(approach, route, head, body))).await;
     record.finish(
         answered
             .as_ref()
@@ -84,12 +118,12 @@ pub(crate) async fn serve(
 }
 
 async fn answer(
-    exchange: Exchange<'_>,
+    approach: Approach<'_>,
     route: Result<Route<'_>, NoRoute>,
     mut head: request::Parts,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let peer = exchange.peer;
+    let peer = approach.peer;
     if head.method.as_str() == REFUSED
         && let Some(fault) = peer.fault.get()
     {
@@ -97,11 +131,16 @@ async fn answer(
     }
     checks::size(&head, &peer.net.config)?;
     peer.net.sites.check(&head)?;
+    let exchange = approach.authorised(&head, route.ok())?;
+    let route = route.map_err(no_route)?;
     let headers = std::mem::take(&mut head.headers);
     drop(head);
-    let answered = match route.map_err(no_route)? {
-        Route::Control(view) => return control::answer(&peer.net, view).map_err(Refusal::from),
+    let answered = match route {
+        Route::Control(view) => {
+            return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
+        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
+        Route::Manage(_) | Route::Stream(..) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -208,15 +247,26 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
         Some(Route::Infer(Form::Predict, _)) => metrics::Route::Predict,
         Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
         Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
-        Some(Route::Control(View::Server | View::Models | View::Model(_))) => {
-            metrics::Route::Metadata
-        }
-        Some(Route::Control(View::Live | View::Ready | View::ModelReady(_))) => {
-            metrics::Route::Health
-        }
-        Some(Route::Control(View::Page | View::Status | View::Metrics | View::DebugTree)) => {
-            metrics::Route::Admin
-        }
+        Some(Route::Infer(Form::Generate, _)) => metrics::Route::Generate,
+        Some(Route::Stream(..)) => metrics::Route::Stream,
+        Some(Route::Grpc(_)) => metrics::Route::Grpc,
+        Some(Route::Manage(_)) => metrics::Route::Admin,
+        Some(Route::Control(view)) => match view {
+            View::Live | View::Ready | View::ModelReady(_) => metrics::Route::Health,
+            View::Server
+            | View::Models
+            | View::Model(_)
+            | View::Configuration(_)
+            | View::OpenApi => metrics::Route::Metadata,
+            View::Page
+            | View::Docs
+            | View::Status
+            | View::Metrics
+            | View::DebugTree
+            | View::Statistics(_)
+            | View::Logging
+            | View::Tracing(_) => metrics::Route::Admin,
+        },
         None => metrics::Route::Other,
     }
 }
@@ -230,10 +280,7 @@ pub(crate) async fn on_data_plane(
     request: Request<Incoming>,
 ) -> Result<Reply, Infallible> {
     let needs_move = peer.plane == Plane::Control
-        && matches!(
-            router::route(request.method(), request.uri().path()),
-            Ok(Route::Infer(..))
-        );
+        && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_work);
     if !needs_move {
         return serve(peer, request).await;
     }

@@ -17,7 +17,7 @@ use super::reply::{self, JSON, NDJSON, Refusal, Reply};
 use super::router::{Form, ModelRef};
 use crate::admit;
 use crate::call::{Call, Meta};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::models::Lane;
 use crate::observe::metrics::{ModelMetrics, Times};
 use crate::protocol::predict::Format;
@@ -54,6 +54,7 @@ pub(crate) async fn answer(
         peer,
         started,
         record,
+        ..
     } = exchange;
     let (net, config) = (&peer.net, &peer.net.config);
     let lane = net.catalog.model(model.name, model.version);
@@ -112,6 +113,7 @@ async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failu
     match (form, work.media) {
         (Form::PredictBatch, _) => predict_batch(work).await,
         (_, Media::Ndjson) => Err(checks::only_json()),
+        (Form::Generate, Media::Json) => Err(Failure::new(Code::NotFound, "not served")),
         (Form::Predict, Media::Json) => predict_one(work).await,
         (Form::Protocol, Media::Json) => protocol_infer(work, started).await,
     }

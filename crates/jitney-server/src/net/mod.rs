@@ -12,6 +12,7 @@ mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
+mod payload;
 mod record;
 mod reply;
 mod router;
@@ -31,6 +32,7 @@ pub(crate) use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
+use crate::access::Access;
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::models::Catalog;
@@ -44,6 +46,7 @@ pub(crate) struct Net {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     pub(crate) sites: Sites,
+    pub(crate) access: Access,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,

@@ -11,6 +11,7 @@ mod http2;
 mod load;
 mod planes;
 mod predict;
+mod proto;
 mod refusals;
 mod support;
 mod wire;

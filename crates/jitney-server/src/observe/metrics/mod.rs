@@ -63,6 +63,12 @@ pub enum Route {
     PredictBatch,
     /// `POST /v2/models/NAME/infer`.
     Infer,
+    /// `POST /v2/models/NAME/generate`.
+    Generate,
+    /// A request that is answered with a stream of events, over HTTP or WebSocket.
+    Stream,
+    /// A method of gRPC.
+    Grpc,
     /// Server and model metadata.
     Metadata,
     /// Live and ready.
@@ -324,10 +330,13 @@ impl ModelMetrics {
 }
 
 impl Route {
-    const ALL: [Route; 7] = [
+    const ALL: [Route; 10] = [
         Route::Predict,
         Route::PredictBatch,
         Route::Infer,
+        Route::Generate,
+        Route::Stream,
+        Route::Grpc,
         Route::Metadata,
         Route::Health,
         Route::Admin,
@@ -340,6 +349,9 @@ impl Route {
             Route::Predict => "predict",
             Route::PredictBatch => "predict_batch",
             Route::Infer => "infer",
+            Route::Generate => "generate",
+            Route::Stream => "stream",
+            Route::Grpc => "grpc",
             Route::Metadata => "metadata",
             Route::Health => "health",
             Route::Admin => "admin",
