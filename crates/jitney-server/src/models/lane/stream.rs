@@ -16,7 +16,7 @@ use jitney_engine::{
     Items, Request, Results, RunError, Spec, StreamTerms, Streaming, Tensor, stack,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant as Moment, sleep_until, timeout_at};
 
 use super::Lane;
 use crate::call::{Call, Outcome};
@@ -214,13 +214,13 @@ impl Streams {
     /// Begins no more streams. Those that go on have as long as a request may take.
     pub(super) fn close(&self) {
         self.places.close();
-        self.about.end_by(Instant::now() + self.grace);
+        self.about.end_by(now() + self.grace);
     }
 
     /// Ends all streams now.
     pub(super) fn cut(&self) {
         self.places.close();
-        self.about.end_by(Instant::now());
+        self.about.end_by(now());
     }
 
     /// Waits until no stream of a closed lane goes on. One whose reader does not read cannot be told that it has ended: it is not waited for
@@ -349,11 +349,12 @@ impl About {
     ) -> Result<T, Failure> {
         let mut end = self.end.subscribe();
         // A reader who always finds a result never waits below.
-        let over = (*end.borrow_and_update()).is_some_and(|end| end <= Instant::now());
-        if over {
+        let now = Moment::now();
+        let passed = |time: Option<Instant>| time.is_some_and(|time| Moment::from(time) <= now);
+        if passed(*end.borrow_and_update()) {
             return Err(draining());
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if passed(deadline) {
             return Err(expired());
         }
         tokio::select! {
@@ -540,8 +541,15 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+fn now() -> Instant {
+    Moment::now().into_std()
+}
+
 fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a panic without a text".to_owned())
 }
+
+#[cfg(test)]
+mod tests;
