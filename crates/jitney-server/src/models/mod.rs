@@ -30,7 +30,7 @@ use jitney_engine::WorkerStatus;
 use tokio::sync::watch;
 
 use self::entry::Entry;
-pub use self::lane::{Lane, Sharing};
+pub use self::lane::{Answers, Lane, Sharing};
 use self::loader::Loader;
 use self::reload::{Reloader, Watched, Ways};
 use self::state::Event;
@@ -181,6 +181,13 @@ impl Catalog {
         let mut pending = self.0.pending.subscribe();
         // The sender lives as long as this catalog, so the wait ends with the condition.
         pending.wait_for(|pending| *pending == 0).await.ok();
+    }
+
+    /// Ends every stream of results now: the last that each gives is `draining`. For when the time to shut down is over; models whose calls
+    /// have one answer go on.
+    pub fn cut_streams(&self) {
+        let lanes = self.0.entries.iter().flat_map(|entry| entry.lanes());
+        lanes.for_each(|lane| lane.cut_streams());
     }
 
     /// Accepts no calls from now on. What is queued is still answered. Models that are being loaded are closed at once: the load goes on,
