@@ -28,6 +28,9 @@ fn the_generated_code_belongs_to_the_descriptions() {
             fs::copy(&new, &kept).unwrap();
         }
         let same = fs::read(&kept).ok() == Some(fs::read(&new).unwrap());
-        assert!(same, "{name} is not what spec/proto says: run this test with JITNEY_WRITE=1");
+        assert!(
+            same,
+            "{name} is not what spec/proto says: run this test with JITNEY_WRITE=1"
+        );
     }
 }
