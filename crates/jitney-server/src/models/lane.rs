@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings, Terms,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Tensor,
@@ -30,6 +30,8 @@ pub struct Lane {
     batcher: Batcher<Rows>,
     instances: NonZeroUsize,
     sharing: Sharing,
+    /// What the places of the first output mean.
+    labels: Vec<String>,
     /// Most rows in one request.
     max_rows: usize,
     deadline: Duration,
@@ -117,6 +119,11 @@ impl Lane {
         self.took_to_load
     }
 
+    /// What the places of the first output mean, where its folder says it.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
     /// Where requests to this model are recorded. Queue, hold and run are recorded by [`Lane::infer`].
     pub fn metrics(&self) -> &Arc<ModelMetrics> {
         &self.metrics
@@ -146,12 +153,16 @@ impl Lane {
     /// Dropping the future cancels the call: it is not run any more if it has not been, and its answer is dropped otherwise. The other
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
-        let deadline = call.deadline;
+        let terms = Terms {
+            deadline: Some(call.deadline),
+            priority: call.meta.step(),
+            ..Terms::default()
+        };
         self.screen(&call.inputs)?;
         let queued = self.queued(call)?;
         let ticket = self
             .batcher
-            .submit(queued, Some(deadline))
+            .submit_on(queued, &terms)
             .map_err(|refused| self.refused(&refused))?;
         let answer = ticket.await.map_err(|error| self.failed(&error))?;
         self.metrics.trip(&answer.trip);
@@ -194,6 +205,7 @@ impl Lane {
             version: version.to_owned(),
             max_rows: max_rows(model.spec(), settings),
             sharing,
+            labels: Vec::new(),
             instances,
             model,
             batcher,
@@ -202,6 +214,12 @@ impl Lane {
             metrics,
             ward,
         })
+    }
+
+    /// The same lane, which knows what the places of its first output mean.
+    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
+        self.labels = labels;
+        self
     }
 
     /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.
