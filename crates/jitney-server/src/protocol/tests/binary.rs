@@ -155,7 +155,7 @@ fn elements_that_run_over() {
         ),
         (
             b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
-            "inputs[0].data: expected 4 elements (BYTES), each after its length in 4 bytes, got 3 and 2 bytes",
+            "inputs[0].data: expected 4 elements (BYTES), each after its length in 4 bytes, got fewer in 14 bytes",
         ),
         (b"", "inputs[0].data: expected 4 elements"),
         (
