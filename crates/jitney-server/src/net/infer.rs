@@ -166,6 +166,7 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
         .infer(Call {
             inputs,
             deadline,
+            whole: meta.timeout.is_some(),
             meta: known_as,
         })
         .await?;

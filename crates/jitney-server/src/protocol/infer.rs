@@ -17,8 +17,9 @@ use jitney_engine::tensor::{Data, DataType, Shape};
 use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 use smallvec::SmallVec;
 
-use super::data::{self, Dims, too_many_dimensions};
-use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::data::{self, too_many_dimensions};
+use super::scan::{Fault, Outcome, Scanner};
+use super::tensors::{Inputs, check_datatype, check_shape, datatype_of, find, given_twice};
 use super::write::Notes;
 use super::{MAX_DIMENSIONS, write};
 use crate::call::Meta;
@@ -220,47 +221,14 @@ fn missing(what: &str, key: &str) -> Box<Fault> {
 }
 
 fn read_inputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Tensor>> {
-    let mut slots: Vec<Option<Tensor>> = vec![None; spec.inputs.len()];
+    let mut inputs = Inputs::new(spec);
     let mut items = scanner.array("an array of tensors")?;
     let mut index = 0;
     while items.next(scanner)? {
-        read_input(scanner, spec, &mut slots).map_err(|fault| fault.index(index))?;
+        read_input(scanner, spec, &mut inputs).map_err(|fault| fault.index(index))?;
         index += 1;
     }
-    let inputs = spec.inputs.iter().zip(slots);
-    let inputs: Vec<Tensor> = inputs
-        .map(|(spec, slot)| {
-            slot.ok_or_else(|| {
-                Fault::new(format!(
-                    "expected the input \"{}\" too, but it is missing",
-                    Excerpt(&spec.name)
-                ))
-            })
-        })
-        .collect::<Outcome<_>>()?;
-    check_rows(&inputs, spec)?;
-    Ok(inputs)
-}
-
-/// Checks that every input has the same number of rows.
-fn check_rows(inputs: &[Tensor], spec: &Spec) -> Outcome<()> {
-    let Some(first) = inputs.first().filter(|_| spec.batched()) else {
-        return Ok(());
-    };
-    let odd = inputs
-        .iter()
-        .zip(&spec.inputs)
-        .find(|(input, _)| input.rows() != first.rows());
-    match odd {
-        None => Ok(()),
-        Some((input, odd)) => Err(Fault::new(format!(
-            "expected as many rows in every input, got {} in \"{}\" and {} in \"{}\"",
-            first.rows(),
-            Excerpt(&spec.inputs[0].name),
-            input.rows(),
-            Excerpt(&odd.name),
-        ))),
-    }
+    inputs.complete()
 }
 
 /// The fields of an input, as far as they have come. Keys may stand in any order, so the data may come before what it takes to read it.
@@ -275,7 +243,7 @@ struct Input<'s> {
     pending: Option<usize>,
 }
 
-fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor>]) -> Outcome<()> {
+fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, inputs: &mut Inputs<'_>) -> Outcome<()> {
     let mut input = Input::default();
     let mut keys =
         scanner.object("an object with \"name\", \"shape\", \"datatype\" and \"data\"")?;
@@ -299,8 +267,8 @@ fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor
         .map_err(|fault| fault.key(&key))?;
     }
     input.read_pending(scanner, spec)?;
-    input.decode(spec.items)?;
-    input.place(slots)
+    input.decode()?;
+    input.place(inputs)
 }
 
 impl Input<'_> {
@@ -331,9 +299,7 @@ impl Input<'_> {
             .shape
             .as_deref()
             .ok_or_else(|| missing("an array of sizes", "shape"))?;
-        if datatype != tensor.datatype {
-            return Err(wrong_datatype(tensor, datatype).key("datatype"));
-        }
+        check_datatype(tensor, datatype).map_err(|fault| fault.key("datatype"))?;
         if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
             return Err(no_json_form(datatype).key("datatype"));
         }
@@ -364,38 +330,20 @@ impl Input<'_> {
     }
 
     /// Turns what the data stands for into what the model takes.
-    fn decode(&mut self, items: Items) -> Outcome<()> {
-        let Some(data) = &mut self.data else {
-            return Ok(());
-        };
-        if self.base64 {
-            data::decode_base64(data)?;
-        }
-        match items {
-            Items::Tensors => Ok(()),
-            Items::Json => data::check_json(data),
+    fn decode(&mut self) -> Outcome<()> {
+        match &mut self.data {
+            Some(data) if self.base64 => data::decode_base64(data),
+            _ => Ok(()),
         }
     }
 
-    /// Makes the tensor and puts it where the model takes it.
-    fn place(self, slots: &mut [Option<Tensor>]) -> Outcome<()> {
-        let (Some((index, spec)), Some(datatype), Some(shape), Some(data)) =
-            (self.spec, self.datatype, self.shape, self.data)
-        else {
+    /// Puts the tensor where the model takes it.
+    fn place(self, inputs: &mut Inputs<'_>) -> Outcome<()> {
+        let (Some((index, _)), Some(shape), Some(data)) = (self.spec, self.shape, self.data) else {
             return Ok(());
         };
-        let tensor = Tensor::new(datatype, shape, data)
-            .map_err(|error| Fault::new(error.to_string()).key("data"))?;
-        match slots.get_mut(index) {
-            Some(slot @ None) => *slot = Some(tensor),
-            _ => return Err(given_twice(&spec.name)),
-        }
-        Ok(())
+        inputs.place(index, shape, data)
     }
-}
-
-fn given_twice(name: &str) -> Box<Fault> {
-    Fault::new(format!("expected \"{}\" once, got it twice", Excerpt(name))).key("name")
 }
 
 /// Reads the name of one of the tensors, and finds it.
@@ -404,44 +352,11 @@ fn read_name<'s>(
     tensors: &'s [TensorSpec],
 ) -> Outcome<(usize, &'s TensorSpec)> {
     let name = scanner.string("a string")?;
-    let found = tensors
-        .iter()
-        .enumerate()
-        .find(|(_, tensor)| tensor.name == name);
-    found.ok_or_else(|| unknown_name(&name, tensors))
-}
-
-pub(super) fn unknown_name(name: &str, tensors: &[TensorSpec]) -> Box<Fault> {
-    const SHOWN: usize = 8;
-    let names: Vec<String> = tensors
-        .iter()
-        .take(SHOWN)
-        .map(|tensor| format!("\"{}\"", Excerpt(&tensor.name)))
-        .collect();
-    let more = if tensors.len() > SHOWN { ", ..." } else { "" };
-    Fault::new(format!(
-        "expected one of {}{more}, got \"{}\"",
-        names.join(", "),
-        Excerpt(name)
-    ))
+    find(&name, tensors)
 }
 
 fn read_datatype(scanner: &mut Scanner<'_>) -> Outcome<DataType> {
-    let name = scanner.string("a string")?;
-    DataType::from_name(&name).ok_or_else(|| {
-        Fault::new(format!(
-            "expected a datatype such as FP32, got \"{}\"",
-            Excerpt(&name)
-        ))
-    })
-}
-
-fn wrong_datatype(tensor: &TensorSpec, got: DataType) -> Box<Fault> {
-    Fault::new(format!(
-        "expected {} for \"{}\", got {got}",
-        tensor.datatype,
-        Excerpt(&tensor.name)
-    ))
+    datatype_of(&scanner.string("a string")?)
 }
 
 /// The protocol writes the other types as JSON numbers, and leaves these to its binary form.
@@ -464,30 +379,6 @@ fn read_shape(scanner: &mut Scanner<'_>) -> Outcome<Shape> {
     Ok(shape)
 }
 
-fn check_shape(tensor: &TensorSpec, shape: &[usize], batched: bool) -> Outcome<()> {
-    let fits = shape.len() == tensor.shape.len()
-        && tensor
-            .shape
-            .iter()
-            .zip(shape)
-            .all(|(dim, size)| dim.admits(*size));
-    if fits && !(batched && shape.first() == Some(&0)) {
-        return Ok(());
-    }
-    let hint = match batched {
-        _ if fits => ": at least one row is needed",
-        true if shape.len() + 1 == tensor.shape.len() => {
-            ": the first dimension counts the rows, so a single row starts with 1"
-        }
-        _ => "",
-    };
-    Err(Fault::new(format!(
-        "expected {} for \"{}\", got {shape:?}{hint}",
-        Dims(&tensor.shape),
-        Excerpt(&tensor.name),
-    )))
-}
-
 /// Reads which outputs are wanted.
 fn read_outputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<usize>> {
     let mut wanted = Vec::new();
@@ -496,7 +387,7 @@ fn read_outputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<usize>> {
     while items.next(scanner)? {
         let output = read_output(scanner, spec).and_then(|(output, tensor)| {
             match wanted.contains(&output) {
-                true => Err(given_twice(&tensor.name)),
+                true => Err(given_twice(&tensor.name).key("name")),
                 false => Ok(output),
             }
         });

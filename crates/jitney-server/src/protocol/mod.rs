@@ -25,6 +25,7 @@ pub mod error;
 pub mod infer;
 pub mod metadata;
 pub mod predict;
+pub(crate) mod tensors;
 
 mod data;
 mod numbers;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use jitney_engine::tensor::Shape;
 use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 
-use super::infer::unknown_name;
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::tensors::unknown_name;
 use super::write::Notes;
 use super::{MAX_ITEMS, data, error, write};
 use crate::failure::Failure;
