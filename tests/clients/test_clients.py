@@ -22,7 +22,7 @@ def main():
             triton = importlib.import_module("triton")
             for name, face in faces.all.items():
                 triton.SUITE.run(report, world, face, prefix=f", {name}")
-        for module in ("plain_http",):
+        for module in ():
             importlib.import_module(module).SUITE.run(report, world)
     for module in ():
         importlib.import_module(module).SUITE.run(report)

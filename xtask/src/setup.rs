@@ -113,7 +113,12 @@ fn install(workspace: &Workspace, venv: &Path, requirements: &str, wanted: &str)
         make_venv(venv)?;
         let mut pip = workspace.command(venv.join("bin/python"));
         pip.args(["-m", "pip", "install", "--quiet"]);
-        pip.args(["--disable-pip-version-check", "--requirement", requirements]);
+        pip.args([
+            "--disable-pip-version-check",
+            "--no-compile",
+            "--requirement",
+            requirements,
+        ]);
         shell::run(&mut pip)
     })
 }
