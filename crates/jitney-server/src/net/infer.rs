@@ -98,7 +98,7 @@ pub(crate) async fn answer(
 }
 
 /// A model that is configured has its own metrics, whether it can be called or not.
-fn metrics_of(
+pub(super) fn metrics_of(
     net: &Net,
     model: ModelRef<'_>,
     lane: Result<&Lane, &Failure>,
@@ -196,7 +196,7 @@ fn call(inputs: Vec<Tensor>, deadline: Instant, id: Option<String>) -> Call {
 }
 
 /// The body's own time limit counts from the request's start, as the others do.
-fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
+pub(super) fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
     let asked = meta
         .timeout
         .and_then(|timeout| started.checked_add(timeout));

@@ -115,7 +115,7 @@ fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor, json: Option<No
     out.push(b'}');
 }
 
-fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
+pub(super) fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
     let mut scanner = Scanner::new(body)?;
     let mut meta = Meta::default();
     let mut inputs = None;
@@ -154,7 +154,7 @@ fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
 }
 
 /// Reads a value, or the `null` that some clients write for none.
-fn optional<'a>(
+pub(super) fn optional<'a>(
     scanner: &mut Scanner<'a>,
     read: impl FnOnce(&mut Scanner<'a>) -> Outcome<()>,
 ) -> Outcome<()> {
@@ -166,12 +166,24 @@ fn optional<'a>(
 
 /// Reads the parameters of the request, of which the timeout alone matters to the server.
 fn read_request_parameters(scanner: &mut Scanner<'_>) -> Outcome<Option<Duration>> {
-    let mut timeout = None;
-    read_parameters(scanner, |scanner, name| match name {
+    let mut meta = Meta::default();
+    read_parameters(scanner, |scanner, name| {
+        read_request_parameter(scanner, name, &mut meta)
+    })?;
+    Ok(meta.timeout)
+}
+
+/// Reads one parameter of a request.
+pub(super) fn read_request_parameter(
+    scanner: &mut Scanner<'_>,
+    name: &str,
+    meta: &mut Meta,
+) -> Outcome<()> {
+    match name {
         // Zero is the protocol's default and stands for no timeout of the request's own.
         "timeout" => match scanner.unsigned::<u64>() {
             Some(micros) => {
-                timeout = (micros > 0).then(|| Duration::from_micros(micros));
+                meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
                 Ok(())
             }
             None => Err(scanner.expected("an integer of microseconds")),
@@ -179,8 +191,7 @@ fn read_request_parameters(scanner: &mut Scanner<'_>) -> Outcome<Option<Duration
         "binary_data_output" => read_false(scanner, BINARY),
         name if name.starts_with("triton_") => Err(refused("is reserved")),
         _ => scanner.skip(),
-    })?;
-    Ok(timeout)
+    }
 }
 
 const BINARY: &str = "binary tensors are not supported, only tensors in JSON";
