@@ -74,6 +74,12 @@ impl Closing {
         closers.any(|closer| Arc::ptr_eq(&closer.entry, entry))
     }
 
+    /// Whether nothing is being closed.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.closers.is_empty()
+    }
+
     /// Waits for the end of all.
     pub(super) fn wait(&mut self) {
         for closer in self.closers.drain(..) {

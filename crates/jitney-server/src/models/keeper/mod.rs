@@ -211,3 +211,6 @@ impl Keeping {
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 }
+
+#[cfg(test)]
+mod tests;

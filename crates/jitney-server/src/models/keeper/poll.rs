@@ -54,7 +54,7 @@ impl Poll {
         self.due = Instant::now() + EVERY;
     }
 
-    fn look_now(&mut self, stock: &mut Stock) {
+    pub(super) fn look_now(&mut self, stock: &mut Stock) {
         let now = Stamp::of(&stock.ways.sources);
         if now != self.seen || self.restless {
             self.restless = false;

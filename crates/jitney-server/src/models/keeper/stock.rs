@@ -228,6 +228,12 @@ impl Stock {
         entries.any(|entry| entry.is_held())
     }
 
+    /// Whether something is not gone yet that is about to.
+    #[cfg(test)]
+    pub(super) fn is_closing(&self) -> bool {
+        !self.leaving.is_empty() || !self.closing.is_idle()
+    }
+
     /// When a load will have taken too long.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.loads.next_due()
