@@ -184,7 +184,7 @@ impl Keeping {
             if let Some(poll) = &mut self.poll {
                 poll.look(&mut self.stock, now);
             }
-            self.orders.begin(&mut self.stock);
+            let begun = self.orders.begin(&mut self.stock);
             self.stock.step(now);
             for answer in answers {
                 answer.send();
@@ -192,7 +192,9 @@ impl Keeping {
             if self.is_done() {
                 break;
             }
-            self.door.wait(self.rest(now));
+            if !begun {
+                self.door.wait(self.rest(now));
+            }
         }
         self.stock.end();
     }

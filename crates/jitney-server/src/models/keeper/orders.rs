@@ -96,13 +96,14 @@ impl Orders {
         answers
     }
 
-    /// Begins whatever does not wait for another order of the same model.
-    pub(super) fn begin(&mut self, stock: &mut Stock) {
+    /// Begins whatever does not wait for another order of the same model. Says whether anything did, since that may be done already.
+    pub(super) fn begin(&mut self, stock: &mut Stock) -> bool {
         while self.waiting.len() < MOST_ORDERS
             && let Ok(order) = self.come.try_recv()
         {
             self.waiting.push_back(order);
         }
+        let mut begun = false;
         let mut still_waiting = VecDeque::new();
         while let Some(order) = self.waiting.pop_front() {
             let same = |name: &String| *name == order.name;
@@ -112,9 +113,11 @@ impl Orders {
                 still_waiting.push_back(order);
             } else {
                 self.carry_out(order, stock);
+                begun = true;
             }
         }
         self.waiting = still_waiting;
+        begun
     }
 
     fn carry_out(&mut self, order: Order, stock: &mut Stock) {
