@@ -276,7 +276,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "config",
                 siblings: &[],
-                foreign: &["serde", "toml"],
+                foreign: &["serde", "serde_json", "toml"],
             },
             Module {
                 name: "protocol",
