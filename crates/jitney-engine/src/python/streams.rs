@@ -108,13 +108,13 @@ impl Reading {
             reply.nulls = 0;
         }
         output::run(&self.model, [self.id.as_deref()], &reply);
-        match reply.into_answers()?.pop() {
-            Some(Ok(outputs)) if !last => Ok(outputs),
-            Some(Err(stack::Error::Run(RunError::RunLimit(_)))) => {
+        match reply.into_answers().map(|mut answers| answers.pop()) {
+            Ok(Some(Ok(outputs))) if !last => Ok(outputs),
+            Err(stack::Error::Run(RunError::RunLimit(_))) => {
                 Err(RunError::RunLimit(self.limit).into())
             }
-            Some(Err(error)) => Err(error),
-            Some(Ok(_)) | None => Err(senseless("a result where there is none")),
+            Err(error) | Ok(Some(Err(error))) => Err(error),
+            Ok(_) => Err(senseless("a result where there is none")),
         }
     }
 }

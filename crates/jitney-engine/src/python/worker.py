@@ -47,8 +47,8 @@ NUMBER = struct.Struct("<Q")
 STREAMS_IN_TURN, STREAMS_ON_LOOP = 64, 1024
 # How many results of a stream are computed to warm up.
 WARMUP_RESULTS = 4
-# Steps longer than this are not made to wait for each other: what is there goes out first.
-SLOW_NS = 1_000_000
+# Results that come on a loop so soon after others went out wait for the end of the turn, to go together.
+TOGETHER_S = 0.001
 RECEIVE_AT_ONCE = 256 << 10
 # How often within its limit a stream is looked at.
 SWEEPS = 8
@@ -234,11 +234,11 @@ class OnLoop:
 class Stream:
     """A run that is answered with any number of results."""
 
-    def __init__(self, run, now):
+    def __init__(self, run, has_left, now):
         self.run = run
+        self.has_left = has_left
         self.results = None
         self.credit = ROOM
-        self.slow = True
         self.stopped = False
         self.failure = None
         # On a loop: the task, what it waits for when it has no credit, and when it last gave something or could.
@@ -261,7 +261,7 @@ class Streams:
         kind, slot, id, a, b, meta, payload = frame
         if kind == RUN:
             run = StreamRun(slot, id, b, meta, payload, self.model.streams_at)
-            self.streams[id] = stream = Stream(run, time.monotonic())
+            self.streams[id] = stream = Stream(run, run.left(self.control, 0, 1), time.monotonic())
             self.begin(stream)
         elif kind == CREDIT or kind == STOP:
             stream = self.streams.get(id)
@@ -306,7 +306,6 @@ class StreamsInTurn(Streams):
     def __init__(self, model, channel):
         super().__init__(model, channel)
         self.ready = deque()
-        self.listened = 0
 
     def open(self):
         self.model.create()
@@ -321,21 +320,16 @@ class StreamsInTurn(Streams):
 
     def serve(self):
         while not self.closing:
-            if not self.ready or self.ready[0].slow or time.monotonic_ns() - self.listened > SLOW_NS:
-                self.listen()
+            # The next step may take long: what is there goes out before it, and who has left is not waited upon.
+            self.channel.flush()
+            for frame in self.channel.frames(wait=not self.ready):
+                self.heed(frame)
             if self.ready:
                 self.step(self.ready.popleft())
         for stream in list(self.streams.values()):
             self.stop(stream)
         self.channel.flush()
         self.model.close()
-
-    def listen(self):
-        """Says what there is to say and hears what has come; waits for something where there is nothing to do."""
-        self.channel.flush()
-        for frame in self.channel.frames(wait=not self.ready):
-            self.heed(frame)
-        self.listened = time.monotonic_ns()
 
     def begin(self, stream):
         self.ready.append(stream)
@@ -355,12 +349,10 @@ class StreamsInTurn(Streams):
             complain(f"ending a stream raised {error_text(error)}")
         self.unmark()
         self.end(stream)
-        self.channel.flush()
 
     def step(self, stream):
         if stream.stopped:
             return
-        began = time.monotonic_ns()
         self.mark(stream)
         try:
             if stream.results is None:
@@ -375,7 +367,6 @@ class StreamsInTurn(Streams):
             if stream.credit > 0:
                 self.ready.append(stream)
         self.unmark()
-        stream.slow = time.monotonic_ns() - began > SLOW_NS
 
     def called(self, stream):
         try:
@@ -402,6 +393,7 @@ class StreamsOnLoop(Streams):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.flushing = False
+        self.flushed = 0.0
         self.sweeping = False
         self.ended = False
 
@@ -506,7 +498,8 @@ class StreamsOnLoop(Streams):
                 self.give(stream, result)
                 if stream.credit < 1:
                     await self.wait_for_room(stream)
-                if stream.stopped:
+                # The loop hears of it only when this awaits something.
+                if stream.stopped or stream.has_left():
                     break
         finally:
             await aclose(results)
@@ -529,7 +522,11 @@ class StreamsOnLoop(Streams):
     def give(self, stream, result):
         super().give(stream, result)
         stream.since = time.monotonic()
-        self.flush_soon()
+        # Whoever blocks the loop in its next step does not keep a result from going out that came alone.
+        if stream.since - self.flushed > TOGETHER_S:
+            self.flush()
+        else:
+            self.flush_soon()
 
     def finish(self, stream):
         # What a stream raises that was told to end is nobody's business but the model's.
@@ -541,10 +538,14 @@ class StreamsOnLoop(Streams):
     def flush_soon(self):
         if not self.flushing:
             self.flushing = True
-            self.loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush_in_turn)
+
+    def flush_in_turn(self):
+        self.flushing = False
+        self.flush()
 
     def flush(self):
-        self.flushing = False
+        self.flushed = time.monotonic()
         self.channel.flush()
 
     def sweep(self):
