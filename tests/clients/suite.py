@@ -1,5 +1,6 @@
 """Checks, and how they are run: one line each, and a count at the end."""
 
+import subprocess
 import time
 import traceback
 
@@ -61,6 +62,20 @@ class Report:
             took = time.monotonic() - started
             self.took.append((took, name))
             print(f"ok    {name}  {took * 1e3:.0f} ms", flush=True)
+
+    def adopt(self, *command):
+        """Runs checks in a process of their own, which prints as this one does, and counts them here."""
+        process = subprocess.Popen([*command, *self.wanted], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            kind, _, name = line.rstrip().partition("  ")
+            if kind == "ok":
+                self.passed += 1
+            elif kind in ("FAIL", "skip"):
+                (self.failed if kind == "FAIL" else self.skipped).append(name.strip())
+        if process.wait() not in (0, 1):
+            self.failed.append(f"{command[1]} ended with {process.returncode}")
 
     def close(self):
         """Prints the sums; whether all is well."""
