@@ -91,7 +91,7 @@ def bytes_of(*elements):
 # The model, the JSON, the tensors and what else is said; the refusal must have the word.
 FAULTY = {
     "a size that is not the shape's": ("fp32", {"inputs": [tensor(12)]}, ONES[:12], {}, "16"),
-    "fewer bytes than are declared": ("fp32", {"inputs": [tensor()]}, ONES[:15], {}, "bytes"),
+    "fewer bytes than are declared": ("fp32", {"inputs": [tensor()]}, ONES[:15], {}, "15"),
     "more bytes than are declared": ("fp32", {"inputs": [tensor()]}, ONES + b"\0", {}, "bytes"),
     "bytes that nobody claims": ("fp32", {"inputs": [tensor(None, data=[1, 2, 3, 4])]}, ONES, {}, "bytes"),
     "both forms of one tensor": ("fp32", {"inputs": [tensor(data=[1, 2, 3, 4])]}, ONES, {}, "data"),
@@ -100,8 +100,8 @@ FAULTY = {
     "a size that is a text": ("fp32", {"inputs": [tensor("16")]}, ONES, {}, "binary_data_size"),
     "a size beyond all memory": ("fp32", {"inputs": [tensor(2**63)]}, ONES, {}, "binary_data_size|bytes|16"),
     "a length beyond the body": ("fp32", {"inputs": [tensor()]}, ONES, {"length": 5000}, "length"),
-    "a length that is no number": ("fp32", {"inputs": [tensor()]}, ONES, {"length": "ten"}, "length"),
-    "a negative length": ("fp32", {"inputs": [tensor()]}, ONES, {"length": -1}, "length"),
+    "a length that is no number": ("fp32", {"inputs": [tensor()]}, ONES, {"length": "ten"}, "Length"),
+    "a negative length": ("fp32", {"inputs": [tensor()]}, ONES, {"length": -1}, "Length"),
     "a length that cuts the JSON": ("fp32", {"inputs": [tensor()]}, ONES, {"length": 20}, ""),
     "a text that runs past the end": ("bytes", {"inputs": [tensor(8, (1, 1), datatype="BYTES")]}, b"\xff\0\0\0abcd", {}, ""),
     "half a prefix": ("bytes", {"inputs": [tensor(2, (1, 1), datatype="BYTES")]}, b"\1\0", {}, ""),

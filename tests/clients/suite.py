@@ -5,6 +5,10 @@ import time
 import traceback
 
 
+# Most characters of an error that are printed.
+SHOWN = 3000
+
+
 class Skipped(Exception):
     """What a check needs is not on this machine."""
 
@@ -56,7 +60,7 @@ class Report:
             print(f"skip  {name}\n      {why}", flush=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next check shall run
             self.failed.append(name)
-            print(f"FAIL  {name}\n      {type(error).__name__}: {error}\n      {place_of(error)}", flush=True)
+            print(f"FAIL  {name}\n      {type(error).__name__}: {str(error)[:SHOWN]}\n      {place_of(error)}", flush=True)
         else:
             self.passed += 1
             took = time.monotonic() - started

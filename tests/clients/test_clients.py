@@ -17,12 +17,13 @@ import perf
 import plain_http
 import repository
 import triton
+import websocket_rules
 from faces import open_faces
 from suite import Report
 from world import World, kserve
 
 # Each asks one server in its own way.
-SUITES = [plain_http, grpc_plain, grpc_streams, http2_rules, perf]
+SUITES = [plain_http, grpc_plain, grpc_streams, http2_rules, websocket_rules, perf]
 
 
 def main():
