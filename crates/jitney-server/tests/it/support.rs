@@ -31,6 +31,19 @@ pub(crate) fn start_queued(
     queue: usize,
     adjust: impl FnOnce(&mut NetConfig),
 ) -> Fixture {
+    let given = ModelOptions {
+        max_batch: Some(1),
+        queue: Some(queue),
+        ..ModelOptions::default()
+    };
+    start_given(models, given, adjust)
+}
+
+pub(crate) fn start_given(
+    models: &[&str],
+    given: ModelOptions,
+    adjust: impl FnOnce(&mut NetConfig),
+) -> Fixture {
     let mut net = NetConfig {
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         ..NetConfig::default()
@@ -40,11 +53,6 @@ pub(crate) fn start_queued(
         .iter()
         .map(|source| ModelSource::parse(source).unwrap())
         .collect();
-    let given = ModelOptions {
-        max_batch: Some(1),
-        queue: Some(queue),
-        ..ModelOptions::default()
-    };
     let settings = Settings {
         given,
         ..Settings::default()
