@@ -23,7 +23,11 @@ pub use net::{NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
+
+use crate::observe::logging::Levels;
 
 /// Everything a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +38,8 @@ pub struct Config {
     pub settings: Settings,
     /// Its models.
     pub models: Vec<ModelSource>,
+    /// The switches of the process's log, where requests of administrators may set them.
+    pub levels: Option<Arc<dyn Levels>>,
 }
 
 /// Reads a file's text; the error shows the place of the mistake.

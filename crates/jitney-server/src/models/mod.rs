@@ -141,6 +141,14 @@ impl Catalog {
         Some(Arc::clone(&entry.metrics))
     }
 
+    /// Whether there is a model of that name, whether it can be called or not.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    pub fn known(&self, name: &str) -> Result<(), Failure> {
+        self.entry(name, None).map(|_| ())
+    }
+
     /// The versions of a model, lowest first; empty where there is no such model.
     pub fn versions(&self, name: &str) -> Vec<String> {
         let entries = self.0.by_name.get(name).into_iter().flatten();

@@ -18,7 +18,7 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer};
+use super::{control, infer, manage};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -140,7 +140,8 @@ async fn answer(
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
-        Route::Manage(_) | Route::Stream(..) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
+        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
+        Route::Stream(..) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.

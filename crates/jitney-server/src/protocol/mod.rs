@@ -22,6 +22,7 @@
 //! strings when all of them are UTF-8, else all of them in base64 with `"parameters": {"content_type": "base64"}`.
 
 pub mod error;
+pub mod extension;
 pub mod infer;
 pub mod metadata;
 pub mod predict;

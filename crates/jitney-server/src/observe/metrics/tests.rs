@@ -113,10 +113,7 @@ fn totals_add_up_what_was_recorded() {
         failed: sum(1, 5),
         queue: sum(2, 6),
         run: sum(2, 8),
-        batches: vec![
-            (2, Duration::from_millis(8)),
-            (2, Duration::from_millis(9)),
-        ],
+        batches: vec![(2, Duration::from_millis(8)), (2, Duration::from_millis(9))],
         ..Totals::default()
     };
     assert_eq!(totals, expected);
