@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use jitney::batch::{
     self, Answer, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    Terms,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Streaming,
@@ -35,6 +36,8 @@ pub struct Lane {
     work: Work,
     instances: NonZeroUsize,
     sharing: Sharing,
+    /// What the places of the first output mean.
+    labels: Vec<String>,
     /// Most rows in one request.
     max_rows: usize,
     max_wait: Duration,
@@ -137,6 +140,11 @@ impl Lane {
     /// From the beginning of the load until it could be called, without the time that its batch sizes were measured.
     pub fn took_to_load(&self) -> Duration {
         self.took_to_load
+    }
+
+    /// What the places of the first output mean, where its folder says it.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
     }
 
     /// Where requests to this model are recorded. Queue, hold and run are recorded by [`Lane::infer`].
@@ -259,6 +267,7 @@ impl Lane {
             version: version.to_owned(),
             max_rows: max_rows(model.spec(), settings),
             sharing,
+            labels: Vec::new(),
             instances,
             model,
             work: Work::Batches(batcher),
@@ -288,6 +297,7 @@ impl Lane {
                 because: "each is answered by a stream of results",
             },
             instances: instances(&*model, settings),
+            labels: Vec::new(),
             work: Work::Streams(Streams::new(about, settings, streaming)),
             model,
             max_wait: settings.max_wait,
@@ -296,6 +306,12 @@ impl Lane {
             metrics,
             ward,
         }
+    }
+
+    /// The same lane, which knows what the places of its first output mean.
+    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
+        self.labels = labels;
+        self
     }
 
     /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.
@@ -334,12 +350,16 @@ impl Lane {
     }
 
     async fn batched(&self, batcher: &Batcher<Rows>, call: Call) -> Result<Outcome, Failure> {
-        let deadline = call.deadline;
+        let terms = Terms {
+            deadline: Some(call.deadline),
+            priority: call.meta.step(),
+            ..Terms::default()
+        };
         let began = Instant::now();
         let rows = self.rows(&call)?;
         let trace = self.metrics.called(began, call.meta.id.as_ref());
         let queued = self.queued(call, rows);
-        let answered = match batcher.submit(queued, Some(deadline)) {
+        let answered = match batcher.submit_on(queued, &terms) {
             Ok(ticket) => ticket.await.map_err(|error| self.failed(&error)),
             Err(refused) => Err(self.refused(&refused)),
         };

@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use hyper::body::Incoming;
 
 use super::Net;
-use super::body::{self, BodyLimits};
+use super::body::{self, BodyLimits, Manner};
 use super::checks::{self, Media};
+use super::coding;
 use super::exchange::Exchange;
 use super::reply::{self, JSON, Refusal, Reply};
-use super::router::{Order, Repository};
+use super::router::{Form, Order, Repository};
 use crate::admit::Admitted;
 use crate::extension::repository::{self, Wish};
 use crate::extension::{logging, trace};
@@ -80,16 +80,20 @@ fn json(document: &impl Document) -> Reply {
     reply::ok(JSON, documents::body(document))
 }
 
-/// Reads a body that may be empty. Clients of Triton do not say what it is; where somebody says, it must be JSON.
+/// Reads a body that may be empty. Clients of Triton do not say what it is, and nor does anybody have to whom no browser lends a hand.
 async fn read(
     net: &Net,
     started: Instant,
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<(Bytes, Admitted), Refusal> {
-    if headers.contains_key(CONTENT_TYPE) && checks::media(headers)? != Media::Json {
+    let (Media::Json | Media::Unsaid) = checks::media(headers, Form::Protocol)? else {
         return Err(checks::only_json().into());
-    }
+    };
+    let manner = Manner {
+        coding: coding::of_request(headers)?,
+        tensors: 0,
+    };
     let announced = body::announced(&body, BODY_MAX)?;
     let mut admitted = net.admission.enter(announced)?;
     let limits = BodyLimits {
@@ -97,6 +101,6 @@ async fn read(
         timeout: net.config.body_timeout,
         deadline: started + net.config.body_timeout * 2,
     };
-    let body = body::read(body, &mut admitted, limits).await?;
+    let body = body::read(body, manner, &mut admitted, limits).await?;
     Ok((body, admitted))
 }

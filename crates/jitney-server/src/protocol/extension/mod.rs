@@ -12,6 +12,7 @@ pub(crate) use serde::Serialize as Document;
 use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
+use crate::observe::logging;
 
 /// A document as JSON.
 pub(crate) fn body(document: &impl Document) -> Vec<u8> {
@@ -21,16 +22,21 @@ pub(crate) fn body(document: &impl Document) -> Vec<u8> {
 
 /// Reads the body of a request; none is as good as an empty object.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    let body = if body.trim_ascii().is_empty() {
-        b"{}"
-    } else {
-        body
+    let body = match body.trim_ascii() {
+        [] => b"{}",
+        body => body,
     };
+    // An array would be taken for an object whose fields come in order.
+    if !body.starts_with(b"{") {
+        return Err(Failure::invalid(
+            "the body must be an object of JSON, or empty",
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let error = error.to_string();
         Failure::invalid(format!(
             "the body is not what this path takes: {}",
-            crate::observe::logging::one_line(&error)
+            logging::one_line(&error)
         ))
     })
 }
