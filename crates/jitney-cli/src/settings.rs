@@ -56,6 +56,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
             ..Settings::default()
         },
         models,
+        levels: None,
     })
 }
 

@@ -150,6 +150,14 @@ impl Catalog {
         Some(Arc::clone(&entry.metrics))
     }
 
+    /// Whether there is a model of that name, whether it can be called or not.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    pub fn known(&self, name: &str) -> Result<(), Failure> {
+        self.0.roster.load().entry(name, None).map(|_| ())
+    }
+
     /// The versions of a model that can be called, lowest first; empty where there is no such model.
     pub fn versions(&self, name: &str) -> Vec<String> {
         let roster = self.0.roster.load();

@@ -7,6 +7,7 @@
 )]
 
 mod drain;
+mod extensions;
 mod golden;
 mod http2;
 mod load;

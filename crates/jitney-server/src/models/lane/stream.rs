@@ -26,6 +26,7 @@ use crate::models::failures::{SOON, crashed, draining, expired, model_failure, r
 use crate::models::quarantine::{Fingerprint, Verdict, Ward};
 use crate::observe::logging;
 use crate::observe::metrics::ModelMetrics;
+use crate::observe::trace::Trace;
 
 /// The results of a call as they come: tensors in the order of the model's outputs, of one row where there is a batch axis.
 ///
@@ -106,6 +107,10 @@ pub(super) struct Open {
 struct Place {
     about: Arc<About>,
     permit: Option<OwnedSemaphorePermit>,
+    came: Instant,
+    /// When it had waited long enough.
+    ran: Option<Instant>,
+    trace: Option<Trace>,
     ended: bool,
 }
 
@@ -147,7 +152,7 @@ impl Streams {
     /// Waits for a place and begins the stream.
     pub(super) async fn open(&self, call: Call) -> Result<Open, Failure> {
         self.check(&call)?;
-        let mut place = Place::take(&self.about, self.queue)?;
+        let mut place = Place::take(&self.about, self.queue, call.meta.id.as_ref())?;
         let suspect = self.about.suspect(&call.inputs);
         let begun = self
             .about
@@ -430,7 +435,9 @@ impl About {
 
 impl Place {
     /// A place in the queue.
-    fn take(about: &Arc<About>, queue: usize) -> Result<Place, Failure> {
+    fn take(about: &Arc<About>, queue: usize, id: Option<&String>) -> Result<Place, Failure> {
+        let came = Instant::now();
+        let trace = about.metrics.called(came, id);
         let mut tally = about.tally();
         tally.received += 1;
         let refused = if about.end.borrow().is_some() {
@@ -447,18 +454,23 @@ impl Place {
             return Ok(Place {
                 about: Arc::clone(about),
                 permit: None,
+                came,
+                ran: None,
+                trace,
                 ended: false,
             });
         };
         tally.refused += 1;
         drop(tally);
         about.metrics.refused(&refused);
+        about.metrics.failed(came.elapsed());
         Err(refusal(&refused))
     }
 
     /// It is a stream's place from now on.
     fn run(&mut self, permit: OwnedSemaphorePermit) {
         self.permit = Some(permit);
+        self.ran = Some(Instant::now());
         let mut tally = self.about.tally();
         tally.queued -= 1;
         tally.running += 1;
@@ -481,6 +493,25 @@ impl Place {
         }
         drop(tally);
         self.about.going.send_modify(|going| *going -= 1);
+        match ending {
+            Ending::Ok => {
+                let (trip, trace) = (self.trip(), self.trace.take());
+                self.about.metrics.answered(&trip, 1, trace);
+            }
+            Ending::Failed | Ending::Expired => self.about.metrics.failed(self.came.elapsed()),
+            Ending::Cancelled => {}
+        }
+    }
+
+    fn trip(&self) -> Trip {
+        let ran = self.ran.unwrap_or(self.came);
+        Trip {
+            queued: ran - self.came,
+            held: Duration::ZERO,
+            run: ran.elapsed(),
+            rows: 1,
+            reason: Reason::Idle,
+        }
     }
 }
 
