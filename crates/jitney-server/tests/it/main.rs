@@ -15,5 +15,6 @@ mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod support;
 mod wire;
