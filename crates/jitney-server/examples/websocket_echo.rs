@@ -66,8 +66,11 @@ fn echo(reader: &mut impl Read, mut writer: impl Write) -> Result<()> {
         let mut out = Vec::new();
         let ends = loop {
             match decoder.next(&mut input) {
-                Ok(Some(event)) if answer(&mut out, event) => break true,
-                Ok(Some(_)) => (),
+                Ok(Some(event)) => {
+                    if answer(&mut out, event) {
+                        break true;
+                    }
+                }
                 Ok(None) => break false,
                 Err(fault) => {
                     frames::closing(&mut out, fault.close_code(), fault.reason());
