@@ -276,7 +276,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "config",
                 siblings: &["observe"],
-                foreign: &["serde", "toml"],
+                foreign: &["serde", "serde_json", "toml"],
             },
             Module {
                 name: "protocol",
@@ -290,7 +290,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "extension",
-                siblings: &["failure", "models", "observe", "protocol"],
+                siblings: &["config", "failure", "models", "observe", "protocol"],
                 foreign: &[],
             },
             Module {

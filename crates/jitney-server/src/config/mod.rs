@@ -11,17 +11,24 @@
 //! [`Settings::for_model`] is the one place where this is decided. What concerns the server as a whole has the same order without the
 //! third place. Models named on the command line replace those named in the file.
 
+mod control;
 mod file;
+mod load_request;
 mod manifest;
 mod net;
 mod options;
 mod source;
+mod versions;
 
+pub use control::{AtStart, Control};
 pub use file::{ConfigError, ConfigFile};
+pub(crate) use load_request::load_request;
 pub use manifest::{Labels, Manifest, Sketch};
 pub use net::{HeaderPattern, NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
+pub use versions::{VersionLabels, VersionPolicy};
+pub(crate) use versions::{is_version, number};
 
 use std::sync::Arc;
 

@@ -27,9 +27,11 @@
 pub mod error;
 pub mod extension;
 pub mod frames;
+pub mod generate;
 pub mod infer;
 pub mod metadata;
 pub mod predict;
+pub mod socket;
 pub(crate) mod tensors;
 
 mod binary;

@@ -209,6 +209,10 @@ pub struct Counter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
+/// The metrics of the models of one server.
+#[derive(Clone)]
+pub(crate) struct ModelTable(Arc<Shared>);
+
 type Probe = Box<dyn Fn() -> Vec<ModelReading> + Send + Sync>;
 
 struct Shared {
@@ -244,17 +248,12 @@ impl Metrics {
     /// The metrics of a configured model; the same ones for the same name and version. For the catalog: a name from a request must never
     /// come here, or strangers could fill the memory with labels.
     pub fn model(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
-        let mut models = lock(&self.shared.models);
-        let known = models
-            .iter()
-            .find(|known| known.model == model && known.version == version);
-        if let Some(known) = known {
-            return Arc::clone(known);
-        }
-        let new = Arc::new(ModelMetrics::new(model, version));
-        lock(&self.shared.traces).apply(model, &new.sampler);
-        models.push(Arc::clone(&new));
-        new
+        self.models().model(model, version)
+    }
+
+    /// The metrics of all models, for whoever adds models while the server runs.
+    pub(crate) fn models(&self) -> ModelTable {
+        ModelTable(Arc::clone(&self.shared))
     }
 
     /// Which requests are traced: of this model, or of those of which nothing else is said.
@@ -289,6 +288,29 @@ impl Metrics {
         // Writing to a string cannot fail, and no encoder here fails by itself.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl ModelTable {
+    /// The metrics of a model, as [`Metrics::model`] has them.
+    pub(crate) fn model(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
+        let mut models = lock(&self.0.models);
+        let known = models
+            .iter()
+            .find(|known| known.model == model && known.version == version);
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(ModelMetrics::new(model, version));
+        lock(&self.0.traces).apply(model, &new.sampler);
+        models.push(Arc::clone(&new));
+        new
+    }
+
+    /// Shows a model no more. Versions come and go without end, and so would their labels.
+    pub(crate) fn forget(&self, model: &str, version: &str) {
+        let mut models = lock(&self.0.models);
+        models.retain(|known| known.model != model || known.version != version);
     }
 }
 
