@@ -12,6 +12,8 @@ pub struct Call {
     pub inputs: Vec<Tensor>,
     /// When the answer is worth nothing any more.
     pub deadline: Instant,
+    /// Whether the deadline counts for all of a stream of results, because the request itself asked for it. Otherwise it counts to the first.
+    pub whole: bool,
     /// What the request says about itself.
     pub meta: Meta,
 }
@@ -22,6 +24,7 @@ impl Call {
         Call {
             inputs,
             deadline,
+            whole: false,
             meta: Meta::default(),
         }
     }
