@@ -261,12 +261,6 @@ impl Lane {
         })
     }
 
-    /// The same lane, which knows what the places of its first output mean.
-    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
-        self.labels = labels;
-        self
-    }
-
     fn streaming(
         (name, version): (&str, &str),
         settings: &ModelSettings,
@@ -284,8 +278,8 @@ impl Lane {
             sharing: Sharing::Alone {
                 because: "each is answered by a stream of results",
             },
-            labels: Vec::new(),
             instances: instances(&*model, settings),
+            labels: Vec::new(),
             work: Work::Streams(Streams::new(about, settings, streaming)),
             model,
             deadline: settings.deadline,
@@ -293,6 +287,12 @@ impl Lane {
             metrics,
             ward,
         }
+    }
+
+    /// The same lane, which knows what the places of its first output mean.
+    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
+        self.labels = labels;
+        self
     }
 
     /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.

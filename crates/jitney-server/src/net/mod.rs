@@ -18,6 +18,9 @@ mod record;
 mod reply;
 mod router;
 mod screen;
+mod sse;
+mod stream;
+mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
