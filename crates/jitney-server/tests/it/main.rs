@@ -6,6 +6,7 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod binary;
 mod drain;
 mod extensions;
 mod golden;
