@@ -12,14 +12,16 @@
 //! third place. Models named on the command line replace those named in the file.
 
 mod file;
+mod keys;
 mod manifest;
 mod net;
 mod options;
 mod source;
 
 pub use file::{ConfigError, ConfigFile};
+pub use keys::{Digest, Key, NoDigest, Scope};
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::{NetConfig, NetOptions};
+pub use net::{NetConfig, NetOptions, TlsConfig};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 

@@ -1,7 +1,7 @@
 //! One connection: hyper on a checked socket, until the client, idleness or the drain ends it.
 
 use std::convert::Infallible;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
 use super::{Net, exchange};
+use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -36,6 +37,8 @@ pub(crate) enum Plane {
 pub(crate) struct Peer {
     pub(crate) net: Arc<Net>,
     pub(crate) plane: Plane,
+    /// Where it is.
+    pub(crate) from: IpAddr,
     /// What was found wrong in the byte stream.
     pub(crate) fault: Arc<OnceLock<Fault>>,
     active: AtomicUsize,
@@ -47,10 +50,11 @@ pub(crate) struct Peer {
 pub(crate) struct Active<'a>(&'a Peer);
 
 impl Peer {
-    fn new(net: Arc<Net>, plane: Plane) -> Peer {
+    fn new(net: Arc<Net>, plane: Plane, from: IpAddr) -> Peer {
         Peer {
             net,
             plane,
+            from,
             fault: Arc::default(),
             active: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
@@ -80,6 +84,9 @@ impl Drop for Active<'_> {
 /// A socket that was accepted and may be served.
 pub(crate) struct Arrived {
     pub(crate) socket: TcpStream,
+    pub(crate) from: IpAddr,
+    /// Its client's place among the connections of that client.
+    pub(crate) place: Place,
     /// When the head of its first request must be complete.
     pub(crate) first_head_by: Instant,
     pub(crate) seat: OwnedSemaphorePermit,
@@ -89,13 +96,15 @@ pub(crate) struct Arrived {
 pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     let Arrived {
         socket,
+        from,
+        place,
         first_head_by,
         seat,
     } = arrived;
     let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
         return;
     };
-    let peer = Arc::new(Peer::new(Arc::clone(&net), plane));
+    let peer = Arc::new(Peer::new(Arc::clone(&net), plane, from));
     let patience = Patience {
         first_head_by,
         head: net.config.header_timeout,
@@ -115,7 +124,7 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     });
     let connection = net.http.serve_connection(TokioIo::new(socket), service);
     until_over(&peer, pin!(connection)).await;
-    drop(seat);
+    drop((place, seat));
 }
 
 async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {

@@ -6,7 +6,7 @@
 //! the data plane is answered there, and an inference request on the control thread is run on the data plane.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{self, Arrived, Plane};
 use super::{Net, reply, router};
+use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -121,15 +122,20 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
     let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, from)) => {
                 net.metrics.server().connections_accepted.add(1);
+                let Some(place) = net.crowd.enter(from.ip()) else {
+                    // Closed without a word, which costs less than any.
+                    net.metrics.server().connections_refused.add(1);
+                    continue;
+                };
                 let Some(arrival) = net.seats.arrival().await else {
                     return;
                 };
                 net.spawn(
                     Plane::Control,
                     "arrival",
-                    arrive(Arc::clone(net), socket, arrival),
+                    arrive(Arc::clone(net), socket, from.ip(), place, arrival),
                 );
             }
             Err(error) if concerns_one_connection(&error) => (),
@@ -153,7 +159,13 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
+async fn arrive(
+    net: Arc<Net>,
+    socket: TcpStream,
+    from: IpAddr,
+    place: Place,
+    arrival: OwnedSemaphorePermit,
+) {
     let first_head_by = Instant::now() + net.config.header_timeout;
     let mut first = [0; 512];
     let said = tokio::select! {
@@ -178,6 +190,8 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     };
     let arrived = Arrived {
         socket,
+        from,
+        place,
         first_head_by,
         seat,
     };
