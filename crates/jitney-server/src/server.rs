@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::access::{Access, Crowd, KeysError};
+use crate::access::{Access, Crowd, KeysError, Tls, TlsError};
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
@@ -61,6 +61,9 @@ pub enum StartError {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The files of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The models are not named so that requests can tell them apart.
     #[error(transparent)]
     Models(#[from] SourceError),
@@ -140,6 +143,12 @@ impl Server {
         may_be_reached(&config, config.http)?;
         let private = config.http.ip().to_canonical().is_loopback();
         let access = Access::new(&config, private)?;
+        let tls = config.tls.clone().map(Tls::new).transpose()?;
+        if config.has_keys() && tls.is_none() && !private {
+            tracing::warn!(
+                "keys come in clear text, and whoever sees the traffic has them: give the server a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front of it"
+            );
+        }
         let socket = listener::bind(config.http).map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
         let tree = Tree::new("jitney");
@@ -151,6 +160,7 @@ impl Server {
             config,
             address,
             access,
+            tls,
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
@@ -247,6 +257,7 @@ struct Parts {
     config: NetConfig,
     address: SocketAddr,
     access: Access,
+    tls: Option<Tls>,
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
@@ -264,6 +275,7 @@ impl Parts {
         let net = Net {
             sites: Sites::new(&self.config, self.address),
             access: self.access,
+            tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
@@ -386,6 +398,9 @@ async fn watch_files(net: Arc<Net>) {
     loop {
         sleep(LOOK_AT_FILES).await;
         net.access.refresh();
+        if let Some(tls) = &net.tls {
+            tls.refresh();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod clients;
 mod keys;
 mod rates;
 mod secret;
+mod tls;
 mod watch;
 
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ pub use self::keys::KeysError;
 use self::keys::{Keys, Known};
 use self::rates::Rates;
 pub use self::secret::{NoRandomness, Secret};
+pub(crate) use self::tls::Tls;
+pub use self::tls::TlsError;
 use crate::config::NetConfig;
 use crate::failure::{Code, Failure};
 use crate::models::unknown_model;

@@ -14,10 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use jitney::Group;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use super::framing::{Fault, HeadLimits};
+use super::movable::Movable;
 use super::screen::{Patience, Screen};
 use super::{Net, exchange};
 use crate::access::Place;
@@ -81,29 +84,55 @@ impl Drop for Active<'_> {
     }
 }
 
-/// A socket that was accepted and may be served.
+/// A connection that was accepted and may be served.
 pub(crate) struct Arrived {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Wire,
+    pub(crate) guest: Guest,
+}
+
+/// What its bytes come from. Neither is in a runtime, so that it can be taken to one.
+pub(crate) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Movable>>),
+}
+
+/// Whose a connection is, and the room it takes.
+pub(crate) struct Guest {
     pub(crate) from: IpAddr,
-    /// Its client's place among the connections of that client.
+    /// Its place among the connections of its client.
     pub(crate) place: Place,
+    pub(crate) seat: OwnedSemaphorePermit,
     /// When the head of its first request must be complete.
     pub(crate) first_head_by: Instant,
-    pub(crate) seat: OwnedSemaphorePermit,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
-    let Arrived {
-        socket,
+    let Arrived { socket, guest } = arrived;
+    match socket {
+        Wire::Plain(socket) => {
+            if let Ok(socket) = tokio::net::TcpStream::from_std(socket) {
+                talk(net, plane, socket, guest).await;
+            }
+        }
+        Wire::Tls(mut socket) => {
+            if socket.get_mut().0.arrive().is_ok() {
+                talk(net, plane, socket, guest).await;
+            }
+        }
+    }
+}
+
+async fn talk<S>(net: Arc<Net>, plane: Plane, socket: S, guest: Guest)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Guest {
         from,
         place,
-        first_head_by,
         seat,
-    } = arrived;
-    let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
-        return;
-    };
+        first_head_by,
+    } = guest;
     let peer = Arc::new(Peer::new(Arc::clone(&net), plane, from));
     let patience = Patience {
         first_head_by,

@@ -6,17 +6,19 @@
 //! the data plane is answered there, and an inference request on the control thread is run on the data plane.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Arrived, Plane};
+use super::connection::{self, Arrived, Guest, Plane, Wire};
+use super::movable::Movable;
 use super::{Net, reply, router};
 use crate::access::Place;
 use crate::admit::Phase;
@@ -176,8 +178,11 @@ async fn arrive(
     let Ok(Ok(count @ 1..)) = said else {
         return;
     };
-    let control = router::begins_with_control(&first[..count]);
-    let plane = if control { Plane::Control } else { Plane::Data };
+    let plane = match net.tls {
+        // What it wants is not to be seen yet.
+        Some(_) => Plane::Data,
+        None => plane_of(&first[..count]),
+    };
     let Ok(seat) = Arc::clone(net.seats.of(plane)).try_acquire_owned() else {
         net.metrics.server().connections_refused.add(1);
         // Boxed, since its buffer would be part of every arrival.
@@ -188,23 +193,70 @@ async fn arrive(
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    let arrived = Arrived {
-        socket,
+    let guest = Guest {
         from,
         place,
-        first_head_by,
         seat,
+        first_head_by,
     };
+    match &net.tls {
+        Some(tls) => {
+            let agree = agree(Arc::clone(&net), tls.acceptor(), socket, guest);
+            net.spawn(plane, "handshake", agree);
+        }
+        None => hand_over(&net, plane, Wire::Plain(socket), guest),
+    }
+    drop(arrival);
+}
+
+fn plane_of(first: &[u8]) -> Plane {
+    if router::begins_with_control(first) {
+        Plane::Control
+    } else {
+        Plane::Data
+    }
+}
+
+fn hand_over(net: &Arc<Net>, plane: Plane, socket: Wire, guest: Guest) {
+    let arrived = Arrived { socket, guest };
     net.spawn(
         plane,
         "connection",
-        connection::drive(Arc::clone(&net), plane, arrived),
+        connection::drive(Arc::clone(net), plane, arrived),
     );
-    drop(arrival);
+}
+
+/// Agrees with a client on TLS, and then sees what it wants. On the data plane, since agreeing takes a thread a good part of a millisecond:
+/// many at once would keep the control thread from what it is there for.
+async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, socket: StdStream, mut guest: Guest) {
+    let first_head_by = guest.first_head_by;
+    let agreed = async {
+        let socket = TcpStream::from_std(socket)?;
+        let mut socket = acceptor.accept(Movable::Here(socket)).await?;
+        let plane = plane_of(socket.fill_buf().await?);
+        socket.get_mut().0.leave()?;
+        io::Result::Ok((plane, socket))
+    };
+    // Whoever cannot agree, or takes too long, was told so by TLS as far as there is a word for it.
+    let Ok(Ok((mut plane, socket))) = timeout_at(first_head_by, agreed).await else {
+        return;
+    };
+    if plane == Plane::Control {
+        match Arc::clone(net.seats.of(plane)).try_acquire_owned() {
+            Ok(seat) => guest.seat = seat,
+            // It keeps the seat that it has.
+            Err(_) => plane = Plane::Data,
+        }
+    }
+    hand_over(&net, plane, Wire::Tls(Box::new(socket)), guest);
 }
 
 /// Says why, and gives the client a moment to read it: a socket that is closed with unread bytes destroys what was written to it.
 async fn turn_away(net: &Net, mut socket: TcpStream) {
+    // With TLS there is no way to say anything yet.
+    if net.tls.is_some() {
+        return;
+    }
     let farewell = async {
         socket.write_all(&reply::turned_away(&net.jitter)).await?;
         socket.shutdown().await?;

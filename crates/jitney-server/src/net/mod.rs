@@ -12,6 +12,7 @@ mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
+mod movable;
 mod payload;
 mod record;
 mod reply;
@@ -32,7 +33,7 @@ pub(crate) use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
-use crate::access::{Access, Crowd};
+use crate::access::{Access, Crowd, Tls};
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::models::Catalog;
@@ -48,6 +49,7 @@ pub(crate) struct Net {
     pub(crate) sites: Sites,
     pub(crate) access: Access,
     pub(crate) crowd: Arc<Crowd>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
