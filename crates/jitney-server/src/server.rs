@@ -418,7 +418,9 @@ async fn conduct(net: &Net) -> Drained {
         () = admission.wait_idle() => (),
         () = sleep(net.config.drain) => (),
     }
-    // The last answers may still be on their way to their sockets; connections close when those are written.
+    // The last answers may still be on their way to their sockets, and streams that went on are told why they end; connections close when
+    // that is written.
+    net.catalog.cut_streams();
     admission.advance(Phase::Closing);
     tokio::select! {
         _ = cut => (),

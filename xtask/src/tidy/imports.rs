@@ -215,7 +215,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "echo",
                 siblings: &["contract", "spec", "stack", "tensor"],
-                foreign: &[],
+                foreign: &["tokio"],
             },
             Module {
                 name: "onnx",

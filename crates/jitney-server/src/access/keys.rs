@@ -85,6 +85,12 @@ impl Keys {
         found.cloned()
     }
 
+    /// Whether the key is still known, with the same rights.
+    pub(super) fn has(&self, key: &Known) -> bool {
+        let known = self.known();
+        known.iter().any(|known| known.key == key.key)
+    }
+
     /// Takes the keys that the file has now, if it has changed. Where it cannot be used, those from before stay.
     pub(super) fn refresh(&self) {
         if !self.file.as_ref().is_some_and(Watched::changed) {

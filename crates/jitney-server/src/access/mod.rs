@@ -52,7 +52,10 @@ pub(crate) struct Access {
 
 /// What a caller may do. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Grant(Holder);
+pub(crate) struct Grant {
+    holder: Holder,
+    from: IpAddr,
+}
 
 #[derive(Clone, Debug)]
 enum Holder {
@@ -99,15 +102,30 @@ impl Access {
     ) -> Result<Grant, Failure> {
         let holder = self.holder(&head.headers, from);
         if need == Need::Nothing {
-            return Ok(Grant(holder.unwrap_or(Holder::Stranger)));
+            let holder = holder.unwrap_or(Holder::Stranger);
+            return Ok(Grant { holder, from });
         }
-        self.pace(&holder, from)?;
-        let grant = Grant(holder.map_err(unauthenticated)?);
+        self.pace(holder.as_ref().ok(), from)?;
+        let holder = holder.map_err(unauthenticated)?;
+        let grant = Grant { holder, from };
         if need == Need::Admin && !grant.is_admin() {
             return Err(self.not_admin());
         }
         grant.check(model)?;
         Ok(grant)
+    }
+
+    /// Decides about one more request of somebody who was let in, on a connection that carries many behind one head.
+    ///
+    /// # Errors
+    /// `unauthenticated` where the key was taken back, and `overloaded` where the caller sends too many.
+    pub(crate) fn again(&self, grant: &Grant) -> Result<(), Failure> {
+        if let (Holder::Key(known), Some(keys)) = (&grant.holder, &self.keys)
+            && !keys.has(known)
+        {
+            return Err(unauthenticated(NoKey::Unknown));
+        }
+        self.pace(Some(&grant.holder), grant.from)
     }
 
     /// Takes the keys that the file of keys has now, if it has changed. Blocks as long as reading a small file does.
@@ -127,12 +145,12 @@ impl Access {
     }
 
     /// Strangers count by their address, so that they use up nobody's rate but their own.
-    fn pace(&self, holder: &Result<Holder, NoKey>, from: IpAddr) -> Result<(), Failure> {
+    fn pace(&self, holder: Option<&Holder>, from: IpAddr) -> Result<(), Failure> {
         let Some(rates) = &self.rates else {
             return Ok(());
         };
         let client = match holder {
-            Ok(Holder::Key(known)) => Client::Key(known.number),
+            Some(Holder::Key(known)) => Client::Key(known.number),
             _ => Client::at(from),
         };
         rates.take(client, Instant::now()).map_err(|wait| {
@@ -160,7 +178,7 @@ impl Access {
 impl Grant {
     /// Whether the caller may know that there is a model of this name.
     pub(crate) fn sees(&self, model: &str) -> bool {
-        match &self.0 {
+        match &self.holder {
             Holder::Stranger => false,
             Holder::Anybody { .. } => true,
             Holder::Key(known) => known.sees(model),
@@ -169,7 +187,7 @@ impl Grant {
 
     /// Whether there is no model that the caller may not see.
     pub(crate) fn sees_everything(&self) -> bool {
-        match &self.0 {
+        match &self.holder {
             Holder::Stranger => false,
             Holder::Anybody { .. } => true,
             Holder::Key(known) => known.key.models.is_none(),
@@ -189,7 +207,7 @@ impl Grant {
 
     /// Whether the caller may change the server.
     pub(crate) fn is_admin(&self) -> bool {
-        match &self.0 {
+        match &self.holder {
             Holder::Stranger => false,
             Holder::Anybody { admin } => *admin,
             Holder::Key(known) => known.is_admin(),
@@ -198,7 +216,7 @@ impl Grant {
 
     /// What the log calls the caller. Never the key.
     pub(crate) fn name(&self) -> Option<&str> {
-        match &self.0 {
+        match &self.holder {
             Holder::Key(known) => Some(&known.key.name),
             _ => None,
         }
@@ -206,7 +224,7 @@ impl Grant {
 
     /// On whose behalf a request waits in a queue, which callers with different keys share evenly.
     pub(crate) fn number(&self) -> Option<u64> {
-        match &self.0 {
+        match &self.holder {
             Holder::Key(known) => Some(known.number),
             _ => None,
         }

@@ -138,6 +138,7 @@ struct ConfigToml {
     tls_client_ca: Option<PathBuf>,
     max_connections_per_client: Option<usize>,
     max_requests_per_second: Option<usize>,
+    forward_header_pattern: Option<String>,
     engine: Option<Engine>,
     max_batch: Option<usize>,
     max_wait_ms: Option<f64>,
@@ -184,6 +185,7 @@ impl ConfigToml {
                 tls_client_ca: self.tls_client_ca,
                 max_connections_per_client: self.max_connections_per_client,
                 max_requests_per_second: self.max_requests_per_second,
+                forward_header_pattern: self.forward_header_pattern,
             },
             options: ModelOptions {
                 engine: self.engine,
@@ -231,6 +233,7 @@ mod tests {
             drain_ms = 0
             allowed_hosts = ["a.org", "b.org:80"]
             allowed_origins = ["https://c.org"]
+            forward_header_pattern = "^x-tenant-"
             engine = "onnx"
             max_batch = 7
             max_wait_ms = 0
@@ -288,6 +291,7 @@ mod tests {
                 tls_client_ca: Some("roots.pem".into()),
                 max_connections_per_client: Some(19),
                 max_requests_per_second: Some(20),
+                forward_header_pattern: Some("^x-tenant-".to_owned()),
             },
             options: ModelOptions {
                 engine: Some(Engine::Onnx),

@@ -21,7 +21,7 @@ mod source;
 pub use file::{ConfigError, ConfigFile};
 pub use keys::{Digest, Key, NoDigest, Scope};
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::{NetConfig, NetOptions, TlsConfig};
+pub use net::{HeaderPattern, NetConfig, NetOptions, TlsConfig};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::Key;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use regex_lite::{Regex, RegexBuilder};
+
 use super::options::{OptionError, milliseconds, time, whole};
 
 /// How the server listens, and what it grants to strangers.
@@ -53,6 +57,8 @@ pub struct NetConfig {
     pub max_connections_per_client: Option<usize>,
     /// Most requests of one client in a second, a client being a key, or an address where there are no keys. Default: no limit.
     pub max_requests_per_second: Option<NonZeroUsize>,
+    /// Which header fields of a request its model is given among the parameters. Default none.
+    pub forward_header_pattern: Option<HeaderPattern>,
 }
 
 /// The files of TLS, in PEM. They are read again when they change.
@@ -78,6 +84,57 @@ impl NetConfig {
     }
 }
 
+/// A regular expression that is looked for in the names of header fields, whose case does not matter.
+#[derive(Clone, Debug)]
+pub struct HeaderPattern(Regex);
+
+impl HeaderPattern {
+    /// Reads a pattern. It may match anywhere in a name; `^` and `$` bind it to the ends.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    ///
+    /// ```
+    /// use jitney_server::config::HeaderPattern;
+    ///
+    /// let pattern = HeaderPattern::parse("^X-Tenant-")?;
+    /// assert!(pattern.is_match("x-tenant-id"));
+    /// assert!(!pattern.is_match("not-x-tenant-id"));
+    /// # Ok::<(), String>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<HeaderPattern, String> {
+        RegexBuilder::new(text)
+            .case_insensitive(true)
+            .build()
+            .map(HeaderPattern)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Whether fields of that name are passed on.
+    pub fn is_match(&self, name: &str) -> bool {
+        self.0.is_match(name)
+    }
+
+    /// The fields that are passed on: their names in lower case, and their values as far as they are text. The caller's key never is.
+    pub(crate) fn fields(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let matching = headers
+            .iter()
+            .filter(|(name, _)| self.is_match(name.as_str()) && *name != AUTHORIZATION);
+        let text = |value: &HeaderValue| value.to_str().map(str::to_owned).ok();
+        matching
+            .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)))
+            .collect()
+    }
+}
+
+impl PartialEq for HeaderPattern {
+    fn eq(&self, other: &HeaderPattern) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for HeaderPattern {}
+
 impl Default for NetConfig {
     fn default() -> NetConfig {
         NetConfig {
@@ -101,6 +158,7 @@ impl Default for NetConfig {
             tls: None,
             max_connections_per_client: None,
             max_requests_per_second: None,
+            forward_header_pattern: None,
         }
     }
 }
@@ -148,6 +206,8 @@ pub struct NetOptions {
     pub max_connections_per_client: Option<usize>,
     /// Most requests of one client in a second.
     pub max_requests_per_second: Option<usize>,
+    /// A regular expression for the names of header fields that models are given.
+    pub forward_header_pattern: Option<String>,
 }
 
 const HOUR_MS: f64 = 3_600_000.0;
@@ -182,7 +242,20 @@ impl NetOptions {
         const HOST: &str = "a list of names such as models.example.org or 10.0.0.1:8080";
         each("allowed_hosts", &self.allowed_hosts, is_host, HOST)?;
         const ORIGIN: &str = "a list of origins such as https://example.org";
-        each("allowed_origins", &self.allowed_origins, is_origin, ORIGIN)
+        each("allowed_origins", &self.allowed_origins, is_origin, ORIGIN)?;
+        self.header_pattern().map(drop)
+    }
+
+    fn header_pattern(&self) -> Result<Option<HeaderPattern>, OptionError> {
+        let pattern = self.forward_header_pattern.as_deref();
+        let wrong = |text: &str, error: &str| OptionError {
+            key: "forward_header_pattern",
+            value: format!("\"{}\" ({error})", text.escape_debug()),
+            allowed: "a regular expression such as ^x-tenant-".to_owned(),
+        };
+        pattern
+            .map(|text| HeaderPattern::parse(text).map_err(|error| wrong(text, &error)))
+            .transpose()
     }
 
     /// These options, and the other ones where these say nothing.
@@ -213,6 +286,7 @@ impl NetOptions {
             max_requests_per_second: self
                 .max_requests_per_second
                 .or(other.max_requests_per_second),
+            forward_header_pattern: self.forward_header_pattern.or(other.forward_header_pattern),
         }
     }
 
@@ -223,8 +297,10 @@ impl NetOptions {
     pub fn resolve(self) -> Result<NetConfig, OptionError> {
         self.check()?;
         let default = NetConfig::default();
+        let forward_header_pattern = self.header_pattern()?;
         let tls = tls(self.tls_cert, self.tls_key, self.tls_client_ca)?;
         Ok(NetConfig {
+            forward_header_pattern,
             http: self.http.unwrap_or(default.http),
             workers: self.workers.and_then(NonZeroUsize::new),
             max_connections: self.max_connections.unwrap_or(default.max_connections),
@@ -347,6 +423,7 @@ mod tests {
             tls_client_ca: Some("r".into()),
             max_connections_per_client: Some(10),
             max_requests_per_second: Some(11),
+            forward_header_pattern: Some("^x-tenant-".to_owned()),
         }
     }
 
@@ -387,6 +464,7 @@ mod tests {
             }),
             max_connections_per_client: Some(10),
             max_requests_per_second: NonZeroUsize::new(11),
+            forward_header_pattern: HeaderPattern::parse("^x-tenant-").ok(),
             ..NetConfig::default()
         };
         for options in [everything().or(nothing()), nothing().or(everything())] {
@@ -518,6 +596,17 @@ mod tests {
             (
                 origin("null"),
                 wrong("allowed_origins", "\"null\"", origins),
+            ),
+            (
+                NetOptions {
+                    forward_header_pattern: Some("(".to_owned()),
+                    ..NetOptions::default()
+                },
+                wrong(
+                    "forward_header_pattern",
+                    "\"(\" (found open group without closing ')')",
+                    "a regular expression such as ^x-tenant-",
+                ),
             ),
         ];
         for (options, message) in table {

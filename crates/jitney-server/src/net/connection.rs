@@ -1,10 +1,10 @@
 //! One connection: hyper on a checked socket, until the client, idleness or the drain ends it.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Version};
@@ -14,14 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use jitney::Group;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::framing::{Fault, HeadLimits};
-use super::movable::Movable;
 use super::screen::{Patience, Screen};
+use super::transport::Transport;
+use super::websocket::Upgrade;
 use super::{Net, exchange};
 use crate::access::Place;
 use crate::admit::Phase;
@@ -47,10 +46,19 @@ pub(crate) struct Peer {
     active: AtomicUsize,
     begun: AtomicUsize,
     speaks_http2: AtomicBool,
+    /// What the connection becomes when hyper has written that it does.
+    upgrade: Mutex<Option<Box<Upgrade>>>,
 }
+
+/// The checked bytes of a connection, and as hyper holds them.
+pub(crate) type Wire = Screen<Transport>;
+pub(crate) type Socket = TokioIo<Wire>;
 
 /// A request of a connection that has not ended.
 pub(crate) struct Active<'a>(&'a Peer);
+
+/// The same for as long as its answer is being written.
+pub(crate) struct Answering(Arc<Peer>);
 
 impl Peer {
     fn new(net: Arc<Net>, plane: Plane, from: IpAddr) -> Peer {
@@ -62,6 +70,7 @@ impl Peer {
             active: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             speaks_http2: AtomicBool::new(false),
+            upgrade: Mutex::default(),
         }
     }
 
@@ -70,6 +79,22 @@ impl Peer {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         Active(self)
+    }
+
+    /// Counts the request on for as long as its answer is being written.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
+    /// The connection becomes this as soon as the answer to the request is written.
+    pub(crate) fn upgrade(&self, upgrade: Upgrade) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(upgrade));
+    }
+
+    fn take_upgrade(&self) -> Option<Box<Upgrade>> {
+        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+        upgrade.take()
     }
 
     /// Whether there is no request now, and none has begun since the count was `before`.
@@ -84,63 +109,50 @@ impl Drop for Active<'_> {
     }
 }
 
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A connection that was accepted and may be served.
 pub(crate) struct Arrived {
-    pub(crate) socket: Wire,
-    pub(crate) guest: Guest,
-}
-
-/// What its bytes come from. Neither is in a runtime, so that it can be taken to one.
-pub(crate) enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<Movable>>),
-}
-
-/// Whose a connection is, and the room it takes.
-pub(crate) struct Guest {
+    /// Out of its runtime, so that it can be taken to any.
+    pub(crate) transport: Transport,
     pub(crate) from: IpAddr,
-    /// Its place among the connections of its client.
-    pub(crate) place: Place,
-    pub(crate) seat: OwnedSemaphorePermit,
+    pub(crate) room: Room,
     /// When the head of its first request must be complete.
     pub(crate) first_head_by: Instant,
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
-    let Arrived { socket, guest } = arrived;
-    match socket {
-        Wire::Plain(socket) => {
-            if let Ok(socket) = tokio::net::TcpStream::from_std(socket) {
-                talk(net, plane, socket, guest).await;
-            }
-        }
-        Wire::Tls(mut socket) => {
-            if socket.get_mut().0.arrive().is_ok() {
-                talk(net, plane, socket, guest).await;
-            }
-        }
-    }
+/// What a connection takes up until it ends.
+pub(crate) struct Room {
+    /// Among the connections of its client.
+    #[expect(dead_code, reason = "it is given back when it is dropped")]
+    pub(crate) place: Place,
+    /// Among those of its plane.
+    pub(crate) seat: OwnedSemaphorePermit,
 }
 
-async fn talk<S>(net: Arc<Net>, plane: Plane, socket: S, guest: Guest)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Guest {
+/// Serves a connection to its end.
+pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
+    let Arrived {
+        mut transport,
         from,
-        place,
-        seat,
+        room,
         first_head_by,
-    } = guest;
+    } = arrived;
+    if transport.arrive().is_err() {
+        return;
+    }
     let peer = Arc::new(Peer::new(Arc::clone(&net), plane, from));
     let patience = Patience {
         first_head_by,
         head: net.config.header_timeout,
         write: net.config.idle_timeout,
     };
-    let socket = Screen::new(
-        socket,
+    let wire = Screen::new(
+        transport,
         head_limits(&net.config),
         patience,
         Arc::clone(&peer.fault),
@@ -151,9 +163,26 @@ where
         }
         exchange::on_data_plane(Arc::clone(&peer), request)
     });
-    let connection = net.http.serve_connection(TokioIo::new(socket), service);
-    until_over(&peer, pin!(connection)).await;
-    drop((place, seat));
+    {
+        let socket = Socket::new(wire);
+        let connection = net.http.serve_connection_with_upgrades(socket, service);
+        until_over(&peer, pin!(connection)).await;
+    }
+    match peer.take_upgrade() {
+        None => drop(room),
+        // The control thread must not read messages.
+        Some(upgrade) if plane == Plane::Control => {
+            let session = async move {
+                upgrade.drive(&peer).await;
+                drop(room);
+            };
+            net.spawn(Plane::Data, "websocket", session);
+        }
+        Some(upgrade) => {
+            upgrade.drive(&peer).await;
+            drop(room);
+        }
+    }
 }
 
 async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {

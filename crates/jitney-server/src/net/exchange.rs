@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Version, request};
+use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -16,16 +16,17 @@ use super::connection::{Peer, Plane};
 use super::framing::Fault;
 use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Form, NoRoute, Route, View};
+use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer};
+use super::stream::Ask;
+use super::{control, infer, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
-    pub(crate) peer: &'a Peer,
+    pub(crate) peer: &'a Arc<Peer>,
     pub(crate) started: Instant,
     /// What the caller may do.
     pub(crate) grant: Grant,
@@ -34,7 +35,7 @@ pub(crate) struct Exchange<'a> {
 
 /// A request before it is known whether it may come in.
 struct Approach<'a> {
-    peer: &'a Peer,
+    peer: &'a Arc<Peer>,
     started: Instant,
     record: &'a mut Record,
 }
@@ -136,14 +137,28 @@ async fn answer(
     peer.net.sites.check(&head)?;
     let exchange = approach.authorised(&head, route.ok())?;
     let route = route.map_err(no_route)?;
+    if let Route::Stream(Channel::WebSocket, model) = route {
+        return websocket::answer(exchange, model, head, &body);
+    }
     let headers = std::mem::take(&mut head.headers);
     drop(head);
     let answered = match route {
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
+        Route::Infer(Form::Generate, model) => {
+            stream::generate(exchange, model, headers, body).await
+        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
-        Route::Manage(_) | Route::Stream(..) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
+        Route::Stream(Channel::Predict, model) => {
+            stream::events(exchange, Ask::Item, model, headers, body).await
+        }
+        Route::Stream(Channel::Generate, model) => {
+            stream::events(exchange, Ask::Generate, model, headers, body).await
+        }
+        Route::Stream(Channel::WebSocket, _) | Route::Manage(_) | Route::Grpc(_) => {
+            Err(no_route(NoRoute::NotFound))
+        }
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -162,12 +177,13 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
         }
     };
     let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
-    let headers = reply.headers_mut();
     if let Some(id) = &brief.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
+        reply.headers_mut().insert(X_REQUEST_ID, id.clone());
     }
-    if brief.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
-        reply::close(headers);
+    let upgraded = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let last = !upgraded && (close || peer.net.admission.draining());
+    if brief.version != Version::HTTP_2 && last {
+        reply::close(reply.headers_mut());
     }
     if brief.method == Method::HEAD {
         reply::without_body(reply)

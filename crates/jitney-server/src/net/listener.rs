@@ -6,19 +6,19 @@
 //! the data plane is answered there, and an inference request on the control thread is run on the data plane.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Arrived, Guest, Plane, Wire};
-use super::movable::Movable;
+use super::connection::{self, Arrived, Plane, Room};
+use super::transport::Transport;
 use super::{Net, reply, router};
 use crate::access::Place;
 use crate::admit::Phase;
@@ -190,21 +190,21 @@ async fn arrive(
     };
     // Small answers must not wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
-    let Ok(socket) = socket.into_std() else {
-        return;
-    };
-    let guest = Guest {
+    let mut arrived = Arrived {
+        transport: Transport::plain(socket),
         from,
-        place,
-        seat,
+        room: Room { place, seat },
         first_head_by,
     };
+    if arrived.transport.leave().is_err() {
+        return;
+    }
     match &net.tls {
+        None => hand_over(&net, plane, arrived),
         Some(tls) => {
-            let agree = agree(Arc::clone(&net), tls.acceptor(), socket, guest);
+            let agree = agree(Arc::clone(&net), tls.acceptor(), arrived);
             net.spawn(plane, "handshake", agree);
         }
-        None => hand_over(&net, plane, Wire::Plain(socket), guest),
     }
     drop(arrival);
 }
@@ -217,8 +217,7 @@ fn plane_of(first: &[u8]) -> Plane {
     }
 }
 
-fn hand_over(net: &Arc<Net>, plane: Plane, socket: Wire, guest: Guest) {
-    let arrived = Arrived { socket, guest };
+fn hand_over(net: &Arc<Net>, plane: Plane, arrived: Arrived) {
     net.spawn(
         plane,
         "connection",
@@ -228,27 +227,28 @@ fn hand_over(net: &Arc<Net>, plane: Plane, socket: Wire, guest: Guest) {
 
 /// Agrees with a client on TLS, and then sees what it wants. On the data plane, since agreeing takes a thread a good part of a millisecond:
 /// many at once would keep the control thread from what it is there for.
-async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, socket: StdStream, mut guest: Guest) {
-    let first_head_by = guest.first_head_by;
-    let agreed = async {
-        let socket = TcpStream::from_std(socket)?;
-        let mut socket = acceptor.accept(Movable::Here(socket)).await?;
-        let plane = plane_of(socket.fill_buf().await?);
-        socket.get_mut().0.leave()?;
-        io::Result::Ok((plane, socket))
-    };
-    // Whoever cannot agree, or takes too long, was told so by TLS as far as there is a word for it.
-    let Ok(Ok((mut plane, socket))) = timeout_at(first_head_by, agreed).await else {
+async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, mut arrived: Arrived) {
+    let agreed = timeout_at(arrived.first_head_by, in_tls(&acceptor, arrived.transport));
+    // Whoever cannot agree was told so by TLS, as far as it has a word for it.
+    let Ok(Ok((transport, mut plane))) = agreed.await else {
         return;
     };
+    arrived.transport = transport;
     if plane == Plane::Control {
         match Arc::clone(net.seats.of(plane)).try_acquire_owned() {
-            Ok(seat) => guest.seat = seat,
+            Ok(seat) => arrived.room.seat = seat,
             // It keeps the seat that it has.
             Err(_) => plane = Plane::Data,
         }
     }
-    hand_over(&net, plane, Wire::Tls(Box::new(socket)), guest);
+    hand_over(&net, plane, arrived);
+}
+
+async fn in_tls(acceptor: &TlsAcceptor, plain: Transport) -> io::Result<(Transport, Plane)> {
+    let mut transport = plain.into_tls(acceptor).await?;
+    let plane = plane_of(transport.first_bytes().await?);
+    transport.leave()?;
+    Ok((transport, plane))
 }
 
 /// Says why, and gives the client a moment to read it: a socket that is closed with unread bytes destroys what was written to it.

@@ -2,22 +2,26 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, [`infer`] and [`control`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`] and [`control`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
+mod coding;
 mod connection;
 mod control;
 mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
-mod movable;
 mod payload;
 mod record;
 mod reply;
 mod router;
 mod screen;
+mod sse;
+mod stream;
+mod transport;
+mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

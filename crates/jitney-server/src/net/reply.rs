@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::payload::Body;
 use crate::failure::{Code, Failure};
-use crate::protocol::error;
+use crate::protocol::{error, frames};
 
 /// An answer.
 pub(crate) type Reply = Response<Body>;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// A failure, and what it means for the connection.
@@ -68,6 +70,14 @@ pub(crate) fn refusal(refusal: &Refusal, jitter: &Jitter) -> Reply {
     }
     if failure.code == Code::Unauthenticated {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if failure.code == Code::UpgradeRequired {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(
+            SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static(frames::VERSION),
+        );
     }
     if matches!(
         failure.code.http_status(),

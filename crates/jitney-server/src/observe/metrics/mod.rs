@@ -49,6 +49,7 @@ pub struct ModelMetrics {
     unanswered: Mutex<Vec<Unanswered>>,
     refused: [Counter; Cause::ALL.len()],
     quarantined: Counter,
+    streamed: Counter,
     reloads: [Counter; Reload::ALL.len()],
     total: Histogram,
     phases: [Histogram; Phase::ALL.len()],
@@ -290,6 +291,11 @@ impl ModelMetrics {
         self.quarantined.add(1);
     }
 
+    /// Records a result of a stream.
+    pub(crate) fn streamed(&self) {
+        self.streamed.add(1);
+    }
+
     /// Records that the model was loaded again, or could not be.
     pub(crate) fn reloaded(&self, outcome: Reload) {
         self.reloads[outcome as usize].add(1);
@@ -303,6 +309,7 @@ impl ModelMetrics {
             unanswered: Mutex::default(),
             refused: Default::default(),
             quarantined: Counter::default(),
+            streamed: Counter::default(),
             reloads: Default::default(),
             total: Histogram::default(),
             phases: Default::default(),
