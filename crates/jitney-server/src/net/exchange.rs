@@ -53,7 +53,10 @@ impl<'a> Approach<'a> {
         } = self;
         let need = route.map_or(Need::Look, Route::need);
         let model = route.and_then(Route::model);
-        let grant = peer.net.access.authorise(head, need, model)?;
+        let grant = peer.net.access.authorise(head, peer.from, need, model)?;
+        if need == Need::Admin {
+            log_order(head, &grant);
+        }
         Ok(Exchange {
             peer,
             started,
@@ -182,6 +185,16 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
     } else {
         reply
     }
+}
+
+/// Who changes the server, or looks into it, is on record.
+fn log_order(head: &request::Parts, grant: &Grant) {
+    tracing::info!(
+        key = grant.name(),
+        method = %head.method,
+        path = %logging::escaped(head.uri.path()),
+        "an order with the rights of an administrator"
+    );
 }
 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:

@@ -6,6 +6,7 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod access;
 mod binary;
 mod drain;
 mod extensions;
