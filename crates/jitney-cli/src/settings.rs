@@ -27,6 +27,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let models = sources(&args.sources, file.models)?;
     let given_net = NetOptions {
         http: args.http,
+        grpc: args.grpc,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
         ..NetOptions::default()

@@ -117,6 +117,7 @@ struct ConfigToml {
     python: Option<PathBuf>,
     reload: Option<bool>,
     http: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
     workers: Option<usize>,
     max_connections: Option<usize>,
     max_header_bytes: Option<usize>,
@@ -155,6 +156,7 @@ impl ConfigToml {
             models: models.collect::<Result<_, _>>()?,
             net: NetOptions {
                 http: self.http,
+                grpc: self.grpc,
                 workers: self.workers,
                 max_connections: self.max_connections,
                 max_header_bytes: self.max_header_bytes,
@@ -201,6 +203,7 @@ mod tests {
             python = "venv/bin/python"
             reload = true
             http = "[::1]:0"
+            grpc = "[::1]:1"
             workers = 15
             max_connections = 1
             max_header_bytes = 16384
@@ -235,6 +238,7 @@ mod tests {
             ],
             net: NetOptions {
                 http: Some("[::1]:0".parse().unwrap()),
+                grpc: Some("[::1]:1".parse().unwrap()),
                 workers: Some(15),
                 max_connections: Some(1),
                 max_header_bytes: Some(16384),

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
-use super::{Net, exchange};
+use super::{Door, Net, exchange};
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -35,6 +35,7 @@ pub(crate) enum Plane {
 /// The other end of a connection, as its requests see it.
 pub(crate) struct Peer {
     pub(crate) net: Arc<Net>,
+    pub(crate) door: Arc<Door>,
     pub(crate) plane: Plane,
     /// What was found wrong in the byte stream.
     pub(crate) fault: Arc<OnceLock<Fault>>,
@@ -44,12 +45,13 @@ pub(crate) struct Peer {
 }
 
 /// A request of a connection that has not ended.
-pub(crate) struct Active<'a>(&'a Peer);
+pub(crate) struct Active(Arc<Peer>);
 
 impl Peer {
-    fn new(net: Arc<Net>, plane: Plane) -> Peer {
+    fn new(net: Arc<Net>, door: Arc<Door>, plane: Plane) -> Peer {
         Peer {
             net,
+            door,
             plane,
             fault: Arc::default(),
             active: AtomicUsize::new(0),
@@ -59,10 +61,10 @@ impl Peer {
     }
 
     /// Counts a request until the guard is dropped.
-    pub(crate) fn begin_request(&self) -> Active<'_> {
+    pub(crate) fn begin_request(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        Active(self)
+        Active(Arc::clone(self))
     }
 
     /// Whether there is no request now, and none has begun since the count was `before`.
@@ -71,7 +73,7 @@ impl Peer {
     }
 }
 
-impl Drop for Active<'_> {
+impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -86,7 +88,7 @@ pub(crate) struct Arrived {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
+pub(crate) async fn drive(net: Arc<Net>, door: Arc<Door>, plane: Plane, arrived: Arrived) {
     let Arrived {
         socket,
         first_head_by,
@@ -95,7 +97,7 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
         return;
     };
-    let peer = Arc::new(Peer::new(Arc::clone(&net), plane));
+    let peer = Arc::new(Peer::new(Arc::clone(&net), door, plane));
     let patience = Patience {
         first_head_by,
         head: net.config.header_timeout,

@@ -18,14 +18,14 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer};
+use super::{control, infer, rpc};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
-    pub(crate) peer: &'a Peer,
+    pub(crate) peer: &'a Arc<Peer>,
     pub(crate) started: Instant,
     /// What the caller may do.
     pub(crate) grant: Grant,
@@ -34,7 +34,7 @@ pub(crate) struct Exchange<'a> {
 
 /// A request before it is known whether it may come in.
 struct Approach<'a> {
-    peer: &'a Peer,
+    peer: &'a Arc<Peer>,
     started: Instant,
     record: &'a mut Record,
 }
@@ -69,6 +69,7 @@ struct Brief {
     version: Version,
     method: Method,
     path: String,
+    grpc: bool,
     request_id: Option<HeaderValue>,
 }
 
@@ -79,6 +80,7 @@ impl Brief {
             version: head.version,
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
+            grpc: rpc::is_grpc(head),
             request_id: request_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()),
         }
     }
@@ -130,9 +132,13 @@ async fn answer(
         return Err(fault_refusal(*fault, peer));
     }
     checks::size(&head, &peer.net.config)?;
-    peer.net.sites.check(&head)?;
+    peer.door.sites.check(&head)?;
     let exchange = approach.authorised(&head, route.ok())?;
-    let route = route.map_err(no_route)?;
+    let grpc = rpc::is_grpc(&head);
+    if !peer.door.serves.includes(grpc) {
+        return Err(rpc::elsewhere(grpc).into());
+    }
+    let route = route.map_err(|why| no_route(why, grpc))?;
     let headers = std::mem::take(&mut head.headers);
     drop(head);
     let answered = match route {
@@ -140,7 +146,9 @@ async fn answer(
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
-        Route::Manage(_) | Route::Stream(..) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
+        Route::Grpc(call) if grpc => rpc::answer(exchange, call, headers, body).await,
+        Route::Grpc(_) => Err(rpc::not_grpc().into()),
+        Route::Manage(_) | Route::Stream(..) => Err(no_route(NoRoute::NotFound, grpc)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -158,7 +166,10 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
             refusal.close
         }
     };
-    let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
+    let mut reply = answered.unwrap_or_else(|refusal| match brief.grpc {
+        true => rpc::refusal(&refusal.failure),
+        false => reply::refusal(&refusal, &peer.net.jitter),
+    });
     let headers = reply.headers_mut();
     if let Some(id) = &brief.request_id {
         headers.insert(X_REQUEST_ID, id.clone());
@@ -228,8 +239,9 @@ fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
     })
 }
 
-fn no_route(no_route: NoRoute) -> Refusal {
+fn no_route(no_route: NoRoute, grpc: bool) -> Refusal {
     match no_route {
+        _ if grpc => rpc::unknown_method().into(),
         NoRoute::NotFound => Failure::new(
             Code::NotFound,
             "there is nothing under this path; models are served under /predict/NAME and /v2/models/NAME/infer",

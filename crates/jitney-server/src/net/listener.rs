@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{self, Arrived, Plane};
-use super::{Net, reply, router};
+use super::{Door, Net, reply, router};
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -109,15 +109,15 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
 /// Accepts until the drain has finished its requests. The port is closed when this returns.
 ///
 /// While the drain waits for requests, connections are still accepted: they get an answer, which says that the server is shutting down.
-pub(crate) async fn accept(net: Arc<Net>, listener: TcpListener) {
+pub(crate) async fn accept(net: Arc<Net>, door: Arc<Door>, listener: TcpListener) {
     let mut phase = net.admission.watch();
     tokio::select! {
-        () = accept_all(&net, &listener) => (),
+        () = accept_all(&net, &door, &listener) => (),
         _ = phase.wait_for(|phase| *phase >= Phase::Closing) => (),
     }
 }
 
-async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
+async fn accept_all(net: &Arc<Net>, door: &Arc<Door>, listener: &TcpListener) {
     let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
@@ -129,7 +129,7 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
                 net.spawn(
                     Plane::Control,
                     "arrival",
-                    arrive(Arc::clone(net), socket, arrival),
+                    arrive(Arc::clone(net), Arc::clone(door), socket, arrival),
                 );
             }
             Err(error) if concerns_one_connection(&error) => (),
@@ -153,7 +153,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
+async fn arrive(net: Arc<Net>, door: Arc<Door>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
     let first_head_by = Instant::now() + net.config.header_timeout;
     let mut first = [0; 512];
     let said = tokio::select! {
@@ -184,7 +184,7 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     net.spawn(
         plane,
         "connection",
-        connection::drive(Arc::clone(&net), plane, arrived),
+        connection::drive(Arc::clone(&net), door, plane, arrived),
     );
     drop(arrival);
 }

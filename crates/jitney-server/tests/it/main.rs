@@ -7,6 +7,7 @@
 )]
 
 mod drain;
+mod grpc;
 mod http2;
 mod load;
 mod planes;
