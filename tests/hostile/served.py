@@ -48,11 +48,12 @@ class Served:
                 # Reading the debugger's tables for a trace takes a hundred megabytes, which are not the server's.
                 env={**os.environ, "RUST_BACKTRACE": "0", **(env or {})},
             )
+        self.ready_line = ""
         self.port = self._port_of_ready_line() if wait else self._port_of_log()
 
     def _port_of_ready_line(self):
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
+        line = self.ready_line = self.process.stdout.readline().decode()
         found = re.search(r"http=127\.0\.0\.1:(\d+)", line)
         assert found, f"expected a ready line, got {line!r}\n{self.log()}"
         return int(found[1])

@@ -19,7 +19,7 @@ mod source;
 
 pub use file::{ConfigError, ConfigFile};
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::{NetConfig, NetOptions};
+pub use net::{HeaderPattern, NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 

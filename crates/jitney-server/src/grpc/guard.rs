@@ -60,7 +60,7 @@ impl Count {
             match (tag, value) {
                 // In one field all of them, one or more bytes each; or one for each field.
                 (3, Some(packed)) => {
-                    dimensions += packed.iter().filter(|byte| **byte < 0x80).count()
+                    dimensions += packed.iter().filter(|byte| **byte < 0x80).count();
                 }
                 (3, None) => dimensions += 1,
                 (5, Some(contents)) => self.contents(contents)?,

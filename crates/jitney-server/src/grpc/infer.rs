@@ -4,6 +4,7 @@
 //! request did. Raw tensors are not copied: they are pieces of the request's memory, and of the model's.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +13,15 @@ use jitney_engine::{Spec, Tensor};
 use serde_json::{Map, Value};
 
 use super::generated::infer_parameter::ParameterChoice;
-use super::generated::model_infer_request::InferInputTensor;
+use super::generated::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use super::generated::model_infer_response::InferOutputTensor;
 use super::generated::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
 };
 use crate::call::Meta;
 use crate::failure::Failure;
+use crate::protocol::classes::is_classifiable;
+use crate::protocol::infer::{self, Wanted};
 use crate::protocol::tensors::{Inputs, outputs, to_raw};
 
 /// A request, checked against the model's signature.
@@ -35,8 +38,8 @@ pub(super) struct Asked {
 /// What an answer shall have in it, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Form {
-    /// Indices into [`Spec::outputs`], in the order asked for.
-    outputs: Vec<usize>,
+    /// In the order asked for.
+    outputs: Vec<Wanted>,
     /// In the typed fields of their datatypes, where they all have one.
     typed: bool,
     /// Whether a stream of results ends with an answer that says so and has nothing else.
@@ -46,6 +49,8 @@ pub(super) struct Form {
 type Parameters = HashMap<String, InferParameter>;
 
 const TIMEOUT: &str = "timeout";
+const PRIORITY: &str = "priority";
+const CLASSIFICATION: &str = "classification";
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 pub(super) const FINAL: &str = "triton_final_response";
 
@@ -62,14 +67,8 @@ pub(super) fn decode(
     let meta = meta(request.id, &request.parameters)?;
     let empty_final = reserved(&request.parameters, streamed)?;
     let typed = request.raw_input_contents.is_empty() && !request.inputs.is_empty();
-    let mut wanted = Vec::with_capacity(request.outputs.len());
-    for (at, output) in request.outputs.iter().enumerate() {
-        output_parameters(&output.parameters)
-            .map_err(|failure| within(failure, &format!("outputs[{at}]")))?;
-        wanted.push(output.name.as_str());
-    }
     let form = Form {
-        outputs: outputs(spec, wanted.into_iter())?,
+        outputs: wanted(spec, &request.outputs)?,
         typed,
         empty_final,
     };
@@ -82,13 +81,19 @@ pub(super) fn decode(
 }
 
 fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
-    let mut meta = Meta::default();
-    meta.id = (!id.is_empty()).then_some(id);
+    let mut meta = Meta {
+        id: (!id.is_empty()).then_some(id),
+        ..Meta::default()
+    };
     if let Some(timeout) = parameters.get(TIMEOUT) {
         let micros =
             whole(timeout).ok_or_else(|| expected(TIMEOUT, "a whole number of microseconds"))?;
         // Zero is the protocol's default and stands for no timeout of the request's own.
         meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
+    }
+    if let Some(priority) = parameters.get(PRIORITY) {
+        let number = || expected(PRIORITY, "a whole number of 0 or more");
+        meta.priority = whole(priority).ok_or_else(number)?;
     }
     if !parameters.is_empty() {
         meta.parameters = Some(json(parameters));
@@ -125,11 +130,48 @@ fn input_parameters(parameters: &Parameters) -> Result<(), Failure> {
     }
 }
 
-fn output_parameters(parameters: &Parameters) -> Result<(), Failure> {
+/// The outputs that a request asks for; all of them where it names none.
+fn wanted(spec: &Spec, asked: &[InferRequestedOutputTensor]) -> Result<Vec<Wanted>, Failure> {
+    let names = asked.iter().map(|output| output.name.as_str());
+    let indices = outputs(spec, names)?;
+    let mut wanted = Vec::with_capacity(indices.len());
+    for (at, output) in indices.into_iter().enumerate() {
+        let classes = match asked.get(at) {
+            Some(asked) => classes(spec, output, &asked.parameters)
+                .map_err(|failure| within(failure, &format!("outputs[{at}]")))?,
+            None => None,
+        };
+        wanted.push(Wanted {
+            output,
+            form: infer::Form::Binary,
+            classes,
+        });
+    }
+    Ok(wanted)
+}
+
+/// How many of the highest numbers of an output are asked for.
+fn classes(
+    spec: &Spec,
+    output: usize,
+    parameters: &Parameters,
+) -> Result<Option<NonZeroUsize>, Failure> {
     input_parameters(parameters)?;
-    match parameters.get("classification") {
-        Some(_) => Err(refused("classification", "is not supported")),
-        None => Ok(()),
+    let Some(classification) = parameters.get(CLASSIFICATION) else {
+        return Ok(None);
+    };
+    let numbers = spec
+        .outputs
+        .get(output)
+        .is_some_and(|output| is_classifiable(output.datatype));
+    let count = whole(classification).and_then(|count| usize::try_from(count).ok());
+    match count {
+        Some(count) if numbers => Ok(NonZeroUsize::new(count)),
+        Some(_) => Err(expected(
+            CLASSIFICATION,
+            "an output of numbers, got one of other things",
+        )),
+        None => Err(expected(CLASSIFICATION, "a number of classes")),
     }
 }
 
@@ -314,10 +356,12 @@ pub(super) struct Model<'a> {
     pub(super) name: &'a str,
     pub(super) version: &'a str,
     pub(super) spec: &'a Spec,
+    /// What the places of its first output mean.
+    pub(super) labels: &'a [String],
 }
 
 /// The message of an answer, and the raw tensors that belong at its end. `last` says on a stream whether it is the last answer to its
-/// request.
+/// request. Outputs of which the highest numbers are wanted are exchanged for those.
 ///
 /// # Errors
 /// `output_mismatch` for what has no form in a message.
@@ -325,12 +369,13 @@ pub(super) fn encode(
     from: Model<'_>,
     id: Option<&str>,
     form: &Form,
-    outputs: &[Tensor],
+    outputs: &mut [Tensor],
     last: Option<bool>,
 ) -> Result<(ModelInferResponse, Vec<Bytes>), Failure> {
-    let wanted = form.outputs.iter();
+    infer::put_classes(from.spec, &form.outputs, from.labels, outputs);
+    let wanted = form.outputs.iter().map(|wanted| wanted.output);
     let wanted =
-        wanted.filter_map(|index| Some((from.spec.outputs.get(*index)?, outputs.get(*index)?)));
+        wanted.filter_map(|index| Some((from.spec.outputs.get(index)?, outputs.get(index)?)));
     let typed = form.typed
         && wanted
             .clone()

@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use prost::Message;
 
-use super::service::{Caller, Service, decode};
+use super::head::Head;
+use super::service::{Service, decode};
 use super::standard::reflection::server_reflection_request::MessageRequest;
 use super::standard::reflection::server_reflection_response::MessageResponse;
 use super::standard::reflection::{
@@ -33,7 +34,7 @@ pub(super) struct Registry {
 /// Answers questions as they come, until the server drains.
 pub(super) fn open(
     service: &Service,
-    caller: Caller,
+    head: Head,
     requests: BoxStream<'static, Result<(Bytes, Admitted), Failure>>,
 ) -> BoxStream<'static, Result<Pieces, Failure>> {
     let registry = Arc::clone(&service.registry);
@@ -50,7 +51,7 @@ pub(super) fn open(
             message_response: Some(registry.answer(request.message_request.as_ref())),
             original_request: Some(request),
         };
-        wire::message(&response, &caller.head)
+        wire::message(&response, &head)
     };
     requests.take_until(Box::pin(drain)).map(answer).boxed()
 }

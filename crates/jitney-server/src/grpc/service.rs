@@ -24,6 +24,7 @@ use crate::call::Call;
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, Lane};
 use crate::observe::metrics::{Metrics, ModelMetrics};
+use crate::protocol::parameters;
 
 pub(super) const NAME: &str = "jitney";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -54,6 +55,8 @@ pub(crate) struct Caller {
     pub(crate) started: Instant,
     /// The caller's name for the call, as its metadata says.
     pub(crate) id: Option<String>,
+    /// The fields of its metadata that the server's settings let through to models.
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 /// A method of a service.
@@ -220,7 +223,7 @@ impl Service {
         Body::stream(match channel {
             Channel::ModelStreamInfer => stream::open(self.clone(), caller, requests),
             Channel::HealthWatch => health::watch(self.clone(), caller, requests),
-            Channel::Reflection => reflection::open(self, caller, requests),
+            Channel::Reflection => reflection::open(self, caller.head, requests),
         })
     }
 
@@ -270,10 +273,10 @@ impl Service {
         let id = meta.id.clone();
         let call = call(caller, &lane, meta, inputs, caller.started);
         let decoded = Instant::now();
-        let outcome = lane.infer(call).await?;
+        let mut outputs = lane.infer(call).await?.outputs;
         let ran = Instant::now();
         let (response, raw) =
-            infer::encode(model(&lane), id.as_deref(), &form, &outcome.outputs, None)?;
+            infer::encode(model(&lane), id.as_deref(), &form, &mut outputs, None)?;
         let parts = Parts {
             wrapper: None,
             message: &response,
@@ -341,6 +344,7 @@ pub(super) fn call(
     let asked = of_call.into_iter().chain(of_request).min();
     let limit = admit::deadline(started, lane.deadline(), None);
     meta.id = meta.id.or_else(|| caller.id.clone());
+    meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
     Call {
         inputs,
         deadline: asked.map_or(limit, |asked| asked.min(limit)),
@@ -355,6 +359,7 @@ pub(super) fn model(lane: &Lane) -> Model<'_> {
         name: lane.name(),
         version: lane.version(),
         spec: lane.spec(),
+        labels: lane.labels(),
     }
 }
 

@@ -198,7 +198,7 @@ impl State {
         };
         let streams = going.lane.streams();
         let answer = match going.answers.next().await {
-            Some(Ok(outputs)) => turn.answer(&going, &outputs, !streams),
+            Some(Ok(outputs)) => turn.answer(&going, outputs, !streams),
             Some(Err(failure)) => Err(failure),
             None => {
                 turn.record.finish(Ok(()));
@@ -244,13 +244,18 @@ impl Turn {
         })
     }
 
-    fn answer(&mut self, going: &Going, outputs: &[Tensor], last: bool) -> Result<Pieces, Failure> {
+    fn answer(
+        &mut self,
+        going: &Going,
+        mut outputs: Vec<Tensor>,
+        last: bool,
+    ) -> Result<Pieces, Failure> {
         let began = Instant::now();
         let (response, raw) = infer::encode(
             model(&going.lane),
             self.id(),
             &going.form,
-            outputs,
+            &mut outputs,
             Some(last),
         )?;
         let pieces = self.wrapped(&response, &raw);

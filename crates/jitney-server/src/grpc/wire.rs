@@ -65,26 +65,26 @@ impl Messages {
     ///
     /// # Errors
     /// `too_large`, and `invalid_input` for a prefix that cannot be one. Nothing can be read behind either.
-    pub(crate) fn take(&mut self) -> Result<Option<Bytes>, Failure> {
-        let Some((compressed, length)) = self.prefix()? else {
+    pub(crate) fn take(&mut self) -> Result<Option<Packed>, Failure> {
+        let Some((encoding, length)) = self.prefix()? else {
             return Ok(None);
         };
         if self.held - PREFIX < length {
             return Ok(None);
         }
         self.cut(PREFIX);
-        let message = self.cut(length);
-        match compressed {
-            None => Ok(Some(message)),
-            Some(encoding) => encoding.decompress(&message, self.limit).map(Some),
-        }
+        Ok(Some(Packed {
+            bytes: self.cut(length),
+            encoding,
+            limit: self.limit,
+        }))
     }
 
     /// The only message of a call that has ended.
     ///
     /// # Errors
     /// As [`Messages::take`]; `invalid_input` where there is not exactly one.
-    pub(crate) fn only(mut self) -> Result<Bytes, Failure> {
+    pub(crate) fn only(mut self) -> Result<Packed, Failure> {
         let message = self.take()?;
         match message {
             Some(message) if self.held == 0 => Ok(message),
@@ -162,6 +162,27 @@ impl Messages {
     }
 }
 
+/// A message as it came.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    bytes: Bytes,
+    encoding: Option<Encoding>,
+    limit: usize,
+}
+
+impl Packed {
+    /// The message itself, and its room where it needs more than it came with.
+    ///
+    /// # Errors
+    /// `too_large`; `invalid_input` where it is not compressed as was said; `overloaded` where there is no room.
+    pub(crate) async fn open(self, room: &mut Admitted) -> Result<Bytes, Failure> {
+        match self.encoding {
+            None => Ok(self.bytes),
+            Some(encoding) => encoding.decompress(&self.bytes, self.limit, room).await,
+        }
+    }
+}
+
 /// The failure of a call that ended in the middle of a message, or before one.
 fn broken_off(held: usize) -> Failure {
     Failure::invalid(match held {
@@ -216,12 +237,13 @@ where
 
     async fn next(&mut self) -> Result<Option<(Bytes, Admitted)>, Failure> {
         loop {
-            if let Some(message) = self.messages.take()? {
+            if let Some(packed) = self.messages.take()? {
                 let mut room = match self.arriving.take() {
                     Some(room) => room,
                     None => self.admission.enter(0)?,
                 };
-                room.grow_to(message.len())?;
+                room.grow_to(packed.bytes.len())?;
+                let message = packed.open(&mut room).await?;
                 return Ok(Some((message, room)));
             }
             match self.frame().await? {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings, Terms,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Streaming,
@@ -35,6 +35,8 @@ pub struct Lane {
     work: Work,
     instances: NonZeroUsize,
     sharing: Sharing,
+    /// What the places of the first output mean.
+    labels: Vec<String>,
     /// Most rows in one request.
     max_rows: usize,
     deadline: Duration,
@@ -126,6 +128,11 @@ impl Lane {
     /// From the beginning of the load until it could be called, without the time that its batch sizes were measured.
     pub fn took_to_load(&self) -> Duration {
         self.took_to_load
+    }
+
+    /// What the places of the first output mean, where its folder says it.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
     }
 
     /// Where requests to this model are recorded. Queue, hold and run are recorded by [`Lane::infer`].
@@ -243,6 +250,7 @@ impl Lane {
             version: version.to_owned(),
             max_rows: max_rows(model.spec(), settings),
             sharing,
+            labels: Vec::new(),
             instances,
             model,
             work: Work::Batches(batcher),
@@ -271,6 +279,7 @@ impl Lane {
                 because: "each is answered by a stream of results",
             },
             instances: instances(&*model, settings),
+            labels: Vec::new(),
             work: Work::Streams(Streams::new(about, settings, streaming)),
             model,
             deadline: settings.deadline,
@@ -278,6 +287,12 @@ impl Lane {
             metrics,
             ward,
         }
+    }
+
+    /// The same lane, which knows what the places of its first output mean.
+    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
+        self.labels = labels;
+        self
     }
 
     /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.
@@ -316,10 +331,14 @@ impl Lane {
     }
 
     async fn batched(&self, batcher: &Batcher<Rows>, call: Call) -> Result<Outcome, Failure> {
-        let deadline = call.deadline;
+        let terms = Terms {
+            deadline: Some(call.deadline),
+            priority: call.meta.step(),
+            ..Terms::default()
+        };
         let queued = self.queued(call)?;
         let ticket = batcher
-            .submit(queued, Some(deadline))
+            .submit_on(queued, &terms)
             .map_err(|refused| self.refused(&refused))?;
         let answer = ticket.await.map_err(|error| self.failed(&error))?;
         Ok(Outcome {

@@ -8,6 +8,7 @@ mod discover;
 mod engines;
 mod entry;
 mod failures;
+mod index;
 mod lane;
 mod loader;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use jitney_engine::WorkerStatus;
 use tokio::sync::watch;
 
 use self::entry::Entry;
+pub use self::index::{IndexRow, IndexState};
 pub use self::lane::{Answers, Lane, Sharing};
 use self::loader::Loader;
 use self::reload::{Reloader, Watched, Ways};
@@ -159,6 +161,53 @@ impl Catalog {
             .collect()
     }
 
+    /// What the repository holds, loaded or not, by name and version.
+    pub fn index(&self) -> Vec<IndexRow> {
+        let statuses = self.statuses().into_iter();
+        statuses
+            .map(|status| {
+                IndexRow::of(
+                    &status.name,
+                    &status.version,
+                    &status.state,
+                    status.reload_failure,
+                )
+            })
+            .collect()
+    }
+
+    /// Whether models are loaded and unloaded by [`Catalog::load`] and [`Catalog::unload`].
+    pub fn explicit(&self) -> bool {
+        false
+    }
+
+    /// Loads a model, or loads it again beside the one that serves, and waits until it serves. `settings` is a model configuration of the
+    /// protocol as JSON; what it says holds for this load, before all else that says the same.
+    ///
+    /// # Errors
+    /// `forbidden` where models are not loaded on request; `unknown_model` where the sources hold no such model; `invalid_input` where the
+    /// settings are not understood; `failed` where it could not be loaded: the one before goes on serving.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing about the load.
+    pub async fn load(&self, name: &str, settings: Option<&str>) -> Result<(), Failure> {
+        let _ = (name, settings);
+        Err(not_explicit())
+    }
+
+    /// Takes every version of a model from the requests at once, and waits until what they had accepted is answered and the model is freed.
+    /// A model that is not loaded is left so.
+    ///
+    /// # Errors
+    /// `forbidden` where models are not unloaded on request; `unknown_model` where there is no such model.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing about what was begun.
+    pub async fn unload(&self, name: &str) -> Result<(), Failure> {
+        let _ = name;
+        Err(not_explicit())
+    }
+
     /// Says in the task tree what the processes of the models are doing at this moment.
     pub fn show_workers(&self) {
         for entry in &self.0.entries {
@@ -239,7 +288,6 @@ struct Shelf {
 
 impl Catalog {
     fn entry(&self, name: &str, version: Option<&str>) -> Result<&Arc<Entry>, Failure> {
-        let unknown = |message: String| Failure::new(Code::UnknownModel, message);
         let versions = self.0.by_name.get(name);
         let versions = versions.ok_or_else(|| unknown_model(name))?;
         let entry = match version {
@@ -248,20 +296,26 @@ impl Catalog {
         };
         entry.ok_or_else(|| {
             let known: Vec<&str> = versions.iter().map(|entry| &*entry.version).collect();
-            unknown(format!(
+            let message = format!(
                 "model \"{name}\" has no version \"{}\"; it has {}",
                 logging::escaped(version.unwrap_or_default()),
                 known.join(", "),
-            ))
+            );
+            Failure::new(Code::UnknownModel, message)
         })
     }
 }
 
-/// The answer about a model that does not exist, or that the caller may not see.
+/// The answer about a model that is not there, or that whoever asks may not see.
 pub(crate) fn unknown_model(name: &str) -> Failure {
+    let name = logging::escaped(name);
+    Failure::new(Code::UnknownModel, format!("there is no model \"{name}\""))
+}
+
+fn not_explicit() -> Failure {
     Failure::new(
-        Code::UnknownModel,
-        format!("there is no model \"{}\"", logging::escaped(name)),
+        Code::Forbidden,
+        "models are loaded and unloaded on request only by a server that was started with --control explicit",
     )
 }
 

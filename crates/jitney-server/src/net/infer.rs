@@ -7,21 +7,25 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use hyper::body::Incoming;
-use jitney_engine::Tensor;
+use jitney_engine::{Spec, Tensor};
 
 use super::Net;
-use super::body::{self, BodyLimits};
-use super::checks::{self, Media};
+use super::body::{self, BodyLimits, Manner};
+use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
+use super::coding;
 use super::exchange::Exchange;
-use super::reply::{self, JSON, NDJSON, Refusal, Reply};
+use super::payload::Body;
+use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
 use crate::admit;
 use crate::call::{Call, Meta};
+use crate::config::NetConfig;
 use crate::failure::{Code, Failure};
 use crate::models::Lane;
 use crate::observe::metrics::{ModelMetrics, Times};
+use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
-use crate::protocol::{error, infer, predict};
+use crate::protocol::{error, infer, parameters, predict};
 
 /// A body that may be decoded for a model.
 ///
@@ -31,8 +35,37 @@ struct Work {
     media: Media,
     body: Bytes,
     deadline: Instant,
-    /// The caller's name for the request, as its head says.
+    /// What the head says of the request to those behind it.
+    said: Said,
+}
+
+/// What the head of a request says to the model.
+#[derive(Clone)]
+struct Said {
+    /// The caller's name for the request.
     id: Option<String>,
+    /// The fields that the server's settings let through.
+    fields: Vec<(String, String)>,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap, config: &NetConfig) -> Said {
+        let id = checks::request_id(headers);
+        let pattern = config.forward_header_pattern.as_ref();
+        Said {
+            id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
+            fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
+        }
+    }
+
+    /// What the model is told, of what the body says and of what the head says.
+    fn with(self, meta: Meta) -> Meta {
+        Meta {
+            id: meta.id.or(self.id),
+            parameters: parameters::with_fields(meta.parameters, &self.fields),
+            ..meta
+        }
+    }
 }
 
 /// An encoded answer, and when its parts were done.
@@ -61,9 +94,14 @@ pub(crate) async fn answer(
     if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
         record.reached(metrics);
     }
-    let media = checks::media(&headers)?;
+    let media = checks::media(&headers, form)?;
+    let manner = Manner {
+        coding: coding::of_request(&headers)?,
+        tensors: media.tensors(),
+    };
     let asked = checks::timeout(&headers)?;
-    let id = checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned()));
+    let accepted = coding::accepted(&headers);
+    let said = Said::of(&headers, config);
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
@@ -73,7 +111,7 @@ pub(crate) async fn answer(
         timeout: config.body_timeout,
         deadline,
     };
-    let body = body::read(body, &mut admitted, limits).await?;
+    let body = body::read(body, manner, &mut admitted, limits).await?;
     let read = Instant::now();
     let work = Work {
         // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
@@ -81,13 +119,14 @@ pub(crate) async fn answer(
         media,
         body,
         deadline,
-        id,
+        said,
     };
     let Answered {
         reply,
         decoded,
         ran,
     } = run(form, work, started).await?;
+    let reply = coding::compress(reply, accepted).await;
     let done = Instant::now();
     record.took(Times {
         decode: decoded - read,
@@ -113,9 +152,9 @@ async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failu
     match (form, work.media) {
         (Form::PredictBatch, _) => predict_batch(work).await,
         (_, Media::Ndjson) => Err(checks::only_json()),
-        (Form::Generate, Media::Json) => Err(Failure::new(Code::NotFound, "not served")),
-        (Form::Predict, Media::Json) => predict_one(work).await,
-        (Form::Protocol, Media::Json) => protocol_infer(work, started).await,
+        (Form::Generate, _) => Err(Failure::new(Code::NotFound, "not served")),
+        (Form::Predict, _) => predict_one(work).await,
+        (Form::Protocol, _) => protocol_infer(work, started).await,
     }
 }
 
@@ -124,14 +163,14 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
         lane,
         body,
         deadline,
-        id,
+        said,
         ..
     } = work;
     let spec = lane.spec();
     let inputs = predict::decode_item(&body, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let outcome = lane.infer(call(inputs, deadline, id)).await?;
+    let outcome = lane.infer(call(inputs, deadline, said)).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -145,53 +184,65 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
 async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
     let Work {
         lane,
+        media,
         body,
         deadline,
-        id,
-        ..
+        said,
     } = work;
     let spec = lane.spec();
     let infer::Request {
         meta,
         inputs,
-        outputs,
-    } = infer::decode(&body, spec)?;
+        outputs: wanted,
+    } = decode(&body, media, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let deadline = with_timeout(deadline, started, &meta);
     // The answer repeats the id of the body alone.
-    let mut known_as = meta.clone();
-    known_as.id = known_as.id.or(id);
-    let outcome = lane
-        .infer(Call {
-            inputs,
-            deadline,
-            whole: meta.timeout.is_some(),
-            meta: known_as,
-        })
-        .await?;
+    let call = Call {
+        inputs,
+        deadline: with_timeout(deadline, started, &meta),
+        whole: meta.timeout.is_some(),
+        meta: said.with(meta.clone()),
+    };
+    let mut outputs = lane.infer(call).await?.outputs;
     let ran = Instant::now();
-    let mut out = Vec::with_capacity(capacity(&outcome.outputs));
-    infer::encode(
-        &mut out,
-        lane.name(),
-        lane.version(),
-        &meta,
-        spec,
-        &outputs,
-        &outcome.outputs,
-    );
+    infer::put_classes(spec, &wanted, lane.labels(), &mut outputs);
+    let mut out = Vec::with_capacity(json_capacity(&wanted, &outputs));
+    let (name, version) = (lane.name(), lane.version());
+    let raw = infer::encode(&mut out, name, version, &meta, spec, &wanted, &outputs)?;
     Ok(Answered {
-        reply: reply::ok(JSON, out),
+        reply: protocol_reply(out, raw),
         decoded,
         ran,
     })
 }
 
-/// A call by which the model knows the request as its head names it.
-fn call(inputs: Vec<Tensor>, deadline: Instant, id: Option<String>) -> Call {
+fn decode(body: &Bytes, media: Media, spec: &Spec) -> Result<infer::Request, Failure> {
+    match media {
+        Media::Binary { json } => infer::decode_binary(body, json, spec),
+        Media::Unsaid if !body.trim_ascii_start().starts_with(b"{") => Err(checks::no_type()),
+        _ => infer::decode(body, spec),
+    }
+}
+
+/// The JSON of an answer, and the raw tensors behind it where there are any.
+fn protocol_reply(json: Vec<u8>, raw: Vec<Bytes>) -> Reply {
+    if raw.is_empty() {
+        return reply::ok(JSON, json);
+    }
+    let mut reply = reply::ok(OCTETS, Bytes::new());
+    reply
+        .headers_mut()
+        .insert(INFERENCE_HEADER_CONTENT_LENGTH, json.len().into());
+    let pieces = std::iter::once(json.into()).chain(raw);
+    *reply.body_mut() = Body::Pieces(pieces.filter(|piece| !piece.is_empty()).collect());
+    reply
+}
+
+/// A call of which the body says nothing but the tensors.
+fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
     let mut call = Call::new(inputs, deadline);
-    call.meta.id = id;
+    call.meta = said.with(call.meta);
     call
 }
 
@@ -210,12 +261,12 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         media,
         body,
         deadline,
-        id,
+        said,
     } = work;
-    let (lane, id, spec) = (&*lane, &id, lane.spec());
+    let (lane, said, spec) = (&*lane, &said, lane.spec());
     let format = match media {
-        Media::Json => Format::Json,
         Media::Ndjson => Format::Ndjson,
+        _ => Format::Json,
     };
     let items = predict::decode_items(&body, format, spec)?;
     drop(body);
@@ -223,7 +274,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = stream::iter(items)
         .map(|item| async move {
-            let outcome = lane.infer(call(item?, deadline, id.clone())).await?;
+            let outcome = lane.infer(call(item?, deadline, said.clone())).await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)
@@ -258,10 +309,21 @@ fn encode_line(out: &mut Vec<u8>, lane: &Lane, answer: &Result<Vec<Tensor>, Fail
     out.push(b'\n');
 }
 
-/// Room for the answer's text: about a dozen characters for each number, and the names.
-fn capacity(outputs: &[Tensor]) -> usize {
-    256 + outputs
+/// Room for the JSON of an answer of which some tensors may follow behind it.
+fn json_capacity(wanted: &[Wanted], outputs: &[Tensor]) -> usize {
+    let json = wanted
         .iter()
-        .map(|output| 12 * output.elements())
-        .sum::<usize>()
+        .filter(|wanted| wanted.form == infer::Form::Json);
+    let outputs = json.filter_map(|wanted| outputs.get(wanted.output));
+    256 * (1 + wanted.len()) + outputs.map(text_length).sum::<usize>()
+}
+
+/// Room for an answer of JSON alone.
+fn capacity(outputs: &[Tensor]) -> usize {
+    256 + outputs.iter().map(text_length).sum::<usize>()
+}
+
+/// About a dozen characters for each number.
+fn text_length(output: &Tensor) -> usize {
+    12 * output.elements()
 }

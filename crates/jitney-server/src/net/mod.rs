@@ -2,10 +2,11 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, [`infer`], [`rpc`] and [`control`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`rpc`] and [`control`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
+mod coding;
 mod connection;
 mod control;
 mod exchange;

@@ -16,6 +16,7 @@ pub(crate) type Reply = Response<Body>;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// A failure, and what it means for the connection.

@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, Version, request};
 use hyper::body::Incoming;
 
-use super::body::{self, BodyLimits};
+use super::body::{self, BodyLimits, Manner};
 use super::checks;
 use super::exchange::Exchange;
 use super::payload::Body;
@@ -31,11 +31,13 @@ pub(super) async fn answer(
     headers: HeaderMap,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
+    let pattern = exchange.peer.net.config.forward_header_pattern.as_ref();
     let caller = Caller {
         head: Head::read(&headers)?,
         grant: exchange.grant.clone(),
         started: exchange.started,
         id: checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned())),
+        fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(&headers)),
     };
     drop(headers);
     match Method::find(call.service, call.method)? {
@@ -71,10 +73,9 @@ async fn once(
         deadline: started + caller.head.timeout.unwrap_or(READING).min(READING),
     };
     let mut messages = net.grpc.messages(method, &caller.head);
-    messages.push(body::read(body, &mut admitted, limits).await?);
+    messages.push(body::read(body, Manner::default(), &mut admitted, limits).await?);
     let read = Instant::now();
-    let message = messages.only()?;
-    admitted.grow_to(message.len())?;
+    let message = messages.only()?.open(&mut admitted).await?;
     let mut reached = None;
     let answered = net.grpc.answer(unary, &caller, message, &mut reached).await;
     if let Some(model) = reached {

@@ -195,16 +195,19 @@ pub(crate) fn join(elements: &[Bytes]) -> Result<Bytes, Failure> {
 const PREFIX: usize = 4;
 
 fn split(raw: &Bytes, count: usize) -> Outcome<Vec<Bytes>> {
+    // Each takes its length at least, so that a shape alone sets no memory aside.
+    if count > raw.len() / PREFIX {
+        return Err(too_few(count, raw.len()));
+    }
     if count > MAX_STRINGS {
         return Err(too_many_strings());
     }
-    // Each takes its length at least, so that a shape alone sets no memory aside.
-    let mut elements = Vec::with_capacity(count.min(raw.len() / PREFIX));
+    let mut elements = Vec::with_capacity(count);
     let mut at = 0;
     while elements.len() < count {
         let rest = raw.get(at..).unwrap_or_default();
         let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else {
-            return Err(too_few(count, elements.len(), rest.len()));
+            return Err(too_few(count, raw.len()));
         };
         let length = u32::from_le_bytes(*prefix);
         let end = usize::try_from(length)
@@ -224,9 +227,9 @@ fn split(raw: &Bytes, count: usize) -> Outcome<Vec<Bytes>> {
 }
 
 #[cold]
-fn too_few(count: usize, got: usize, left: usize) -> Box<Fault> {
+fn too_few(count: usize, bytes: usize) -> Box<Fault> {
     Fault::new(format!(
-        "expected {count} elements (BYTES), each after its length in 4 bytes, got {got} and {left} bytes"
+        "expected {count} elements (BYTES), each after its length in 4 bytes, got fewer in {bytes} bytes"
     ))
 }
 
@@ -564,8 +567,11 @@ mod tests {
             assert_eq!(failure.code, Code::InvalidInput);
             assert!(failure.message.contains(words), "{failure}");
         }
-        let failure = elements(&Bytes::new(), MAX_STRINGS + 1).unwrap_err();
+        let many = MAX_STRINGS + 1;
+        let failure = elements(&vec![0; PREFIX * many].into(), many).unwrap_err();
         assert_eq!(failure.code, Code::TooLarge);
+        let failure = elements(&Bytes::new(), usize::MAX).unwrap_err();
+        assert_eq!(failure.code, Code::InvalidInput);
     }
 
     #[test]
