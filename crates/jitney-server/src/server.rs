@@ -24,6 +24,7 @@ use crate::config::{Config, NetConfig, SourceError};
 use crate::grpc;
 use crate::models::Catalog;
 use crate::net::{Door, Jitter, Net, Plane, Seats, Serves, http, listener};
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has
@@ -120,6 +121,7 @@ impl Server {
             net: config,
             mut settings,
             models,
+            levels,
         } = config;
         settings.close_limit = Some(config.drain.max(MODELS_END));
         let entrances = entrances(&config)?;
@@ -140,6 +142,7 @@ impl Server {
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
+            levels,
             tree: tree.clone(),
             deliver: Box::pin(deliver),
         };
@@ -261,6 +264,7 @@ struct Parts {
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
+    levels: Option<Arc<dyn Levels>>,
     tree: Tree,
     /// The work of the courier.
     deliver: BoxFuture<'static, ()>,
@@ -291,6 +295,7 @@ impl Parts {
             admission: self.admission,
             catalog: self.catalog,
             metrics: self.metrics,
+            levels: self.levels,
             tree: self.tree,
             jitter: Jitter::default(),
             group,

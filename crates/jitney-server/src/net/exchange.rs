@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Version, request};
+use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -16,9 +16,10 @@ use super::connection::{Peer, Plane};
 use super::framing::Fault;
 use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Form, NoRoute, Route, View};
+use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer, rpc};
+use super::stream::Ask;
+use super::{control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -138,17 +139,34 @@ async fn answer(
     if !peer.door.serves.includes(grpc) {
         return Err(rpc::elsewhere(grpc).into());
     }
-    let route = route.map_err(|why| no_route(why, grpc))?;
+    let route = match route {
+        Ok(Route::Grpc(_)) if !grpc => return Err(rpc::not_grpc().into()),
+        Ok(route @ Route::Grpc(_)) => route,
+        _ if grpc => return Err(rpc::unknown_method().into()),
+        route => route.map_err(no_route)?,
+    };
+    if let Route::Stream(Channel::WebSocket, model) = route {
+        return websocket::answer(exchange, model, head, &body);
+    }
     let headers = std::mem::take(&mut head.headers);
     drop(head);
     let answered = match route {
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
+        Route::Infer(Form::Generate, model) => {
+            stream::generate(exchange, model, headers, body).await
+        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
-        Route::Grpc(call) if grpc => rpc::answer(exchange, call, headers, body).await,
-        Route::Grpc(_) => Err(rpc::not_grpc().into()),
-        Route::Manage(_) | Route::Stream(..) => Err(no_route(NoRoute::NotFound, grpc)),
+        Route::Stream(Channel::Predict, model) => {
+            stream::events(exchange, Ask::Item, model, headers, body).await
+        }
+        Route::Stream(Channel::Generate, model) => {
+            stream::events(exchange, Ask::Generate, model, headers, body).await
+        }
+        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
+        Route::Grpc(call) => rpc::answer(exchange, call, headers, body).await,
+        Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -170,12 +188,13 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
         true => rpc::refusal(&refusal.failure),
         false => reply::refusal(&refusal, &peer.net.jitter),
     });
-    let headers = reply.headers_mut();
     if let Some(id) = &brief.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
+        reply.headers_mut().insert(X_REQUEST_ID, id.clone());
     }
-    if brief.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
-        reply::close(headers);
+    let upgraded = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let last = !upgraded && (close || peer.net.admission.draining());
+    if brief.version != Version::HTTP_2 && last {
+        reply::close(reply.headers_mut());
     }
     if brief.method == Method::HEAD {
         reply::without_body(reply)
@@ -239,9 +258,8 @@ fn fault_refusal(fault: Fault, peer: &Peer) -> Refusal {
     })
 }
 
-fn no_route(no_route: NoRoute, grpc: bool) -> Refusal {
+fn no_route(no_route: NoRoute) -> Refusal {
     match no_route {
-        _ if grpc => rpc::unknown_method().into(),
         NoRoute::NotFound => Failure::new(
             Code::NotFound,
             "there is nothing under this path; models are served under /predict/NAME and /v2/models/NAME/infer",

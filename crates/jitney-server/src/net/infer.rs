@@ -12,12 +12,12 @@ use jitney_engine::{Spec, Tensor};
 use super::Net;
 use super::body::{self, BodyLimits, Manner};
 use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
-use super::coding;
+use super::coding::{self, Coding};
 use super::exchange::Exchange;
 use super::payload::Body;
 use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
-use crate::admit;
+use crate::admit::{self, Admitted};
 use crate::call::{Call, Meta};
 use crate::config::NetConfig;
 use crate::failure::{Code, Failure};
@@ -41,7 +41,7 @@ struct Work {
 
 /// What the head of a request says to the model.
 #[derive(Clone)]
-struct Said {
+pub(super) struct Said {
     /// The caller's name for the request.
     id: Option<String>,
     /// The fields that the server's settings let through.
@@ -59,7 +59,7 @@ impl Said {
     }
 
     /// What the model is told, of what the body says and of what the head says.
-    fn with(self, meta: Meta) -> Meta {
+    pub(super) fn with(self, meta: Meta) -> Meta {
         Meta {
             id: meta.id.or(self.id),
             parameters: parameters::with_fields(meta.parameters, &self.fields),
@@ -75,24 +75,32 @@ struct Answered {
     ran: Instant,
 }
 
-/// Answers a request for a prediction.
-pub(crate) async fn answer(
-    exchange: Exchange<'_>,
+/// A request whose body was read.
+pub(super) struct Received {
+    pub(super) lane: Arc<Lane>,
+    pub(super) media: Media,
+    pub(super) body: Bytes,
+    pub(super) deadline: Instant,
+    /// Whether the head said how long the caller will wait.
+    pub(super) asked: bool,
+    pub(super) said: Said,
+    /// How the answer may be compressed.
+    accepted: Option<Coding>,
+    pub(super) admitted: Admitted,
+}
+
+/// Looks at the head, lets the request in, and reads its body.
+pub(super) async fn receive(
+    exchange: &mut Exchange<'_>,
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
     body: Incoming,
-) -> Result<Reply, Refusal> {
-    let Exchange {
-        peer,
-        started,
-        record,
-        ..
-    } = exchange;
-    let (net, config) = (&peer.net, &peer.net.config);
+) -> Result<Received, Refusal> {
+    let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
     let lane = net.catalog.model(model.name, model.version);
     if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        record.reached(metrics);
+        exchange.record.reached(metrics);
     }
     let media = checks::media(&headers, form)?;
     let manner = Manner {
@@ -105,39 +113,71 @@ pub(crate) async fn answer(
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let deadline = admit::deadline(started, lane?.deadline(), asked);
+    let deadline = admit::deadline(exchange.started, lane?.deadline(), asked);
     let limits = BodyLimits {
         bytes: config.max_body_bytes,
         timeout: config.body_timeout,
         deadline,
     };
     let body = body::read(body, manner, &mut admitted, limits).await?;
-    let read = Instant::now();
-    let work = Work {
+    Ok(Received {
         // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
         lane: net.catalog.model(model.name, model.version)?,
         media,
         body,
         deadline,
+        asked: asked.is_some(),
+        said,
+        accepted,
+        admitted,
+    })
+}
+
+/// Answers a request for a prediction.
+pub(crate) async fn answer(
+    mut exchange: Exchange<'_>,
+    form: Form,
+    model: ModelRef<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let Received {
+        lane,
+        media,
+        body,
+        deadline,
+        asked: _,
+        said,
+        accepted,
+        // The bytes count until the answer is made.
+        admitted: _admitted,
+    } = received;
+    let work = Work {
+        lane,
+        media,
+        body,
+        deadline,
         said,
     };
+    let read = Instant::now();
     let Answered {
         reply,
         decoded,
         ran,
-    } = run(form, work, started).await?;
+    } = run(form, work, exchange.started).await?;
     let reply = coding::compress(reply, accepted).await;
     let done = Instant::now();
-    record.took(Times {
+    exchange.record.took(Times {
         decode: decoded - read,
         encode: done - ran,
-        total: done - started,
+        total: done - exchange.started,
     });
     Ok(reply)
 }
 
 /// A model that is configured has its own metrics, whether it can be called or not.
-fn metrics_of(
+pub(super) fn metrics_of(
     net: &Net,
     model: ModelRef<'_>,
     lane: Result<&Lane, &Failure>,
@@ -247,7 +287,7 @@ fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
 }
 
 /// The body's own time limit counts from the request's start, as the others do.
-fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
+pub(super) fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
     let asked = meta
         .timeout
         .and_then(|timeout| started.checked_add(timeout));

@@ -2,7 +2,7 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`rpc`] and [`control`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`rpc`], [`control`] and [`manage`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
@@ -13,12 +13,16 @@ mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
+mod manage;
 mod payload;
 mod record;
 mod reply;
 mod router;
 mod rpc;
 mod screen;
+mod sse;
+mod stream;
+mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -39,6 +43,7 @@ use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::grpc;
 use crate::models::Catalog;
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// What every connection of one server shares.
@@ -54,6 +59,8 @@ pub(crate) struct Net {
     pub(crate) catalog: Catalog,
     pub(crate) grpc: grpc::Service,
     pub(crate) metrics: Arc<Metrics>,
+    /// The switches of the process's log, where the server may set them.
+    pub(crate) levels: Option<Arc<dyn Levels>>,
     pub(crate) tree: Tree,
     pub(crate) jitter: Jitter,
     pub(crate) http: auto::Builder<Executor>,
@@ -105,6 +112,10 @@ impl Net {
         self.doors
             .iter()
             .all(|door| door.address.ip().is_loopback())
+    }
+
+    pub(crate) fn levels(&self) -> Option<&dyn Levels> {
+        self.levels.as_deref()
     }
 
     /// Starts a task of the server's group on a plane.

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::payload::Body;
 use crate::failure::{Code, Failure};
-use crate::protocol::error;
+use crate::protocol::{error, frames};
 
 /// An answer.
 pub(crate) type Reply = Response<Body>;
@@ -64,6 +66,14 @@ pub(crate) fn refusal(refusal: &Refusal, jitter: &Jitter) -> Reply {
     let headers = reply.headers_mut();
     if let Some(allow) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if failure.code == Code::UpgradeRequired {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(
+            SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static(frames::VERSION),
+        );
     }
     if matches!(
         failure.code.http_status(),

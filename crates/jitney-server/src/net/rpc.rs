@@ -100,7 +100,7 @@ fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incom
     let head = caller.head;
     let answers = net.grpc.open(channel, caller, body, messages);
     reply(
-        Body::Grpc(answers.holding(exchange.peer.begin_request())),
+        Body::Grpc(answers.holding(exchange.peer.answering())),
         &head,
     )
 }

@@ -254,7 +254,7 @@ fn write_size(out: &mut Vec<u8>, tensor: &Tensor, json: Option<Notes>) -> Result
 }
 
 /// Reads the JSON of a request, and the tensors behind it where there is anything.
-fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
+pub(super) fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
     let mut scanner = Scanner::new(json)?;
     let mut meta = Meta::default();
     let mut inputs = None;
@@ -298,7 +298,7 @@ fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
 }
 
 /// Reads a value, or the `null` that some clients write for none.
-fn optional<'a>(
+pub(super) fn optional<'a>(
     scanner: &mut Scanner<'a>,
     read: impl FnOnce(&mut Scanner<'a>) -> Outcome<()>,
 ) -> Outcome<()> {
@@ -311,24 +311,36 @@ fn optional<'a>(
 /// Reads the parameters of the request, and how its outputs are written where it lists none.
 fn read_request_parameters(scanner: &mut Scanner<'_>, meta: &mut Meta) -> Outcome<Form> {
     let mut form = Form::Json;
-    read_parameters(scanner, |scanner, name| {
-        match name {
-            // Zero is the protocol's default and stands for no timeout of the request's own.
-            "timeout" => {
-                let micros = whole(scanner, "an integer of microseconds")?;
-                meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
-            }
-            "priority" => meta.priority = whole(scanner, "an integer, 1 or more, or 0 for none")?,
-            "sequence_id" if scanner.peek() == Some(b'"') => drop(scanner.string("a string")?),
-            "sequence_id" => drop(whole(scanner, "an integer of 0 or more, or a string")?),
-            "sequence_start" | "sequence_end" => drop(switch(scanner)?),
-            "binary_data_output" => form = read_form(scanner)?,
-            name if name.starts_with("triton_") => return Err(refused("is reserved")),
-            _ => scanner.skip()?,
+    read_parameters(scanner, |scanner, name| match name {
+        "binary_data_output" => {
+            form = read_form(scanner)?;
+            Ok(())
         }
-        Ok(())
+        name => read_request_parameter(scanner, name, meta),
     })?;
     Ok(form)
+}
+
+/// Reads a parameter of a request, whatever the form of its tensors.
+pub(super) fn read_request_parameter(
+    scanner: &mut Scanner<'_>,
+    name: &str,
+    meta: &mut Meta,
+) -> Outcome<()> {
+    match name {
+        // Zero is the protocol's default and stands for no timeout of the request's own.
+        "timeout" => {
+            let micros = whole(scanner, "an integer of microseconds")?;
+            meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
+        }
+        "priority" => meta.priority = whole(scanner, "an integer, 1 or more, or 0 for none")?,
+        "sequence_id" if scanner.peek() == Some(b'"') => drop(scanner.string("a string")?),
+        "sequence_id" => drop(whole(scanner, "an integer of 0 or more, or a string")?),
+        "sequence_start" | "sequence_end" => drop(switch(scanner)?),
+        name if name.starts_with("triton_") => return Err(refused("is reserved")),
+        _ => scanner.skip()?,
+    }
+    Ok(())
 }
 
 fn whole(scanner: &mut Scanner<'_>, what: &str) -> Outcome<u64> {

@@ -148,6 +148,11 @@ fn read_whole(body: &[u8], spec: &Spec) -> Outcome<Vec<Tensor>> {
     Ok(inputs)
 }
 
+/// Reads the item that stands there in a text that is JSON.
+pub(super) fn read_item_at(text: &[u8], at: usize, spec: &Spec) -> Outcome<Vec<Tensor>> {
+    read_item(&mut Scanner::new(text)?.moved_to(at), spec)
+}
+
 fn read_array(body: &[u8], spec: &Spec) -> Outcome<Vec<Result<Vec<Tensor>, Failure>>> {
     let mut scanner = Scanner::new(body)?;
     let mut read = Vec::new();
@@ -248,7 +253,11 @@ fn missing(name: &str) -> Box<Fault> {
 }
 
 /// Reads the value of one input as a tensor of one row.
-fn read_value(scanner: &mut Scanner<'_>, input: &TensorSpec, spec: &Spec) -> Outcome<Tensor> {
+pub(super) fn read_value(
+    scanner: &mut Scanner<'_>,
+    input: &TensorSpec,
+    spec: &Spec,
+) -> Outcome<Tensor> {
     let dims: &[Dim] = if spec.batched() {
         input.row_shape()
     } else {

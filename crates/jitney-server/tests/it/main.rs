@@ -7,6 +7,8 @@
 )]
 
 mod drain;
+mod extensions;
+mod golden;
 mod grpc;
 mod http2;
 mod load;
