@@ -186,11 +186,12 @@ impl Supervisor {
             return false;
         }
         call.stage = Stage::Sent(place);
-        let seat = &mut self.seats[place.seat];
         if let Way::Stream(_) = call.way {
-            seat.flows.owe(call.terms.limit, now);
+            let limit = call.terms.limit;
+            self.owe(place.seat, limit, now);
             return true;
         }
+        let seat = &mut self.seats[place.seat];
         if seat.pipe.is_empty() {
             seat.head_since = now;
         }
