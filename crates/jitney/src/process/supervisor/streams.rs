@@ -173,7 +173,7 @@ impl Supervisor {
         let silent = seat.flows.look_at().is_some_and(|at| at <= now);
         if silent && seat.is_answering() && seat.flows.is_stuck(now) {
             let limit = seat.flows.limit();
-            self.condemn(index, Verdict::Hung(limit));
+            self.condemn(index, &Verdict::Hung(limit));
         }
     }
 
