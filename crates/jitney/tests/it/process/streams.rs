@@ -38,8 +38,7 @@ fn open(pool: &Pool, command: &str) -> Replies {
 }
 
 async fn next(replies: &mut Replies) -> Option<Result<Part, CallError>> {
-    let next = timeout(PATIENCE, replies.next()).await;
-    next.expect("it takes for ever")
+    timeout(PATIENCE, replies.next()).await.unwrap()
 }
 
 /// The heads of all parts, and how it ended.
