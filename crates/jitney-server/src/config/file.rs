@@ -300,7 +300,10 @@ mod tests {
         assert_eq!(control("reload = false").unwrap(), None);
         assert_eq!(control("control = \"none\"").unwrap(), Some(Control::None));
         let both = control("reload = true\ncontrol = \"none\"").unwrap_err();
-        assert!(both.to_string().contains("control says otherwise"), "{both}");
+        assert!(
+            both.to_string().contains("control says otherwise"),
+            "{both}"
+        );
     }
 
     #[test]
