@@ -1,5 +1,6 @@
 """The models as jitney takes them: with types, where a batch is an array, and without, where it is a list of JSON values."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -52,3 +53,22 @@ class Image:
 
     def predict_batch(self, image):
         return image[:, :, 0, 0]
+
+
+class Mean:
+    """The mean of each image."""
+
+    inputs = {"input": "FP32[3,224,224]"}
+    outputs = {"mean": "FP32[1]"}
+
+    def predict_batch(self, input):
+        return input.reshape(len(input), -1).mean(axis=1, keepdims=True)
+
+
+class Ticks:
+    """Counts, at the pace and to the number that the item says."""
+
+    async def stream(self, item):
+        for tick in range(item["count"]):
+            yield {"tick": tick}
+            await asyncio.sleep(item["every"])

@@ -153,7 +153,29 @@ pub(crate) fn lone(address: SocketAddr, request: &[u8], times: usize) -> Outcome
     })
 }
 
-fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+/// Connections that have each had one answer, and are kept until this is dropped.
+pub(crate) struct Kept {
+    _connections: Vec<std::net::TcpStream>,
+}
+
+/// Opens so many connections, asks once on each, and keeps them.
+pub(crate) fn keep(address: SocketAddr, request: &[u8], count: usize) -> Outcome<Kept> {
+    block_on(async {
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut connection = Connection::open(address).await?;
+            if connection.exchange(request).await? != 200 {
+                return Err("a connection got no answer of 200".into());
+            }
+            connections.push(connection.stream.into_std()?);
+        }
+        Ok(Kept {
+            _connections: connections,
+        })
+    })
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

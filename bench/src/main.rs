@@ -5,6 +5,7 @@
 
 mod ask;
 mod bare;
+mod bare_tonic;
 mod engine;
 mod faults;
 mod images;
@@ -17,6 +18,7 @@ mod process;
 mod python;
 mod report;
 mod server;
+mod wire;
 
 use std::error::Error;
 
@@ -38,8 +40,12 @@ enum Command {
     Faults(faults::Options),
     /// Compares the library's patterns with asyncio: a gather of many, and a fan-out over HTTP.
     Patterns(patterns::Options),
+    /// The forms of the protocol: binary tensors, gRPC, streams of events, idle connections.
+    Wire(wire::Options),
     /// Serves a constant answer with nothing but hyper: the mark that the server is compared with.
     Bare,
+    /// Echoes the tensors of gRPC messages with nothing but tonic: the mark for gRPC.
+    BareTonic,
     /// Calls the echo engine back to back: the mark for what a device can give.
     Engine(engine::Options),
     /// Hands images to a Python model back to back, without a server around it.
@@ -52,7 +58,9 @@ fn main() -> Outcome<()> {
         Command::Python(options) => python::run(&options),
         Command::Faults(options) => faults::run(&options),
         Command::Patterns(options) => patterns::run(&options),
+        Command::Wire(options) => wire::run(&options),
         Command::Bare => bare::serve(),
+        Command::BareTonic => bare_tonic::serve(),
         Command::Engine(options) => engine::back_to_back(&options),
         Command::Images(options) => images::run(&options),
     }

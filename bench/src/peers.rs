@@ -116,6 +116,11 @@ impl Python {
         Ok(python)
     }
 
+    /// Where it is, as a flag says it.
+    pub(crate) fn path(&self) -> Outcome<&str> {
+        Ok(self.path.to_str().ok_or("the path is not text")?)
+    }
+
     /// Says in the report what was compared.
     pub(crate) fn note(&self, report: &mut Report) -> Outcome<()> {
         let requirements = fs::read_to_string(Path::new(PEERS).join("requirements.txt"))?;
@@ -230,7 +235,7 @@ fn printed(command: &mut Command) -> Outcome<f64> {
     text.trim().parse().map_err(|_| complaint().into())
 }
 
-fn free_address() -> Outcome<SocketAddr> {
+pub(crate) fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 

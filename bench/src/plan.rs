@@ -357,7 +357,7 @@ fn back_to_back(source: &str, rows: usize) -> Outcome<(f64, f64)> {
 }
 
 /// Rows that the model has run so far, from the server's own metrics.
-fn rows_run(server: &Server) -> Outcome<f64> {
+pub(crate) fn rows_run(server: &Server) -> Outcome<f64> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(server.address)?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;

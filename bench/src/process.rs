@@ -72,6 +72,19 @@ pub(crate) fn resident(pid: u32) -> Outcome<f64> {
     Ok(kilobytes / 1024.0)
 }
 
+/// Processor time that a process has used so far, in seconds.
+pub(crate) fn cpu(pid: u32) -> Outcome<f64> {
+    /// Linux counts in hundredths of a second, whatever its own clock.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;
+    let ticks = |field: usize| -> Outcome<f64> {
+        let text = fields.split_whitespace().nth(field).ok_or("a short stat")?;
+        Ok(text.parse()?)
+    };
+    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
 fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

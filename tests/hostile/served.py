@@ -48,11 +48,12 @@ class Served:
                 # Reading the debugger's tables for a trace takes a hundred megabytes, which are not the server's.
                 env={**os.environ, "RUST_BACKTRACE": "0", **(env or {})},
             )
+        self.ready_line = ""
         self.port = self._port_of_ready_line() if wait else self._port_of_log()
 
     def _port_of_ready_line(self):
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
+        line = self.ready_line = self.process.stdout.readline().decode()
         found = re.search(r"http=127\.0\.0\.1:(\d+)", line)
         assert found, f"expected a ready line, got {line!r}\n{self.log()}"
         return int(found[1])
@@ -92,8 +93,17 @@ class Served:
         return self.process.wait(within)
 
     def rss_mib(self):
+        return self._memory_mib("VmRSS")
+
+    def peak_rss_mib(self, reset=False):
+        """The most since the last time it was reset, or what there is now."""
+        if reset:
+            Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self._memory_mib("VmHWM")
+
+    def _memory_mib(self, field):
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
+        found = re.search(rf"{field}:\s+(\d+) kB", text)
         return int(found[1]) / 1024 if found else 0.0
 
     def descriptors(self):

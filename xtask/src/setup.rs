@@ -15,6 +15,8 @@ use crate::workspace::Workspace;
 pub(crate) enum Need {
     /// The Python environment with the pinned packages.
     Venv,
+    /// The public clients of the protocols, in a Python environment of their own and beside it.
+    Clients,
     /// The other Pythons of this machine, with numpy.
     Pythons,
     /// The models that tests load beside those committed.
@@ -34,6 +36,7 @@ impl Need {
     pub(crate) fn provide(self, workspace: &Workspace) -> Outcome {
         match self {
             Need::Venv => venv(workspace),
+            Need::Clients => clients(workspace),
             Need::Pythons => pythons::provide(workspace),
             Need::Models => models(workspace),
             Need::Postgres => postgres(),
@@ -78,37 +81,62 @@ fn nextest(workspace: &Workspace) -> Outcome {
 
 fn venv(workspace: &Workspace) -> Outcome {
     let wanted = requirements(workspace)?;
-    let stamp = workspace.venv().join("requirements.installed");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return Ok(());
-    }
-    make_venv(workspace)?;
-    shell::run(
-        workspace
-            .command(workspace.python())
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ])
-            .args(["--requirement", "xtask/requirements.txt"]),
-    )?;
-    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+    install(
+        workspace,
+        &workspace.venv(),
+        "xtask/requirements.txt",
+        &wanted,
+    )
 }
 
-fn make_venv(workspace: &Workspace) -> Outcome {
-    if workspace.python().exists() {
+fn clients(workspace: &Workspace) -> Outcome {
+    const REQUIREMENTS: &str = "tests/clients/requirements.txt";
+    const SCRIPT: &str = "tests/clients/fetch.py";
+    let wanted = read(&workspace.path(REQUIREMENTS))?;
+    install(
+        workspace,
+        &workspace.clients().join("venv"),
+        REQUIREMENTS,
+        &wanted,
+    )?;
+    let tools = workspace.clients().join("tools");
+    let script = read(&workspace.path(SCRIPT))?;
+    once(&tools.join("fetched-by"), &script, || {
+        let mut fetch = workspace.command(workspace.clients_python());
+        shell::run(fetch.arg(SCRIPT).arg(&tools))
+    })
+}
+
+/// Makes a Python environment with the packages that a file of requirements names. It is made anew when what is wanted has changed.
+fn install(workspace: &Workspace, venv: &Path, requirements: &str, wanted: &str) -> Outcome {
+    once(&venv.join("requirements.installed"), wanted, || {
+        make_venv(venv)?;
+        let mut pip = workspace.command(venv.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet"]);
+        pip.args([
+            "--disable-pip-version-check",
+            "--no-compile",
+            "--requirement",
+            requirements,
+        ]);
+        shell::run(&mut pip)
+    })
+}
+
+/// Does what the stamp does not say has been done.
+fn once(stamp: &Path, wanted: &str, make: impl FnOnce() -> Outcome) -> Outcome {
+    if fs::read_to_string(stamp).is_ok_and(|made| made == wanted) {
         return Ok(());
     }
-    let make = || {
-        shell::run(
-            Command::new("python3")
-                .args(["-m", "venv"])
-                .arg(workspace.venv()),
-        )
-    };
+    make()?;
+    fs::write(stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+}
+
+fn make_venv(venv: &Path) -> Outcome {
+    if venv.join("bin/python").exists() {
+        return Ok(());
+    }
+    let make = || shell::run(Command::new("python3").args(["-m", "venv"]).arg(venv));
     // Debian keeps what `venv` needs in a package of its own.
     make().or_else(|error| {
         apt_install(&["python3-venv"]).map_err(|apt| format!("{error}; {apt}"))?;
@@ -120,18 +148,11 @@ fn models(workspace: &Workspace) -> Outcome {
     const SCRIPT: &str = "crates/jitney-engine/tests/models.py";
     let wanted = read(&workspace.path(SCRIPT))? + &requirements(workspace)?;
     let folder = workspace.models();
-    let stamp = folder.join("made-by");
-    if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
-        return Ok(());
-    }
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    shell::run(
-        workspace
-            .command(workspace.python())
-            .arg(SCRIPT)
-            .arg(&folder),
-    )?;
-    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+    once(&folder.join("made-by"), &wanted, || {
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let mut make = workspace.command(workspace.python());
+        shell::run(make.arg(SCRIPT).arg(&folder))
+    })
 }
 
 fn browser() -> Outcome {

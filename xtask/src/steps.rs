@@ -127,6 +127,12 @@ const STEPS: &[Step] = &[
         run: faults,
     },
     Step {
+        name: "clients",
+        about: "the public clients of the protocols against the built server, unchanged",
+        needs: &[Need::Clients, Need::Jitney],
+        run: clients,
+    },
+    Step {
         name: "page",
         about: "the server's page in a headless browser",
         needs: &[Need::Venv, Need::Browser, Need::Jitney],
@@ -344,6 +350,15 @@ fn faults(workspace: &Workspace) -> Outcome {
     let mut test = workspace.command(workspace.python());
     test.arg("tests/faults/test_faults.py");
     test.env("JITNEY_BIN", workspace.jitney());
+    shell::run(&mut test)
+}
+
+/// The clients find the programs among them by `JITNEY_CLIENTS`.
+fn clients(workspace: &Workspace) -> Outcome {
+    let mut test = workspace.command(workspace.clients_python());
+    test.arg("tests/clients/test_clients.py");
+    test.env("JITNEY_BIN", workspace.jitney());
+    test.env("JITNEY_CLIENTS", workspace.clients().join("tools"));
     shell::run(&mut test)
 }
 

@@ -42,6 +42,15 @@ impl Workspace {
         self.venv().join("bin/python")
     }
 
+    /// The public clients of the protocols, which have a Python environment of their own.
+    pub(crate) fn clients(&self) -> PathBuf {
+        self.target().join("clients")
+    }
+
+    pub(crate) fn clients_python(&self) -> PathBuf {
+        self.clients().join("venv/bin/python")
+    }
+
     /// The models that tests load, beside those committed.
     pub(crate) fn models(&self) -> PathBuf {
         self.target().join("models")

@@ -32,6 +32,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
         http: args.http,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
+        forward_header_pattern: args.forward_header_pattern,
         ..NetOptions::default()
     };
     let given = ModelOptions {
@@ -56,6 +57,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
             ..Settings::default()
         },
         models,
+        levels: None,
     })
 }
 

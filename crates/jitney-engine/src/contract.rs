@@ -1,12 +1,15 @@
 //! The contract between the server and an engine: a [`Model`] is loaded once and describes itself; an [`Instance`] of it is owned by
-//! one thread and runs batches there.
+//! one thread and runs batches there. A model that answers one request with any number of results is [`Streaming`] instead.
 //!
 //! An implementer needs nothing but this module, [`Spec`] and [`Tensor`]. The `echo` engine is the smallest complete example.
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use jitney::batch::Context;
 
 use crate::{Spec, Tensor, stack};
@@ -78,10 +81,16 @@ pub trait Model: Send + Sync {
         Vec::new()
     }
 
+    /// The way to its results, where it answers one request with any number of them. Such a model has no instances: [`Model::instance`] is
+    /// not called.
+    fn streaming(&self) -> Option<Arc<dyn Streaming>> {
+        None
+    }
+
     /// Makes an instance. Called once for each instance thread, and again when an instance has panicked.
     ///
     /// # Errors
-    /// When the resources for another instance cannot be had.
+    /// When the resources for another instance cannot be had, and always where the model is streaming.
     fn instance(&self) -> Result<Box<dyn Instance>, LoadError>;
 }
 
@@ -112,6 +121,75 @@ pub trait Instance: Send {
         let _ = context;
         let answers = stack::run(self, spec, requests)?;
         Ok(answers.into_iter().map(Ok).collect())
+    }
+}
+
+/// A model that answers one request with any number of results, one after another.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use futures_util::StreamExt;
+/// use jitney_engine::echo::Echo;
+/// use jitney_engine::{Model, Request, StreamTerms, Tensor};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = Echo::parse("echo:FP32[2],results=3")?;
+/// let streaming = model.streaming().ok_or("it gives one result")?;
+/// let inputs = [Tensor::from_f32([1, 2], vec![0.5, 0.25])?];
+/// let request = Request { inputs: &inputs, id: None, parameters: None };
+/// let mut results = streaming.open(&request, StreamTerms::new(Duration::from_secs(30))).await?;
+/// let mut count = 0;
+/// while let Some(result) = results.next().await {
+///     assert_eq!(result?, inputs);
+///     count += 1;
+/// }
+/// assert_eq!(count, 3);
+/// # Ok(())
+/// # }
+/// ```
+pub trait Streaming: Send + Sync {
+    /// How many streams can go on at a time, all processes of the model together. Opening more waits for one to end.
+    fn places(&self) -> NonZeroUsize;
+
+    /// Begins a stream for a request of one row that has passed [`Spec::check`]. What it needs of the request is copied before this returns.
+    ///
+    /// The future needs a tokio runtime with time. Dropping it, or what it gives, ends the stream: the model computes at most the result
+    /// that it is computing.
+    ///
+    /// # Errors
+    /// [`stack::Error`] when the stream could not be begun. What goes wrong later is the last thing that the stream gives.
+    fn open(
+        &self,
+        request: &Request<'_>,
+        terms: StreamTerms,
+    ) -> BoxFuture<'static, Result<Results, stack::Error>>;
+}
+
+/// The results of one request as they come: tensors in the order of [`Spec::outputs`], of one row where there is a batch axis.
+///
+/// Nothing follows an error. At most a handful of results is computed ahead of the reader: one that does not read pauses its own stream and
+/// no other. Dropping it ends the stream at its next step.
+pub type Results = BoxStream<'static, Result<Vec<Tensor>, stack::Error>>;
+
+/// What holds for one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamTerms {
+    /// The longest time from one result to the next while the reader has room for it. Beyond it the stream ends with
+    /// [`RunError::RunLimit`].
+    pub limit: Duration,
+    /// When the caller leaves, for the model to know. Whoever opens the stream ends it then.
+    pub deadline: Option<Instant>,
+}
+
+impl StreamTerms {
+    /// Terms without a deadline.
+    pub fn new(limit: Duration) -> StreamTerms {
+        StreamTerms {
+            limit,
+            deadline: None,
+        }
     }
 }
 

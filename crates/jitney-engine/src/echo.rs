@@ -4,11 +4,18 @@
 //! [contract](crate::contract).
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::time::{Instant as Moment, sleep, sleep_until};
 
 use crate::spec::{BatchAxis, Dim, Items, Spec, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
-use crate::{Instance, LoadError, Model, RunError};
+use crate::{
+    Instance, LoadError, Model, Request, Results, RunError, StreamTerms, Streaming, stack,
+};
 
 /// What an [`Echo`] does. The default takes `FP32[16]`, answers with it, and costs nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +44,12 @@ pub struct Config {
     pub load: Duration,
     /// Fail to load, with this message.
     pub fail_load: Option<String>,
+    /// Answer every request with a stream of so many results, each of which is the answer. Nothing that a call costs is paid then.
+    pub results: Option<u64>,
+    /// How long each result of a stream takes.
+    pub every: Duration,
+    /// How many streams can go on at a time.
+    pub places: NonZeroUsize,
 }
 
 impl Default for Config {
@@ -58,9 +71,14 @@ impl Default for Config {
             instances: NonZeroUsize::MIN,
             load: Duration::ZERO,
             fail_load: None,
+            results: None,
+            every: Duration::ZERO,
+            places: PLACES,
         }
     }
 }
+
+const PLACES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// What the answer of an [`Echo`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +115,10 @@ impl Config {
     /// An input is the type and shape of one row, such as `FP32[16]` or `ids=INT64[-1]`. The options are `op=identity|sum|mean`,
     /// `call_ms=N`, `row_ms=N`, `busy=true`, `batch=free|none|fixed:N`, `rows_independent=false`, `instances=N`, `load_ms=N`,
     /// `fail_load=true` (or a message), `faulty=true` and `hang_ms=N`; a number of milliseconds may have decimals.
+    ///
+    /// `results=N` makes it [`Streaming`]: every request is answered with N results, the first after `every_ms=N` and each of the others as
+    /// long after the one before, by timers and without threads; `places=N` is how many such streams can go on at a time. A faulty row
+    /// fails when half of its results are out.
     ///
     /// # Errors
     /// When a part is not understood; the message names it and what was expected.
@@ -153,10 +175,13 @@ impl Config {
             "fail_load" if value == "false" => self.fail_load = None,
             "fail_load" if value == "true" => self.fail_load = Some("told to fail".to_owned()),
             "fail_load" => self.fail_load = Some(value.to_owned()),
+            "results" => self.results = Some(value.parse().map_err(|_| "results=NUMBER")?),
+            "every_ms" => self.every = milliseconds(value).ok_or("every_ms=MILLISECONDS")?,
+            "places" => self.places = value.parse().map_err(|_| "places=NUMBER")?,
             _ => {
                 return Err(
                     "an input such as FP32[16], or one of op, batch, call_ms, row_ms, busy, faulty, hang_ms, \
-                     rows_independent, instances, load_ms, fail_load",
+                     rows_independent, instances, load_ms, fail_load, results, every_ms, places",
                 );
             }
         }
@@ -298,8 +323,129 @@ impl Model for Echo {
         self.config.instances
     }
 
+    fn streaming(&self) -> Option<Arc<dyn Streaming>> {
+        let results = self.config.results?;
+        let echo = self.clone();
+        Some(Arc::new(EchoStreams { echo, results }))
+    }
+
     fn instance(&self) -> Result<Box<dyn Instance>, LoadError> {
         Ok(Box::new(EchoInstance(self.clone())))
+    }
+}
+
+struct EchoStreams {
+    echo: Echo,
+    results: u64,
+}
+
+impl Streaming for EchoStreams {
+    fn places(&self) -> NonZeroUsize {
+        self.echo.config.places
+    }
+
+    fn open(
+        &self,
+        request: &Request<'_>,
+        terms: StreamTerms,
+    ) -> BoxFuture<'static, Result<Results, stack::Error>> {
+        let repeat = Repeat::of(&self.echo, self.results, request.inputs, terms.limit);
+        ready(repeat.map(Repeat::into_results).map_err(Into::into)).boxed()
+    }
+}
+
+/// One stream: the same answer again and again.
+struct Repeat {
+    answer: Vec<Tensor>,
+    rows: usize,
+    left: u64,
+    every: Duration,
+    /// What happens when so many results are left.
+    fault: Option<(u64, Fault)>,
+    hang: Duration,
+    limit: Duration,
+    /// When the last result was out; `None` before the first step.
+    last: Option<Moment>,
+}
+
+impl Repeat {
+    fn of(
+        echo: &Echo,
+        results: u64,
+        inputs: &[Tensor],
+        limit: Duration,
+    ) -> Result<Repeat, RunError> {
+        let Echo { config, spec } = echo;
+        let rows = rows(spec, inputs);
+        let faults = config.faulty.then(|| faults(inputs, rows));
+        let fault = faults.and_then(|faults| faults.first().copied());
+        if let Some(Fault::Invalid) = fault {
+            fail(Fault::Invalid, config, rows)?;
+        }
+        let answers = inputs.iter().map(|i| answer(config.op, spec, i, rows));
+        Ok(Repeat {
+            answer: answers.collect::<Result<_, _>>()?,
+            rows,
+            left: results,
+            every: config.every,
+            fault: fault.map(|fault| (results.div_ceil(2), fault)),
+            hang: config.hang,
+            limit,
+            last: None,
+        })
+    }
+
+    fn into_results(self) -> Results {
+        let step = |repeat: Option<Repeat>| async move { repeat?.step().await };
+        stream::unfold(Some(self), step).boxed()
+    }
+
+    /// The next result; nothing is left after an error.
+    async fn step(mut self) -> Option<(Result<Vec<Tensor>, stack::Error>, Option<Repeat>)> {
+        if self.left == 0 {
+            return None;
+        }
+        let fault = self.fault.filter(|(left, _)| *left == self.left);
+        let result = self.result(fault.map(|(_, fault)| fault)).await;
+        self.left -= 1;
+        let rest = result.is_ok().then_some(self);
+        Some((result.map_err(Into::into), rest))
+    }
+
+    async fn result(&mut self, fault: Option<Fault>) -> Result<Vec<Tensor>, RunError> {
+        let wait = match fault {
+            Some(Fault::Hang) => self.hang,
+            _ => self.every,
+        };
+        self.wait(wait).await?;
+        let answered = match fault {
+            Some(Fault::Raise) => {
+                return Err(RunError::Failed("EchoError: told to raise".to_owned()));
+            }
+            #[expect(clippy::panic, reason = "the fault that was asked for")]
+            Some(Fault::Panic) => panic!("told to panic"),
+            Some(Fault::Short) => self.rows.saturating_sub(1),
+            Some(Fault::Long) => self.rows + 1,
+            Some(Fault::Hang | Fault::Invalid) | None => return Ok(self.answer.clone()),
+        };
+        let outputs = self.answer.iter().cloned();
+        outputs.map(|o| resize(o, self.rows, answered)).collect()
+    }
+
+    /// Results are due at equal distances; a reader who comes late does not get the next ones sooner for that.
+    async fn wait(&mut self, wait: Duration) -> Result<(), RunError> {
+        if wait > self.limit {
+            sleep(self.limit).await;
+            return Err(RunError::RunLimit(self.limit));
+        }
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let now = Moment::now();
+        let due = self.last.unwrap_or(now) + wait;
+        sleep_until(due).await;
+        self.last = Some(if due + wait < now { now } else { due });
+        Ok(())
     }
 }
 
@@ -494,7 +640,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::stack;
 
     fn run(source: &str, requests: &[Vec<Tensor>]) -> Result<Vec<Vec<Tensor>>, stack::Error> {
         let echo = Echo::parse(source).unwrap();
@@ -510,7 +655,7 @@ mod tests {
 
     #[test]
     fn sources_are_read() {
-        let config = Config::parse("echo: FP32[3,8,8], ids=INT64[-1], op=sum, call_ms=5, row_ms=0.1, busy=true, batch=fixed:4, faulty=true, hang_ms=10, rows_independent=false, instances=3, load_ms=1, fail_load=no memory").unwrap();
+        let config = Config::parse("echo: FP32[3,8,8], ids=INT64[-1], op=sum, call_ms=5, row_ms=0.1, busy=true, batch=fixed:4, faulty=true, hang_ms=10, rows_independent=false, instances=3, load_ms=1, fail_load=no memory, results=5, every_ms=100, places=7").unwrap();
         let expected = Config {
             inputs: vec![
                 TensorSpec::parse_row("input0", "FP32[3,8,8]").unwrap(),
@@ -527,6 +672,9 @@ mod tests {
             instances: NonZeroUsize::new(3).unwrap(),
             load: Duration::from_millis(1),
             fail_load: Some("no memory".to_owned()),
+            results: Some(5),
+            every: Duration::from_millis(100),
+            places: NonZeroUsize::new(7).unwrap(),
         };
         assert_eq!(config, expected);
         assert_eq!(Config::parse("echo").unwrap(), Config::default());

@@ -20,7 +20,8 @@ pub mod stack;
 pub mod tensor;
 
 pub use contract::{
-    Health, Instance, LoadError, LoadOptions, Model, Request, RunError, WorkerStatus,
+    Health, Instance, LoadError, LoadOptions, Model, Request, Results, RunError, StreamTerms,
+    Streaming, WorkerStatus,
 };
 pub use spec::{BatchAxis, Dim, Items, Spec, TensorSpec};
 pub use tensor::{DataType, Shape, Tensor};

@@ -64,6 +64,38 @@ pub fn run(
     }
 }
 
+/// Holds an answer to the signature: so many outputs, of those datatypes, with `rows` rows where there is a batch axis.
+///
+/// # Errors
+/// What was expected and what came, as a sentence.
+pub fn check_outputs(spec: &Spec, outputs: &[Tensor], rows: Option<usize>) -> Result<(), String> {
+    if outputs.len() != spec.outputs.len() {
+        let (expected, got) = (spec.outputs.len(), outputs.len());
+        return Err(format!(
+            "the model answered wrongly: expected {expected} outputs, got {got}"
+        ));
+    }
+    for (spec, output) in spec.outputs.iter().zip(outputs) {
+        let wrong = |expected: &str, got: &str| {
+            let name = &spec.name;
+            format!("the model answered wrongly: output \"{name}\": expected {expected}, got {got}")
+        };
+        if output.datatype() != spec.datatype {
+            return Err(wrong(spec.datatype.name(), output.datatype().name()));
+        }
+        if let Some(rows) = rows
+            && output.shape().first() != Some(&rows)
+        {
+            let got = match output.shape().first() {
+                Some(got) => got.to_string(),
+                None => "a scalar".to_owned(),
+            };
+            return Err(wrong(&format!("{rows} rows"), &got));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what the caller should have kept apart, since joining it would answer rows with each other's values.
 fn check_compatible(spec: &Spec, requests: &[&[Tensor]]) -> Result<(), Error> {
     let Some(first) = requests.first().filter(|_| spec.batched()) else {
@@ -235,7 +267,7 @@ fn join_elements(parts: &[&Tensor]) -> Vec<Bytes> {
     joined
 }
 
-/// Calls the instance and holds it to its signature: so many outputs, of those datatypes, with `rows` rows where there is a batch axis.
+/// Calls the instance and holds it to its signature.
 fn call(
     instance: &mut (impl Instance + ?Sized),
     spec: &Spec,
@@ -243,32 +275,7 @@ fn call(
     rows: Option<usize>,
 ) -> Result<Vec<Tensor>, Error> {
     let outputs = instance.run(inputs)?;
-    if outputs.len() != spec.outputs.len() {
-        let (expected, got) = (spec.outputs.len(), outputs.len());
-        let message = format!("the model answered wrongly: expected {expected} outputs, got {got}");
-        return Err(Error::Mismatch(message));
-    }
-    for (spec, output) in spec.outputs.iter().zip(&outputs) {
-        let wrong = |expected: String, got: String| {
-            Error::Mismatch(format!(
-                "the model answered wrongly: output \"{}\": expected {expected}, got {got}",
-                spec.name,
-            ))
-        };
-        if output.datatype() != spec.datatype {
-            let (expected, got) = (spec.datatype.name(), output.datatype().name());
-            return Err(wrong(expected.to_owned(), got.to_owned()));
-        }
-        if let Some(rows) = rows
-            && output.shape().first() != Some(&rows)
-        {
-            let got = match output.shape().first() {
-                Some(got) => got.to_string(),
-                None => "a scalar".to_owned(),
-            };
-            return Err(wrong(format!("{rows} rows"), got));
-        }
-    }
+    check_outputs(spec, &outputs, rows).map_err(Error::Mismatch)?;
     Ok(outputs)
 }
 

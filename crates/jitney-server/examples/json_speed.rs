@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jitney_engine::{BatchAxis, Items, Spec, Tensor, TensorSpec};
 use jitney_server::call::Meta;
-use jitney_server::protocol::infer;
+use jitney_server::protocol::infer::{self, Form, Wanted};
 use serde::Deserialize;
 
 /// What serde_json reads, with the one field that costs time.
@@ -82,7 +82,9 @@ fn compare(
 }
 
 fn encode(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
-    infer::encode(out, "echo", "1", &Meta::default(), spec, &[0], outputs);
+    let wanted = Wanted::all(spec, Form::Json);
+    let raw = infer::encode(out, "echo", "1", &Meta::default(), spec, &wanted, outputs);
+    assert!(raw.is_ok_and(|raw| raw.is_empty()));
 }
 
 /// Prints the time of one call, the best of several rounds, since noise only ever adds.

@@ -120,14 +120,29 @@ impl Admission {
 impl Admitted {
     /// Takes room for bytes that have arrived.
     pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.admission
-            .bytes_left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes)
+        self.hold(self.bytes.saturating_add(bytes))
+    }
+
+    /// Takes room, or gives it back, until it has room for so many bytes.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
+        let left = &self.admission.bytes_left;
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(more)
             })
             .map_err(|_| no_room())?;
-        self.bytes += bytes;
+        } else {
+            left.fetch_add(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
         Ok(())
+    }
+
+    /// Gives back all room: nothing of the request's body is kept. It is still in flight.
+    pub(crate) fn give_back(&mut self) {
+        self.admission
+            .bytes_left
+            .fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
     }
 }
 
@@ -171,6 +186,12 @@ mod tests {
         second.take(2).unwrap();
         drop(first);
         assert!(admission.enter(8).is_ok());
+        assert_eq!(second.hold(11).unwrap_err().code, Code::Overloaded);
+        second.hold(10).unwrap();
+        second.hold(4).unwrap();
+        assert_eq!(admission.bytes_held(), 4);
+        second.give_back();
+        assert_eq!((admission.bytes_held(), admission.in_flight()), (0, 1));
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ pub enum Code {
     RequestTimeout,
     TooLarge,
     MisdirectedRequest,
+    UpgradeRequired,
     HeadersTooLarge,
     Overloaded,
     Cancelled,
@@ -46,7 +47,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 22] = [
         Code::InvalidInput,
         Code::Unauthenticated,
         Code::Forbidden,
@@ -57,6 +58,7 @@ impl Code {
         Code::RequestTimeout,
         Code::TooLarge,
         Code::MisdirectedRequest,
+        Code::UpgradeRequired,
         Code::HeadersTooLarge,
         Code::Overloaded,
         Code::Cancelled,
@@ -83,6 +85,7 @@ impl Code {
             Code::RequestTimeout => ("request_timeout", 408, 4),
             Code::TooLarge => ("too_large", 413, 8),
             Code::MisdirectedRequest => ("misdirected_request", 421, 9),
+            Code::UpgradeRequired => ("upgrade_required", 426, 9),
             Code::HeadersTooLarge => ("headers_too_large", 431, 8),
             Code::Overloaded => ("overloaded", 429, 8),
             // 499 is nobody's standard, but the field's custom for "the client left"; it appears in logs and metrics only.

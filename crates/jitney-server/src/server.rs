@@ -18,10 +18,12 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::access::Access;
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
 use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has
@@ -117,6 +119,7 @@ impl Server {
             net: config,
             mut settings,
             models,
+            levels,
         } = config;
         settings.close_limit = Some(config.drain.max(MODELS_END));
         let bind = |error| StartError::Bind {
@@ -136,6 +139,7 @@ impl Server {
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
+            levels,
             tree: tree.clone(),
             deliver: Box::pin(deliver),
         };
@@ -231,6 +235,7 @@ struct Parts {
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
+    levels: Option<Arc<dyn Levels>>,
     tree: Tree,
     /// The work of the courier.
     deliver: BoxFuture<'static, ()>,
@@ -244,6 +249,7 @@ impl Parts {
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
         let net = Net {
             sites: Sites::new(&self.config, self.address),
+            access: Access,
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
             config: self.config,
@@ -252,6 +258,7 @@ impl Parts {
             admission: self.admission,
             catalog: self.catalog,
             metrics: self.metrics,
+            levels: self.levels,
             tree: self.tree,
             jitter: Jitter::default(),
             group,
@@ -365,7 +372,9 @@ async fn conduct(net: &Net) -> Drained {
         () = admission.wait_idle() => (),
         () = sleep(net.config.drain) => (),
     }
-    // The last answers may still be on their way to their sockets; connections close when those are written.
+    // The last answers may still be on their way to their sockets, and streams that went on are told why they end; connections close when
+    // that is written.
+    net.catalog.cut_streams();
     admission.advance(Phase::Closing);
     tokio::select! {
         _ = cut => (),

@@ -215,7 +215,7 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "echo",
                 siblings: &["contract", "spec", "stack", "tensor"],
-                foreign: &[],
+                foreign: &["tokio"],
             },
             Module {
                 name: "onnx",
@@ -275,13 +275,38 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &[],
+                siblings: &["observe"],
                 foreign: &["serde", "serde_json", "toml"],
             },
             Module {
                 name: "protocol",
-                siblings: &["call", "failure"],
+                siblings: &["call", "failure", "observe"],
                 foreign: &["serde", "serde_json"],
+            },
+            Module {
+                name: "access",
+                siblings: &["config", "failure", "models", "observe"],
+                foreign: &[],
+            },
+            Module {
+                name: "extension",
+                siblings: &["config", "failure", "models", "observe", "protocol"],
+                foreign: &[],
+            },
+            Module {
+                name: "grpc",
+                siblings: &[
+                    "access",
+                    "admit",
+                    "call",
+                    "config",
+                    "extension",
+                    "failure",
+                    "models",
+                    "observe",
+                    "protocol",
+                ],
+                foreign: &["hyper", "http_body", "http_body_util"],
             },
             Module {
                 name: "models",
@@ -301,7 +326,17 @@ const CRATES: &[Rules] = &[
             Module {
                 name: "net",
                 siblings: &[
-                    "admin", "admit", "call", "config", "failure", "models", "observe", "protocol",
+                    "access",
+                    "admin",
+                    "admit",
+                    "call",
+                    "config",
+                    "extension",
+                    "failure",
+                    "grpc",
+                    "models",
+                    "observe",
+                    "protocol",
                 ],
                 foreign: &["hyper", "hyper_util", "http_body", "http_body_util"],
             },

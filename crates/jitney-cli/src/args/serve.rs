@@ -48,6 +48,10 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) allowed_host: Option<Vec<String>>,
 
+    /// A regular expression: header fields whose names it matches are among the parameters that a model is given [default: none]
+    #[arg(long, value_name = "REGEX", env = "JITNEY_FORWARD_HEADER_PATTERN")]
+    pub(crate) forward_header_pattern: Option<String>,
+
     /// A TOML file with settings and models
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
     pub(crate) config: Option<PathBuf>,

@@ -128,6 +128,10 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "The request is meant for another host.",
             "Correct the `Host` header or the proxy.",
         ),
+        Code::UpgradeRequired => (
+            "The path speaks WebSocket, and the request does not ask for it.",
+            "Connect with a WebSocket client, version 13.",
+        ),
         Code::HeadersTooLarge => ("The headers are over the limit.", "Send smaller headers."),
         Code::Overloaded => (
             "The queue is full, or the request could not be answered before its deadline. It was refused at once and cost the model nothing.",

@@ -134,6 +134,7 @@ struct ConfigToml {
     drain_ms: Option<f64>,
     allowed_hosts: Option<Vec<String>>,
     allowed_origins: Option<Vec<String>>,
+    forward_header_pattern: Option<String>,
     engine: Option<Engine>,
     max_batch: Option<usize>,
     max_wait_ms: Option<f64>,
@@ -182,6 +183,7 @@ impl ConfigToml {
                 drain_ms: self.drain_ms,
                 allowed_hosts: self.allowed_hosts,
                 allowed_origins: self.allowed_origins,
+                forward_header_pattern: self.forward_header_pattern,
             },
             options: ModelOptions {
                 engine: self.engine,
@@ -231,6 +233,7 @@ mod tests {
             drain_ms = 0
             allowed_hosts = ["a.org", "b.org:80"]
             allowed_origins = ["https://c.org"]
+            forward_header_pattern = "^x-tenant-"
             engine = "onnx"
             max_batch = 7
             max_wait_ms = 0
@@ -266,6 +269,7 @@ mod tests {
                 drain_ms: Some(0.0),
                 allowed_hosts: Some(vec!["a.org".to_owned(), "b.org:80".to_owned()]),
                 allowed_origins: Some(vec!["https://c.org".to_owned()]),
+                forward_header_pattern: Some("^x-tenant-".to_owned()),
             },
             options: ModelOptions {
                 engine: Some(Engine::Onnx),

@@ -24,13 +24,17 @@ pub use control::{AtStart, Control};
 pub use file::{ConfigError, ConfigFile};
 pub(crate) use load_request::load_request;
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::{NetConfig, NetOptions};
+pub use net::{HeaderPattern, NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 pub use versions::{VersionLabels, VersionPolicy};
 pub(crate) use versions::{is_version, number};
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
+
+use crate::observe::logging::Levels;
 
 /// Everything a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +45,8 @@ pub struct Config {
     pub settings: Settings,
     /// Its models.
     pub models: Vec<ModelSource>,
+    /// The switches of the process's log, where requests of administrators may set them.
+    pub levels: Option<Arc<dyn Levels>>,
 }
 
 /// Reads a file's text; the error shows the place of the mistake.

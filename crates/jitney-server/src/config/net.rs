@@ -4,6 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
+use regex_lite::{Regex, RegexBuilder};
+
 use super::options::{OptionError, milliseconds, time, whole};
 
 /// How the server listens, and what it grants to strangers.
@@ -38,7 +41,60 @@ pub struct NetConfig {
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may call the server, such as `https://example.org`, beside its own. Default none.
     pub allowed_origins: Vec<String>,
+    /// Which header fields of a request its model is given among the parameters. Default none.
+    pub forward_header_pattern: Option<HeaderPattern>,
 }
+
+/// A regular expression that is looked for in the names of header fields, whose case does not matter.
+#[derive(Clone, Debug)]
+pub struct HeaderPattern(Regex);
+
+impl HeaderPattern {
+    /// Reads a pattern. It may match anywhere in a name; `^` and `$` bind it to the ends.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    ///
+    /// ```
+    /// use jitney_server::config::HeaderPattern;
+    ///
+    /// let pattern = HeaderPattern::parse("^X-Tenant-")?;
+    /// assert!(pattern.is_match("x-tenant-id"));
+    /// assert!(!pattern.is_match("not-x-tenant-id"));
+    /// # Ok::<(), String>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<HeaderPattern, String> {
+        RegexBuilder::new(text)
+            .case_insensitive(true)
+            .build()
+            .map(HeaderPattern)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Whether fields of that name are passed on.
+    pub fn is_match(&self, name: &str) -> bool {
+        self.0.is_match(name)
+    }
+
+    /// The fields that are passed on: their names in lower case, and their values as far as they are text.
+    pub(crate) fn fields(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let matching = headers
+            .iter()
+            .filter(|(name, _)| self.is_match(name.as_str()));
+        let text = |value: &HeaderValue| value.to_str().map(str::to_owned).ok();
+        matching
+            .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)))
+            .collect()
+    }
+}
+
+impl PartialEq for HeaderPattern {
+    fn eq(&self, other: &HeaderPattern) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for HeaderPattern {}
 
 impl Default for NetConfig {
     fn default() -> NetConfig {
@@ -57,6 +113,7 @@ impl Default for NetConfig {
             drain: Duration::from_secs(30),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            forward_header_pattern: None,
         }
     }
 }
@@ -88,6 +145,8 @@ pub struct NetOptions {
     pub allowed_hosts: Option<Vec<String>>,
     /// Origins of web pages that may call the server, as `https://host` or `https://host:port`.
     pub allowed_origins: Option<Vec<String>>,
+    /// A regular expression for the names of header fields that models are given.
+    pub forward_header_pattern: Option<String>,
 }
 
 const HOUR_MS: f64 = 3_600_000.0;
@@ -110,7 +169,20 @@ impl NetOptions {
         const HOST: &str = "a list of names such as models.example.org or 10.0.0.1:8080";
         each("allowed_hosts", &self.allowed_hosts, is_host, HOST)?;
         const ORIGIN: &str = "a list of origins such as https://example.org";
-        each("allowed_origins", &self.allowed_origins, is_origin, ORIGIN)
+        each("allowed_origins", &self.allowed_origins, is_origin, ORIGIN)?;
+        self.header_pattern().map(drop)
+    }
+
+    fn header_pattern(&self) -> Result<Option<HeaderPattern>, OptionError> {
+        let pattern = self.forward_header_pattern.as_deref();
+        let wrong = |text: &str, error: &str| OptionError {
+            key: "forward_header_pattern",
+            value: format!("\"{}\" ({error})", text.escape_debug()),
+            allowed: "a regular expression such as ^x-tenant-".to_owned(),
+        };
+        pattern
+            .map(|text| HeaderPattern::parse(text).map_err(|error| wrong(text, &error)))
+            .transpose()
     }
 
     /// These options, and the other ones where these say nothing.
@@ -129,6 +201,7 @@ impl NetOptions {
             drain_ms: self.drain_ms.or(other.drain_ms),
             allowed_hosts: self.allowed_hosts.or(other.allowed_hosts),
             allowed_origins: self.allowed_origins.or(other.allowed_origins),
+            forward_header_pattern: self.forward_header_pattern.or(other.forward_header_pattern),
         }
     }
 
@@ -140,6 +213,7 @@ impl NetOptions {
         self.check()?;
         let default = NetConfig::default();
         Ok(NetConfig {
+            forward_header_pattern: self.header_pattern()?,
             http: self.http.unwrap_or(default.http),
             workers: self.workers.and_then(NonZeroUsize::new),
             max_connections: self.max_connections.unwrap_or(default.max_connections),
@@ -208,6 +282,7 @@ mod tests {
             drain_ms: Some(9000.0),
             allowed_hosts: text("models.example.org"),
             allowed_origins: text("https://example.org"),
+            forward_header_pattern: Some("^x-tenant-".to_owned()),
         }
     }
 
@@ -229,6 +304,7 @@ mod tests {
             drain: 9 * second,
             allowed_hosts: vec!["models.example.org".to_owned()],
             allowed_origins: vec!["https://example.org".to_owned()],
+            forward_header_pattern: HeaderPattern::parse("^x-tenant-").ok(),
             ..NetConfig::default()
         };
         for options in [everything().or(nothing()), nothing().or(everything())] {
@@ -301,6 +377,17 @@ mod tests {
             (
                 origin("null"),
                 wrong("allowed_origins", "\"null\"", origins),
+            ),
+            (
+                NetOptions {
+                    forward_header_pattern: Some("(".to_owned()),
+                    ..NetOptions::default()
+                },
+                wrong(
+                    "forward_header_pattern",
+                    "\"(\" (found open group without closing ')')",
+                    "a regular expression such as ^x-tenant-",
+                ),
             ),
         ];
         for (options, message) in table {

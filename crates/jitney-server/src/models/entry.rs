@@ -134,7 +134,10 @@ impl Entry {
             Err(error.about(&self.name))
         });
         match loaded {
-            Ok(lane) => self.replace(lane, plan.card, number),
+            Ok(lane) => {
+                let lane = lane.labelled(plan.card.labels.clone());
+                self.replace(lane, plan.card, number);
+            }
             Err(error) => self.unloadable(error.to_string(), number),
         }
     }

@@ -52,26 +52,28 @@ pub(super) fn failure(error: &BatchError<stack::Error>) -> Failure {
         }
         BatchError::Closed => draining(),
         BatchError::CountMismatch { .. } => Failure::new(Code::OutputMismatch, error.to_string()),
-        BatchError::Panicked(_) => Failure::new(
-            Code::WorkerCrashed,
-            "the model crashed while it computed this request",
-        ),
+        BatchError::Panicked(_) => crashed(),
         BatchError::Failed(_) => no_instance(),
-        BatchError::Model(error) => match &**error {
-            stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
-            stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
-            stack::Error::Run(RunError::Crashed(_)) => {
-                Failure::new(Code::WorkerCrashed, error.to_string())
-            }
-            stack::Error::Run(RunError::RunLimit(_)) => {
-                Failure::new(Code::DeadlineExceeded, error.to_string())
-            }
-            stack::Error::Run(RunError::Unavailable(message)) => {
-                Failure::new(Code::Failed, message).retry_after(SOON * 5)
-            }
-            stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
-        },
+        BatchError::Model(error) => model_failure(error),
         BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),
+    }
+}
+
+/// What a model's own error is to a caller.
+pub(super) fn model_failure(error: &stack::Error) -> Failure {
+    match error {
+        stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
+        stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
+        stack::Error::Run(RunError::Crashed(_)) => {
+            Failure::new(Code::WorkerCrashed, error.to_string())
+        }
+        stack::Error::Run(RunError::RunLimit(_)) => {
+            Failure::new(Code::DeadlineExceeded, error.to_string())
+        }
+        stack::Error::Run(RunError::Unavailable(message)) => {
+            Failure::new(Code::Failed, message).retry_after(SOON * 5)
+        }
+        stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
     }
 }
 
@@ -103,6 +105,22 @@ pub(super) fn died_once() -> Failure {
         "the model's process died while it ran this request, and the model allows no second run; whether the first had an effect is not known",
     )
     .retry_after(SOON)
+}
+
+/// What a request is told on which the model panicked.
+pub(super) fn crashed() -> Failure {
+    Failure::new(
+        Code::WorkerCrashed,
+        "the model crashed while it computed this request",
+    )
+}
+
+/// What a stream is told whose time is over.
+pub(super) fn expired() -> Failure {
+    Failure::new(
+        Code::DeadlineExceeded,
+        "the deadline passed before the model had given its results",
+    )
 }
 
 /// What a model that is being closed answers.

@@ -1,41 +1,57 @@
-//! One loaded model: its batcher, and the way of a call through it.
+//! One loaded model: its batcher or its streams, and the way of a call through it.
+
+mod stream;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    self, Answer, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    Terms,
 };
 use jitney_engine::{
-    BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Tensor,
-    WorkerStatus, stack,
+    BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Streaming,
+    Tensor, WorkerStatus, stack,
 };
 
+pub use self::stream::Answers;
+use self::stream::{About, Streams};
 use super::failures::{died_once, failure, quarantined, refusal};
 use super::quarantine::{Verdict, Ward};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
-use crate::config::{ModelSettings, RowByRow};
+use crate::config::{ModelSettings, RowByRow, VersionPolicy};
 use crate::failure::Failure;
 use crate::observe::logging;
-use crate::observe::metrics::ModelMetrics;
+use crate::observe::metrics::{self, ModelMetrics, Totals};
 
 /// A model that can be called.
 pub struct Lane {
     name: String,
     version: String,
     model: Arc<dyn Model>,
-    batcher: Batcher<Rows>,
+    work: Work,
     instances: NonZeroUsize,
     sharing: Sharing,
+    /// What the places of the first output mean.
+    labels: Vec<String>,
     /// Most rows in one request.
     max_rows: usize,
+    max_wait: Duration,
+    policy: VersionPolicy,
     deadline: Duration,
     took_to_load: Duration,
     metrics: Arc<ModelMetrics>,
     ward: Arc<Ward>,
+}
+
+/// How it answers.
+enum Work {
+    Batches(Batcher<Rows>),
+    Streams(Streams),
 }
 
 /// Whether the rows of different requests are run together.
@@ -97,6 +113,21 @@ impl Lane {
         }
     }
 
+    /// Most rows in one request, whether they are then run together or one by one.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Longest time that a request is held back for others to join.
+    pub fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+
+    /// Which versions of the model are served.
+    pub fn version_policy(&self) -> &VersionPolicy {
+        &self.policy
+    }
+
     /// How many instances it has when all are well.
     pub fn instances(&self) -> usize {
         self.instances.get()
@@ -117,19 +148,42 @@ impl Lane {
         self.took_to_load
     }
 
+    /// What the places of the first output mean, where its folder says it.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
     /// Where requests to this model are recorded. Queue, hold and run are recorded by [`Lane::infer`].
     pub fn metrics(&self) -> &Arc<ModelMetrics> {
         &self.metrics
     }
 
-    /// What the batcher has counted.
+    /// What the batcher has counted. The items of a model that streams are its streams.
     pub fn stats(&self) -> Stats {
-        self.batcher.stats()
+        match &self.work {
+            Work::Batches(batcher) => batcher.stats(),
+            Work::Streams(streams) => Stats {
+                instances: self.instances(),
+                ..streams.stats()
+            },
+        }
+    }
+
+    /// Whether the model answers a request with any number of results.
+    pub fn streams(&self) -> bool {
+        matches!(self.work, Work::Streams(_))
     }
 
     /// The processes that run the model; none where it runs in this one.
     pub fn workers(&self) -> Vec<WorkerStatus> {
         self.model.workers()
+    }
+
+    /// What the model has done since the server started, over all its loads; the batches of another lane that still ends are missing.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.metrics.totals();
+        metrics::add(&mut totals.batches, &self.stats().batch_runs);
+        totals
     }
 
     /// What batching is expected to give for this model, as a sentence.
@@ -139,6 +193,9 @@ impl Lane {
 
     /// Runs a call whose inputs have passed [`Spec::check`], together with others where that pays.
     ///
+    /// A model that streams answers with the list of all its results where they are JSON values, and else with its one result where it
+    /// gives exactly one. The deadline counts for all of it.
+    ///
     /// # Errors
     /// [`Failure`], ready for the wire.
     ///
@@ -146,19 +203,35 @@ impl Lane {
     /// Dropping the future cancels the call: it is not run any more if it has not been, and its answer is dropped otherwise. The other
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
-        let deadline = call.deadline;
         self.screen(&call.inputs)?;
-        let queued = self.queued(call)?;
-        let ticket = self
-            .batcher
-            .submit(queued, Some(deadline))
-            .map_err(|refused| self.refused(&refused))?;
-        let answer = ticket.await.map_err(|error| self.failed(&error))?;
-        self.metrics.trip(&answer.trip);
-        Ok(Outcome {
-            outputs: answer.value,
-            trip: answer.trip,
-        })
+        match &self.work {
+            Work::Batches(batcher) => self.batched(batcher, call).await,
+            Work::Streams(streams) => streams.gather(call).await,
+        }
+    }
+
+    /// Begins the stream of results for a call of one row whose inputs have passed [`Spec::check`]; waits for a place where all are taken.
+    /// A model that does not stream gives one result, as [`Lane::infer`] does.
+    ///
+    /// The call's deadline counts to the first result, or to the end where [`Call::whole`] is set. Between results the model's run limit
+    /// counts, while the reader has room. A lane that is closed ends its streams with `draining` after as long as a request may take.
+    ///
+    /// # Errors
+    /// [`Failure`], ready for the wire. What goes wrong after the first result is the last thing that the stream gives.
+    ///
+    /// # Cancel safety
+    /// Dropping the future or the stream ends the call: the model computes at most the result that it is computing.
+    pub async fn stream(self: &Arc<Self>, call: Call) -> Result<Answers, Failure> {
+        match &self.work {
+            Work::Batches(_) => {
+                let outputs = self.infer(call).await?.outputs;
+                Ok(futures_util::stream::iter([Ok(outputs)]).boxed())
+            }
+            Work::Streams(streams) => {
+                self.screen(&call.inputs)?;
+                Ok(streams.open(call).await?.holding(self).into_answers())
+            }
+        }
     }
 
     /// Loads a model on this thread: makes instances, warms them up, starts the batcher.
@@ -172,6 +245,12 @@ impl Lane {
     ) -> Result<Lane, LoadError> {
         let started = Instant::now();
         let model: Arc<dyn Model> = load()?.into();
+        if let Some(streaming) = model.streaming() {
+            let id = (name, version);
+            return Ok(Lane::streaming(
+                id, settings, metrics, model, streaming, started,
+            ));
+        }
         let wished = Sharing::of(model.spec(), settings);
         let sizes = warmup::sizes(model.spec(), wished.max_batch());
         let effort = effort(&*model, &wished, settings);
@@ -194,14 +273,53 @@ impl Lane {
             version: version.to_owned(),
             max_rows: max_rows(model.spec(), settings),
             sharing,
+            labels: Vec::new(),
             instances,
             model,
-            batcher,
+            work: Work::Batches(batcher),
+            max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
             deadline: settings.deadline,
             took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
             ward,
         })
+    }
+
+    fn streaming(
+        (name, version): (&str, &str),
+        settings: &ModelSettings,
+        metrics: Arc<ModelMetrics>,
+        model: Arc<dyn Model>,
+        streaming: Arc<dyn Streaming>,
+        started: Instant,
+    ) -> Lane {
+        let ward = Arc::new(Ward::default());
+        let about = About::new((name, version), model.spec(), &metrics, &ward);
+        Lane {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            max_rows: 1,
+            sharing: Sharing::Alone {
+                because: "each is answered by a stream of results",
+            },
+            instances: instances(&*model, settings),
+            labels: Vec::new(),
+            work: Work::Streams(Streams::new(about, settings, streaming)),
+            model,
+            max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
+            deadline: settings.deadline,
+            took_to_load: started.elapsed(),
+            metrics,
+            ward,
+        }
+    }
+
+    /// The same lane, which knows what the places of its first output mean.
+    pub(super) fn labelled(mut self, labels: Vec<String>) -> Lane {
+        self.labels = labels;
+        self
     }
 
     /// Why it cannot be called, where it cannot: no instance is alive, or no process runs it.
@@ -215,18 +333,55 @@ impl Lane {
         }
     }
 
-    /// Accepts nothing more; what is queued is still run.
+    /// Accepts nothing more; what is queued is still run, but for streams that wait for a place. Streams that go on have as long as a request
+    /// may take.
     pub(super) fn close(&self) {
-        self.batcher.close();
+        match &self.work {
+            Work::Batches(batcher) => batcher.close(),
+            Work::Streams(streams) => streams.close(),
+        }
+    }
+
+    /// Ends its streams now, and begins no more: the last that they give is `draining`.
+    pub(super) fn cut_streams(&self) {
+        if let Work::Streams(streams) = &self.work {
+            streams.cut();
+        }
     }
 
     /// Waits until a closed lane has answered everyone.
     pub(super) async fn wait_closed(&self) {
-        self.batcher.wait_closed().await;
+        match &self.work {
+            Work::Batches(batcher) => batcher.wait_closed().await,
+            Work::Streams(streams) => streams.wait_closed().await,
+        }
     }
 
-    /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
-    fn queued(&self, call: Call) -> Result<Queued, Failure> {
+    async fn batched(&self, batcher: &Batcher<Rows>, call: Call) -> Result<Outcome, Failure> {
+        let terms = Terms {
+            deadline: Some(call.deadline),
+            priority: call.meta.step(),
+            ..Terms::default()
+        };
+        let began = Instant::now();
+        let rows = self.rows(&call)?;
+        let trace = self.metrics.called(began, call.meta.id.as_ref());
+        let queued = self.queued(call, rows);
+        let answered = match batcher.submit_on(queued, &terms) {
+            Ok(ticket) => ticket.await.map_err(|error| self.failed(&error)),
+            Err(refused) => Err(self.refused(&refused)),
+        };
+        let Answer { value, trip } =
+            answered.inspect_err(|_| self.metrics.failed(began.elapsed()))?;
+        self.metrics.answered(&trip, rows, trace);
+        Ok(Outcome {
+            outputs: value,
+            trip,
+        })
+    }
+
+    /// Counts the rows of a call, and refuses too many.
+    fn rows(&self, call: &Call) -> Result<usize, Failure> {
         let rows = match call.inputs.first() {
             Some(first) if self.spec().batched() => first.rows().max(1),
             _ => 1,
@@ -239,11 +394,16 @@ impl Lane {
             // A bad request like any other: the batcher has not received it, so it is none of those that it refused.
             return Err(refusal(&refused));
         }
+        Ok(rows)
+    }
+
+    /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
+    fn queued(&self, call: Call, rows: usize) -> Queued {
         let rows = match self.sharing {
             Sharing::Together { .. } => rows,
             Sharing::Alone { .. } => 1,
         };
-        Ok(Queued { call, rows })
+        Queued { call, rows }
     }
 
     /// Refuses what is known to crash the model or to make it hang.
@@ -276,6 +436,12 @@ impl Lane {
             return died_once();
         }
         failure(error)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.metrics.keep(&self.stats().batch_runs);
     }
 }
 
@@ -399,19 +565,23 @@ fn effort(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> Eff
 }
 
 fn batching(model: &dyn Model, sharing: &Sharing, settings: &ModelSettings) -> Batching {
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let said = settings.instances;
     Batching {
         max_batch: NonZeroUsize::new(sharing.max_batch()).unwrap_or(NonZeroUsize::MIN),
         max_wait: settings.max_wait,
         queue: settings.queue,
-        instances: said.unwrap_or_else(|| model.suggested_instances(cores)),
+        instances: instances(model, settings),
         run_limit: settings.run_limit,
         isolate: model.idempotent(),
         ahead: model.ahead(),
         keeps_limit: model.keeps_limit(),
         padded: false,
     }
+}
+
+fn instances(model: &dyn Model, settings: &ModelSettings) -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let said = settings.instances;
+    said.unwrap_or_else(|| model.suggested_instances(cores))
 }
 
 fn start_batcher(

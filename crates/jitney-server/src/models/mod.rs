@@ -36,7 +36,7 @@ use self::entry::Entry;
 use self::failures::draining;
 pub use self::index::{IndexRow, IndexState};
 use self::keeper::{Keeper, Surroundings, Ways, Wish};
-pub use self::lane::{Lane, Sharing};
+pub use self::lane::{Answers, Lane, Sharing};
 use self::roster::Roster;
 pub use self::state::ModelState;
 use crate::config::{Control, ModelSource, Settings, Sketch, SourceError, load_request};
@@ -150,6 +150,14 @@ impl Catalog {
         Some(Arc::clone(&entry.metrics))
     }
 
+    /// Whether there is a model of that name, whether it can be called or not.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    pub fn known(&self, name: &str) -> Result<(), Failure> {
+        self.0.roster.load().versions(name).map(|_| ())
+    }
+
     /// The versions of a model that can be called, lowest first; empty where there is no such model.
     pub fn versions(&self, name: &str) -> Vec<String> {
         let roster = self.0.roster.load();
@@ -250,6 +258,16 @@ impl Catalog {
         let mut pending = self.0.pending.subscribe();
         // The sender lives as long as this catalog, so the wait ends with the condition.
         pending.wait_for(|pending| *pending == 0).await.ok();
+    }
+
+    /// Ends every stream of results now: the last that each gives is `draining`. For when the time to shut down is over; models whose calls
+    /// have one answer go on.
+    pub fn cut_streams(&self) {
+        for entry in self.0.roster.load().all() {
+            for lane in entry.lanes() {
+                lane.cut_streams();
+            }
+        }
     }
 
     /// Accepts no calls from now on. What is queued is still answered. Models that are being loaded are closed at once: the load goes on,

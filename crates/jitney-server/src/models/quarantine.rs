@@ -28,6 +28,8 @@ pub(super) enum Verdict {
 /// The quarantine of one lane, as its threads share it.
 #[derive(Debug, Default)]
 pub(super) struct Ward {
+    /// By chance, so that nobody can make an input that looks like another.
+    keys: RandomState,
     quarantine: Mutex<Quarantine>,
     /// Whether anything is in it: as long as nothing is, requests cost no look.
     occupied: AtomicBool,
@@ -36,8 +38,13 @@ pub(super) struct Ward {
 impl Ward {
     /// Puts inputs into quarantine.
     pub(super) fn put(&self, inputs: &[Tensor], verdict: Verdict) {
+        self.put_print(self.fingerprint(inputs), verdict);
+    }
+
+    /// The same by their fingerprint.
+    pub(super) fn put_print(&self, print: Fingerprint, verdict: Verdict) {
         let mut quarantine = self.lock();
-        quarantine.put(inputs, verdict, Instant::now());
+        quarantine.put(print, verdict, Instant::now());
         self.occupied.store(true, Ordering::Relaxed);
     }
 
@@ -46,11 +53,25 @@ impl Ward {
         if !self.occupied.load(Ordering::Relaxed) {
             return None;
         }
+        self.look_up_print(self.fingerprint(inputs))
+    }
+
+    /// The same by their fingerprint.
+    pub(super) fn look_up_print(&self, print: Fingerprint) -> Option<(Verdict, Duration)> {
+        if !self.occupied.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut quarantine = self.lock();
-        let found = quarantine.look_up(inputs, Instant::now());
+        let found = quarantine.look_up(print, Instant::now());
         self.occupied
             .store(!quarantine.is_empty(), Ordering::Relaxed);
         found
+    }
+
+    /// By what these inputs are known here.
+    pub(super) fn fingerprint(&self, inputs: &[Tensor]) -> Fingerprint {
+        let parts: Vec<_> = inputs.iter().map(part).collect();
+        Fingerprint(self.keys.hash_one(parts))
     }
 
     fn lock(&self) -> MutexGuard<'_, Quarantine> {
@@ -61,21 +82,22 @@ impl Ward {
     }
 }
 
-/// The inputs in quarantine, by fingerprint.
+/// What stands for inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Fingerprint(u64);
+
+/// The inputs in quarantine.
 #[derive(Debug, Default)]
 struct Quarantine {
-    /// Keyed by chance, so that nobody can make an input that looks like another.
-    keys: RandomState,
-    verdicts: HashMap<u64, Verdict>,
+    verdicts: HashMap<Fingerprint, Verdict>,
     /// In the order in which they are let go.
-    until: VecDeque<(Instant, u64)>,
+    until: VecDeque<(Instant, Fingerprint)>,
 }
 
 impl Quarantine {
     /// Puts inputs into quarantine, from now on.
-    fn put(&mut self, inputs: &[Tensor], verdict: Verdict, now: Instant) {
+    fn put(&mut self, fingerprint: Fingerprint, verdict: Verdict, now: Instant) {
         self.release(now);
-        let fingerprint = self.fingerprint(inputs);
         if self.verdicts.insert(fingerprint, verdict).is_some() {
             return;
         }
@@ -86,12 +108,8 @@ impl Quarantine {
     }
 
     /// What these inputs did, while they are in quarantine, and for how long they still are.
-    fn look_up(&mut self, inputs: &[Tensor], now: Instant) -> Option<(Verdict, Duration)> {
+    fn look_up(&mut self, fingerprint: Fingerprint, now: Instant) -> Option<(Verdict, Duration)> {
         self.release(now);
-        if self.is_empty() {
-            return None;
-        }
-        let fingerprint = self.fingerprint(inputs);
         let verdict = *self.verdicts.get(&fingerprint)?;
         let (until, _) = self.until.iter().find(|(_, held)| *held == fingerprint)?;
         Some((verdict, *until - now))
@@ -112,11 +130,6 @@ impl Quarantine {
             self.verdicts.remove(&fingerprint);
         }
     }
-
-    fn fingerprint(&self, inputs: &[Tensor]) -> u64 {
-        let parts: Vec<_> = inputs.iter().map(part).collect();
-        self.keys.hash_one(parts)
-    }
 }
 
 /// What makes a tensor the same as another. Slices bring their length, so that no two tensors run into each other.
@@ -132,33 +145,32 @@ fn part(tensor: &Tensor) -> (&'static str, &[usize], Vec<&[u8]>) {
 mod tests {
     use super::*;
 
-    fn item(text: &str) -> Vec<Tensor> {
-        let text = bytes::Bytes::copy_from_slice(text.as_bytes());
-        vec![Tensor::from_bytes([1], vec![text]).unwrap()]
+    fn item(number: usize) -> Fingerprint {
+        Fingerprint(number as u64)
     }
 
     #[test]
     fn an_input_stays_for_its_term() {
         let now = Instant::now();
         let mut quarantine = Quarantine::default();
-        assert_eq!(quarantine.look_up(&item("a"), now), None);
-        quarantine.put(&item("a"), Verdict::Crashes, now);
+        assert_eq!(quarantine.look_up(item(0), now), None);
+        quarantine.put(item(0), Verdict::Crashes, now);
         let later = now + Duration::from_secs(10);
-        quarantine.put(&item("b"), Verdict::Hangs, later);
+        quarantine.put(item(1), Verdict::Hangs, later);
         // Said again, it does not stay longer.
-        quarantine.put(&item("a"), Verdict::Crashes, later);
+        quarantine.put(item(0), Verdict::Crashes, later);
         assert_eq!(
-            quarantine.look_up(&item("a"), later),
+            quarantine.look_up(item(0), later),
             Some((Verdict::Crashes, TERM - Duration::from_secs(10)))
         );
         assert_eq!(
-            quarantine.look_up(&item("b"), later),
+            quarantine.look_up(item(1), later),
             Some((Verdict::Hangs, TERM))
         );
-        assert_eq!(quarantine.look_up(&item("c"), later), None);
-        assert_eq!(quarantine.look_up(&item("a"), now + TERM), None);
-        assert!(quarantine.look_up(&item("b"), now + TERM).is_some());
-        assert_eq!(quarantine.look_up(&item("b"), later + TERM), None);
+        assert_eq!(quarantine.look_up(item(2), later), None);
+        assert_eq!(quarantine.look_up(item(0), now + TERM), None);
+        assert!(quarantine.look_up(item(1), now + TERM).is_some());
+        assert_eq!(quarantine.look_up(item(1), later + TERM), None);
         assert!(quarantine.is_empty() && quarantine.verdicts.is_empty());
     }
 
@@ -167,16 +179,15 @@ mod tests {
         let now = Instant::now();
         let mut quarantine = Quarantine::default();
         for n in 0..=MOST {
-            quarantine.put(&item(&n.to_string()), Verdict::Crashes, now);
+            quarantine.put(item(n), Verdict::Crashes, now);
         }
         assert_eq!(quarantine.verdicts.len(), MOST);
-        assert_eq!(quarantine.look_up(&item("0"), now), None);
-        assert!(quarantine.look_up(&item("1"), now).is_some());
+        assert_eq!(quarantine.look_up(item(0), now), None);
+        assert!(quarantine.look_up(item(1), now).is_some());
     }
 
     #[test]
     fn what_differs_in_anything_is_another_input() {
-        let now = Instant::now();
         let floats = |shape: &[usize], values: &[f32]| {
             vec![Tensor::from_f32(shape, values.to_vec()).unwrap()]
         };
@@ -195,10 +206,10 @@ mod tests {
             [floats(&[1], &[0.0]), floats(&[1], &[0.0])].concat(),
         ];
         for (index, guilty) in all.iter().enumerate() {
-            let mut quarantine = Quarantine::default();
-            quarantine.put(guilty, Verdict::Hangs, now);
+            let ward = Ward::default();
+            ward.put(guilty, Verdict::Hangs);
             for (other, input) in all.iter().enumerate() {
-                let found = quarantine.look_up(input, now).is_some();
+                let found = ward.look_up(input).is_some();
                 assert_eq!(found, index == other, "{index} and {other}");
             }
         }

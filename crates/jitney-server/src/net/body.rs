@@ -1,18 +1,23 @@
-//! Reading the body of a request: bounded in bytes, in time, and in what all bodies together may hold.
+//! Reading the body of a request: bounded in bytes, in time, and in what all bodies together may hold. What counts of a compressed body is
+//! what comes out of it, as it comes.
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body::Body;
 use http_body_util::BodyExt;
 
+use super::coding::{Coding, Decoder, Turns};
 use super::reply::Refusal;
 use crate::admit::Admitted;
 use crate::failure::{Code, Failure};
 
-/// Memory that is set aside for a body on its word alone; beyond it memory follows what has arrived.
-const TRUSTED_BYTES: usize = 64 * 1024;
+/// Memory that is set aside for a body on its word alone. When as much has arrived, the word is good for the rest.
+const TRUSTED_BYTES: usize = 1024 * 1024;
+
+/// Where tensors like to begin.
+const ALIGNMENT: usize = 64;
 
 /// The limits of one body.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +36,21 @@ pub(crate) fn announced(body: &impl Body, limit: usize) -> Result<usize, Refusal
     }
 }
 
-/// Reads the whole body. One that comes in one piece is not copied.
+/// How a body is to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// How it is compressed.
+    pub(crate) coding: Option<Coding>,
+    /// The offset of its first raw tensor.
+    pub(crate) tensors: usize,
+}
+
+/// Reads the whole body. One that comes in one piece is not copied, any other one once; its first raw tensor then is aligned.
 ///
 /// Cancel safety: what was read is lost, and its bytes are given back when `admitted` is dropped.
 pub(crate) async fn read<B>(
-    mut body: B,
+    body: B,
+    manner: Manner,
     admitted: &mut Admitted,
     limits: BodyLimits,
 ) -> Result<Bytes, Refusal>
@@ -43,25 +58,101 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut pace = Pace::new(limits);
-    let Some(first) = pace.next(&mut body, admitted).await? else {
+    match manner.coding {
+        None => read_plain(body, manner.tensors, admitted, &mut pace).await,
+        Some(coding) => read_coded(body, coding, admitted, &mut pace).await,
+    }
+}
+
+async fn read_plain<B>(
+    mut body: B,
+    tensors: usize,
+    admitted: &mut Admitted,
+    pace: &mut Pace,
+) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let Some(first) = pace.next(&mut body).await? else {
         return Ok(Bytes::new());
     };
+    pace.hold(first.len(), admitted)?;
     if body.is_end_stream() {
         return Ok(first);
     }
-    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut whole = BytesMut::with_capacity(first.len() + expected.min(TRUSTED_BYTES));
+    let mut whole = aligned(room(&body, first.len()), tensors);
     whole.extend_from_slice(&first);
-    while let Some(more) = pace.next(&mut body, admitted).await? {
+    drop(first);
+    while let Some(more) = pace.next(&mut body).await? {
+        pace.hold(more.len(), admitted)?;
+        if whole.capacity() - whole.len() < more.len() {
+            let before = whole;
+            whole = aligned(room(&body, before.len() + more.len()), tensors);
+            whole.extend_from_slice(&before);
+        }
         whole.extend_from_slice(&more);
     }
     Ok(whole.freeze())
 }
 
+async fn read_coded<B>(
+    mut body: B,
+    coding: Coding,
+    admitted: &mut Admitted,
+    pace: &mut Pace,
+) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut decoder = Decoder::new(coding);
+    let mut turns = Turns::default();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = pace.next(&mut body).await? {
+        let mut input = &frame[..];
+        loop {
+            let piece = decoder.step(&mut input).map_err(Refusal::closing)?;
+            if piece.is_empty() && input.is_empty() {
+                break;
+            }
+            pace.hold(piece.len(), admitted)?;
+            whole.extend_from_slice(piece);
+            turns.step().await;
+        }
+    }
+    decoder.finish()?;
+    Ok(whole.freeze())
+}
+
+/// How much memory to set aside for a body of which so much has arrived: for all that is still announced where enough has arrived to
+/// believe it, else twice as much as there is.
+fn room(body: &impl Body, arrived: usize) -> usize {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let whole = arrived.saturating_add(announced);
+    let doubled = arrived.saturating_mul(2);
+    if whole <= TRUSTED_BYTES || arrived >= TRUSTED_BYTES {
+        // Where nothing is announced, the body is as long as it gets.
+        return if announced > 0 { whole } else { doubled };
+    }
+    TRUSTED_BYTES.max(arrived)
+}
+
+/// Empty memory for so many bytes, in which the one at that offset is aligned.
+fn aligned(bytes: usize, offset: usize) -> BytesMut {
+    let mut memory = BytesMut::with_capacity(bytes.saturating_add(ALIGNMENT));
+    let at = memory.as_ptr().addr().wrapping_add(offset);
+    let skipped = at.wrapping_neg() % ALIGNMENT;
+    memory.resize(skipped, 0);
+    memory.advance(skipped);
+    memory
+}
+
 /// Watches how much came, and how fast.
 struct Pace {
     limits: BodyLimits,
+    /// Bytes that came.
     read: usize,
+    /// Bytes that are kept of them, or of what they stand for.
+    held: usize,
     window_end: Instant,
     read_before_window: usize,
 }
@@ -71,16 +162,14 @@ impl Pace {
         Pace {
             limits,
             read: 0,
+            held: 0,
             window_end: Instant::now() + limits.timeout,
             read_before_window: 0,
         }
     }
 
-    async fn next<B>(
-        &mut self,
-        body: &mut B,
-        admitted: &mut Admitted,
-    ) -> Result<Option<Bytes>, Refusal>
+    /// The next bytes that come.
+    async fn next<B>(&mut self, body: &mut B) -> Result<Option<Bytes>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -102,7 +191,7 @@ impl Pace {
                 Some(Ok(frame)) => {
                     // Trailers say nothing that is wanted here.
                     if let Ok(data) = frame.into_data() {
-                        self.count(data.len(), admitted)?;
+                        self.count(data.len())?;
                         return Ok(Some(data));
                     }
                 }
@@ -110,12 +199,23 @@ impl Pace {
         }
     }
 
-    fn count(&mut self, bytes: usize, admitted: &mut Admitted) -> Result<(), Refusal> {
+    fn count(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.read += bytes;
-        if self.read > self.limits.bytes {
-            return Err(too_large(self.limits.bytes));
-        }
+        self.check(self.read)
+    }
+
+    /// Takes room for bytes that are to be kept.
+    fn hold(&mut self, bytes: usize, admitted: &mut Admitted) -> Result<(), Refusal> {
+        self.held += bytes;
+        self.check(self.held)?;
         admitted.take(bytes).map_err(Refusal::closing)
+    }
+
+    fn check(&self, bytes: usize) -> Result<(), Refusal> {
+        match bytes > self.limits.bytes {
+            true => Err(too_large(self.limits.bytes)),
+            false => Ok(()),
+        }
     }
 
     /// Opens the next window when enough came in this one.
@@ -155,4 +255,164 @@ fn broken_off() -> Refusal {
         Code::Cancelled,
         "the client left before the body's end",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::io::Write;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body::{Frame, SizeHint};
+
+    use super::*;
+    use crate::admit::Admission;
+
+    /// A body that comes in these frames.
+    struct Frames {
+        frames: VecDeque<Bytes>,
+        announced: bool,
+    }
+
+    impl Frames {
+        fn new(whole: &[u8], frame: usize, announced: bool) -> Frames {
+            Frames {
+                frames: whole.chunks(frame).map(Bytes::copy_from_slice).collect(),
+                announced,
+            }
+        }
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(
+                self.get_mut()
+                    .frames
+                    .pop_front()
+                    .map(|frame| Ok(Frame::data(frame))),
+            )
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.frames.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let left = self.frames.iter().map(|frame| frame.len() as u64).sum();
+            match self.announced {
+                true => SizeHint::with_exact(left),
+                false => SizeHint::default(),
+            }
+        }
+    }
+
+    fn limits(bytes: usize) -> BodyLimits {
+        BodyLimits {
+            bytes,
+            timeout: Duration::from_secs(9),
+            deadline: Instant::now() + Duration::from_secs(99),
+        }
+    }
+
+    async fn read_in(
+        body: Frames,
+        manner: Manner,
+        admission: &Arc<Admission>,
+    ) -> Result<Bytes, Refusal> {
+        let mut admitted = admission.enter(0).unwrap();
+        let read = read(body, manner, &mut admitted, limits(4 << 20)).await;
+        let held = read.as_ref().map_or(0, Bytes::len);
+        assert!(read.is_err() || admission.bytes_held() == held);
+        read
+    }
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut writer = GzEncoder::new(Vec::new(), Compression::fast());
+        writer.write_all(plain).unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn bodies_are_whole_and_their_tensors_aligned() {
+        let admission = Admission::new(1 << 30);
+        let whole: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+        for (bytes, frame, announced) in [
+            (0, 1, true),
+            (9, 9, true),
+            (602_112, 16_384, true),
+            (602_112, 16_384, false),
+            (1 << 20, 65_536, true),
+            (3_000_000, 400_000, true),
+            (3_000_000, 400_000, false),
+            (3_000_000, 2_000_000, true),
+        ] {
+            let body = Frames::new(&whole[..bytes], frame, announced);
+            let manner = Manner {
+                coding: None,
+                tensors: 123,
+            };
+            let read = read_in(body, manner, &admission).await.unwrap();
+            assert_eq!(read, whole[..bytes]);
+            if frame < bytes {
+                assert_eq!(
+                    read[123..].as_ptr().addr() % ALIGNMENT,
+                    0,
+                    "{bytes} {frame}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn memory_follows_the_word_up_to_a_megabyte_and_then_what_has_arrived() {
+        let room = |arrived: usize, left: usize, announced| {
+            room(&Frames::new(&vec![0; left], 1 << 16, announced), arrived)
+        };
+        assert_eq!(room(8_000, 602_112, true), 610_112);
+        assert_eq!(room(8_000, 50 << 20, true), TRUSTED_BYTES);
+        assert_eq!(
+            room(TRUSTED_BYTES, 50 << 20, true),
+            TRUSTED_BYTES + (50 << 20)
+        );
+        assert_eq!(room(8_000, 100, false), 16_000);
+        assert_eq!(room(8 << 20, 100, false), 16 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_counts_by_what_comes_out_of_it() {
+        let admission = Admission::new(3 << 20);
+        let manner = Manner {
+            coding: Some(Coding::Gzip),
+            tensors: 0,
+        };
+        let fits = vec![7; 3 << 20];
+        let read = read_in(Frames::new(&gzip(&fits), 999, true), manner, &admission).await;
+        assert_eq!(read.unwrap(), fits);
+        assert_eq!(admission.bytes_held(), 0);
+        let bomb = gzip(&vec![0; 8 << 20]);
+        for (room, code) in [(3 << 20, Code::Overloaded), (1 << 30, Code::TooLarge)] {
+            let admission = Admission::new(room);
+            let refusal = read_in(Frames::new(&bomb, 1 << 16, true), manner, &admission).await;
+            let refusal = refusal.unwrap_err();
+            assert_eq!(refusal.failure.code, code);
+            assert!(refusal.close);
+        }
+        let cut = Frames::new(&gzip(&fits)[..99], 50, true);
+        let refusal = read_in(cut, manner, &admission).await.unwrap_err();
+        assert_eq!(
+            (refusal.failure.code, refusal.close),
+            (Code::InvalidInput, false)
+        );
+    }
 }

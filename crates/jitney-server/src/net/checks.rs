@@ -1,19 +1,22 @@
 //! What the head of a request must say before anything else is done for it.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
 use super::reply::Refusal;
+use super::router::Form;
 use crate::config::NetConfig;
 use crate::failure::{Code, Failure};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName =
+pub(crate) const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName =
     HeaderName::from_static("inference-header-content-length");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Longest request id that is echoed.
 const REQUEST_ID_MAX: usize = 128;
@@ -149,33 +152,107 @@ fn host(head: &request::Parts) -> Result<Option<&str>, Refusal> {
 pub(crate) enum Media {
     Json,
     Ndjson,
+    /// JSON of that many bytes and raw tensors behind it, or one raw tensor where there is no JSON.
+    Binary {
+        json: usize,
+    },
+    /// An object of JSON, if it begins like one: nothing is said.
+    Unsaid,
+}
+
+impl Media {
+    /// Where the first raw tensor begins, if there is one.
+    pub(crate) const fn tensors(self) -> usize {
+        match self {
+            Media::Binary { json } => json,
+            Media::Json | Media::Ndjson | Media::Unsaid => 0,
+        }
+    }
 }
 
 /// Finds the form of the body, or says that it cannot be read.
-pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Failure> {
-    if headers.contains_key(INFERENCE_HEADER_CONTENT_LENGTH) {
-        return Err(Failure::invalid(
-            "binary tensors are not served: send the tensors as JSON, without Inference-Header-Content-Length",
-        ));
+///
+/// A page of another site can have a browser send what a form or a beacon can: text, forms, and bytes of no type, none of which the server
+/// would be asked about first. So a body needs a type that none of them can have. Clients of the protocol may leave it away, since some do
+/// (`tritonclient`), where their request is none of a browser's: the header about raw tensors is asked about first, and a request without
+/// it must not come from a page.
+pub(crate) fn media(headers: &HeaderMap, form: Form) -> Result<Media, Failure> {
+    let json = json_length(headers)?;
+    let kind = match only_type(headers)? {
+        None => None,
+        Some(text) => match parse_media(text) {
+            Some(kind) => Some(kind),
+            None if form == Form::Protocol && is_octets(text) => None,
+            None => {
+                return Err(unsupported(match form {
+                    Form::Protocol => {
+                        "the body's type is neither JSON nor raw tensors behind JSON; send it with Content-Type: application/json or application/octet-stream"
+                    }
+                    _ => "the body's type is not JSON; send it with Content-Type: application/json",
+                }));
+            }
+        },
+    };
+    match (kind, json) {
+        (_, Some(_)) if form != Form::Protocol => Err(Failure::invalid(
+            "Inference-Header-Content-Length: raw tensors are read by /v2/models/NAME/infer only; send JSON without this header",
+        )),
+        (Some(Media::Ndjson), Some(_)) => Err(only_json()),
+        (_, Some(json)) => Ok(Media::Binary { json }),
+        (Some(kind), None) => Ok(kind),
+        (None, None) if form == Form::Protocol && !may_be_a_page(headers) => Ok(Media::Unsaid),
+        (None, None) => Err(no_type()),
     }
-    let identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
-        return Err(unsupported(
-            "the body is compressed; send it without Content-Encoding",
-        ));
-    }
+}
+
+/// The refusal of a body whose type is missing.
+pub(crate) fn no_type() -> Failure {
+    unsupported(
+        "the body's type is missing; send Content-Type: application/json, or Inference-Header-Content-Length where raw tensors follow",
+    )
+}
+
+/// What the one `Content-Type` says.
+fn only_type(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     match (types.next(), types.next()) {
-        (Some(only), None) => only.to_str().ok().and_then(parse_media).ok_or_else(|| {
-            unsupported("the body's type is not JSON; send it with Content-Type: application/json")
-        }),
-        (None, _) => Err(unsupported(
-            "the body's type is missing; send Content-Type: application/json",
-        )),
-        (Some(_), Some(_)) => Err(unsupported(
+        (only, None) => Ok(only.map(|only| only.to_str().unwrap_or_default())),
+        (_, Some(_)) => Err(unsupported(
             "Content-Type is given twice; send it once, as application/json",
         )),
     }
+}
+
+/// How many bytes of JSON the body begins with, where raw tensors follow.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
+    let mut values = headers.get_all(INFERENCE_HEADER_CONTENT_LENGTH).iter();
+    let (value, second) = (values.next(), values.next());
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    match (digits(value), second) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(Failure::invalid(
+            "Inference-Header-Content-Length must be one whole number: the bytes of JSON that the body begins with, or 0",
+        )),
+    }
+}
+
+/// A number that is written with digits alone.
+fn digits<T: FromStr>(value: &HeaderValue) -> Option<T> {
+    let text = value.to_str().ok()?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+/// Whether a browser may have sent it on behalf of a page. Browsers say the origin of what they send with a body; newer ones say besides
+/// where it came from.
+fn may_be_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
+}
+
+fn is_octets(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("application/octet-stream")
 }
 
 fn parse_media(text: &str) -> Option<Media> {
@@ -217,11 +294,7 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> 
     let Some(value) = value else {
         return Ok(None);
     };
-    let digits = value
-        .to_str()
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match (digits.and_then(|digits| digits.parse().ok()), second) {
+    match (digits(value), second) {
         (Some(millis @ 1..), None) => Ok(Some(Duration::from_millis(millis))),
         _ => Err(Failure::invalid(
             "X-Request-Timeout-Ms must be one whole number of milliseconds, at least 1",
@@ -317,52 +390,71 @@ mod tests {
         }
     }
 
+    /// The form of a body with these headers, on the route of a prediction and on that of the protocol.
+    fn both(fields: &[(&str, &str)]) -> [Result<Media, Code>; 2] {
+        let headers = head(fields).headers;
+        [Form::Predict, Form::Protocol]
+            .map(|form| media(&headers, form).map_err(|failure| failure.code))
+    }
+
+    const OTHER: Result<Media, Code> = Err(Code::UnsupportedMediaType);
+
     #[test]
     fn media_types() {
         let rows = [
-            (&["application/json"][..], Some(Media::Json)),
-            (&["application/json; charset=utf-8"], Some(Media::Json)),
-            (&["Application/JSON;Charset=\"UTF-8\""], Some(Media::Json)),
-            (&["application/vnd.x+json"], Some(Media::Json)),
-            (&["application/x-ndjson"], Some(Media::Ndjson)),
-            (&["application/json; charset=latin1"], None),
-            (&["application/json; x"], None),
-            (&["text/plain"], None),
-            (&["text/json"], None),
-            (&["application/x-www-form-urlencoded"], None),
-            (&["application/json", "application/json"], None),
-            (&[], None),
+            (&["application/json"][..], Ok(Media::Json)),
+            (&["application/json; charset=utf-8"], Ok(Media::Json)),
+            (&["Application/JSON;Charset=\"UTF-8\""], Ok(Media::Json)),
+            (&["application/vnd.x+json"], Ok(Media::Json)),
+            (&["application/x-ndjson"], Ok(Media::Ndjson)),
+            (&["application/json; charset=latin1"], OTHER),
+            (&["application/json; x"], OTHER),
+            (&["text/plain"], OTHER),
+            (&["text/json"], OTHER),
+            (&["application/x-www-form-urlencoded"], OTHER),
+            (&["multipart/form-data; boundary=x"], OTHER),
+            (&[""], OTHER),
+            (&["application/json", "application/json"], OTHER),
         ];
         for (types, expected) in rows {
             let fields: Vec<_> = types.iter().map(|value| ("content-type", *value)).collect();
-            assert_eq!(media(&head(&fields).headers).ok(), expected, "{types:?}");
+            assert_eq!(both(&fields), [expected; 2], "{types:?}");
         }
     }
 
     #[test]
-    fn encodings_and_binary_tensors_are_refused() {
-        let rows = [
-            (("content-encoding", "identity"), None),
-            (
-                ("content-encoding", "gzip"),
-                Some(Code::UnsupportedMediaType),
-            ),
-            (
-                ("content-encoding", "identity, gzip"),
-                Some(Code::UnsupportedMediaType),
-            ),
-            (
-                ("inference-header-content-length", "10"),
-                Some(Code::InvalidInput),
-            ),
-        ];
-        for (field, expected) in rows {
-            let head = head(&[("content-type", "application/json"), field]);
+    fn the_protocol_takes_bodies_without_a_type_from_what_is_no_page() {
+        let octets = ("content-type", "application/octet-stream");
+        assert_eq!(both(&[]), [OTHER, Ok(Media::Unsaid)]);
+        assert_eq!(both(&[octets]), [OTHER, Ok(Media::Unsaid)]);
+        for page in [("origin", "http://localhost"), ("sec-fetch-site", "none")] {
+            assert_eq!(both(&[page]), [OTHER; 2]);
+            assert_eq!(both(&[page, octets]), [OTHER; 2]);
+        }
+    }
+
+    #[test]
+    fn raw_tensors_are_the_protocols_alone() {
+        let wrong = Err(Code::InvalidInput);
+        let length = |value| ("inference-header-content-length", value);
+        let json = ("content-type", "application/json");
+        let octets = ("content-type", "application/octet-stream");
+        for (value, json_length) in [("0", 0), ("10", 10), ("007", 7)] {
+            let binary = Ok(Media::Binary { json: json_length });
+            assert_eq!(both(&[json, length(value)]), [wrong, binary]);
+            assert_eq!(both(&[length(value)]), [wrong, binary]);
+            assert_eq!(both(&[octets, length(value)]), [OTHER, binary]);
             assert_eq!(
-                media(&head.headers).err().map(|failure| failure.code),
-                expected,
-                "{field:?}"
+                both(&[("origin", "null"), octets, length(value)])[1],
+                binary
             );
+        }
+        for value in ["-1", "+5", "0x5", "1,1", "x", "", "99999999999999999999"] {
+            assert_eq!(both(&[json, length(value)]), [wrong; 2], "{value}");
+        }
+        assert_eq!(both(&[json, length("5"), length("5")]), [wrong; 2]);
+        for kind in ["text/plain", "application/x-ndjson"] {
+            assert_eq!(both(&[("content-type", kind), length("5")])[1], OTHER);
         }
     }
 

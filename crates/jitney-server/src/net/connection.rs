@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::TcpStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Version};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
+use super::websocket::Upgrade;
 use super::{Net, exchange};
 use crate::admit::Phase;
 use crate::config::NetConfig;
@@ -41,10 +42,19 @@ pub(crate) struct Peer {
     active: AtomicUsize,
     begun: AtomicUsize,
     speaks_http2: AtomicBool,
+    /// What the connection becomes when hyper has written that it does.
+    upgrade: Mutex<Option<Box<Upgrade>>>,
 }
+
+/// The checked socket of a connection, and as hyper holds it.
+pub(crate) type Wire = Screen<tokio::net::TcpStream>;
+pub(crate) type Socket = TokioIo<Wire>;
 
 /// A request of a connection that has not ended.
 pub(crate) struct Active<'a>(&'a Peer);
+
+/// The same for as long as its answer is being written.
+pub(crate) struct Answering(Arc<Peer>);
 
 impl Peer {
     fn new(net: Arc<Net>, plane: Plane) -> Peer {
@@ -55,6 +65,7 @@ impl Peer {
             active: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             speaks_http2: AtomicBool::new(false),
+            upgrade: Mutex::default(),
         }
     }
 
@@ -65,6 +76,22 @@ impl Peer {
         Active(self)
     }
 
+    /// Counts the request on for as long as its answer is being written.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
+    /// The connection becomes this as soon as the answer to the request is written.
+    pub(crate) fn upgrade(&self, upgrade: Upgrade) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(upgrade));
+    }
+
+    fn take_upgrade(&self) -> Option<Box<Upgrade>> {
+        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+        upgrade.take()
+    }
+
     /// Whether there is no request now, and none has begun since the count was `before`.
     fn idle_since(&self, before: usize) -> bool {
         self.active.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == before
@@ -72,6 +99,12 @@ impl Peer {
 }
 
 impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Answering {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -113,9 +146,26 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
         }
         exchange::on_data_plane(Arc::clone(&peer), request)
     });
-    let connection = net.http.serve_connection(TokioIo::new(socket), service);
-    until_over(&peer, pin!(connection)).await;
-    drop(seat);
+    {
+        let socket = Socket::new(socket);
+        let connection = net.http.serve_connection_with_upgrades(socket, service);
+        until_over(&peer, pin!(connection)).await;
+    }
+    match peer.take_upgrade() {
+        None => drop(seat),
+        // The control thread must not read messages.
+        Some(upgrade) if plane == Plane::Control => {
+            let session = async move {
+                upgrade.drive(&peer).await;
+                drop(seat);
+            };
+            net.spawn(Plane::Data, "websocket", session);
+        }
+        Some(upgrade) => {
+            upgrade.drive(&peer).await;
+            drop(seat);
+        }
+    }
 }
 
 async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {

@@ -1,5 +1,6 @@
 //! The routes that tell of the server: health, metadata, metrics, and what a person looks at. None of them waits.
 
+use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderValue, Response};
 use jitney_engine::{Spec, TensorSpec};
@@ -7,29 +8,39 @@ use jitney_engine::{Spec, TensorSpec};
 use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
 use super::router::{ModelRef, View};
+use crate::access::Grant;
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
+use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Loaded, ModelState, ModelStatus};
 use crate::observe::metrics::{self, ModelMetrics, Phase, Quantiles};
+use crate::protocol::extension::{self as documents, Document};
 use crate::protocol::metadata::{self, ModelMetadata};
 
 const NAME: &str = "jitney";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Answers what the server is asked about itself.
-pub(crate) fn answer(net: &Net, view: View<'_>) -> Result<Reply, Failure> {
+pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, Failure> {
     match view {
         View::Page => Ok(page()),
-        View::Status => Ok(status(net)),
+        View::Status => Ok(status(net, grant)),
         View::Metrics => Ok(numbers(net)),
         View::DebugTree => tree(net),
-        View::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
+        View::Server => Ok(json(|out| {
+            metadata::server(out, NAME, VERSION, &extension::served(net.levels()));
+        })),
         View::Live => Ok(json(|out| metadata::live(out, true))),
         View::Ready => ready(net),
-        View::Models => Ok(models(net)),
+        View::Models => Ok(models(net, grant)),
         View::Model(model) => model_metadata(net, model),
         View::ModelReady(model) => model_ready(net, model),
+        View::Configuration(model) => configuration(net, model),
+        View::Statistics(model) => statistics(net, grant, model),
+        View::Logging => Ok(document(&extension::logging::get(net.levels())?)),
+        View::Tracing(model) => tracing(net, model),
+        View::Docs | View::OpenApi => Err(Failure::new(Code::NotFound, "not served")),
     }
 }
 
@@ -39,8 +50,12 @@ fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
     reply::ok(JSON, out)
 }
 
+fn document(document: &impl Document) -> Reply {
+    reply::ok(JSON, documents::body(document))
+}
+
 fn page() -> Reply {
-    let mut reply = Response::new(page::HTML.as_bytes().into());
+    let mut reply = Response::new(Bytes::from_static(page::HTML.as_bytes()).into());
     for (name, value) in page::HEADERS {
         reply.headers_mut().insert(
             HeaderName::from_static(name),
@@ -50,7 +65,7 @@ fn page() -> Reply {
     reply
 }
 
-fn status(net: &Net) -> Reply {
+fn status(net: &Net, grant: &Grant) -> Reply {
     let state = match (net.admission.draining(), net.catalog.is_ready()) {
         (true, _) => ServerState::Draining,
         (false, true) => ServerState::Ready,
@@ -65,6 +80,7 @@ fn status(net: &Net) -> Reply {
     let models = net.catalog.statuses();
     let models = models
         .into_iter()
+        .filter(|model| grant.sees(&model.name))
         .map(|model| model_status(net, model))
         .collect();
     reply::ok(JSON, status::body(&Status { server, models }))
@@ -176,9 +192,10 @@ fn ready(net: &Net) -> Result<Reply, Failure> {
     Ok(json(|out| metadata::ready(out, true)))
 }
 
-fn models(net: &Net) -> Reply {
+fn models(net: &Net, grant: &Grant) -> Reply {
     let statuses = net.catalog.statuses();
-    let mut names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+    let names = statuses.iter().map(|status| status.name.as_str());
+    let mut names: Vec<_> = names.filter(|name| grant.sees(name)).collect();
     names.sort_unstable();
     names.dedup();
     json(|out| metadata::list(out, &names))
@@ -204,4 +221,24 @@ fn model_metadata(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
 fn model_ready(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
     let lane = net.catalog.model(model.name, model.version)?;
     Ok(json(|out| metadata::model_ready(out, lane.name(), true)))
+}
+
+fn configuration(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    Ok(document(&extension::configuration::of_lane(&lane)))
+}
+
+fn statistics(net: &Net, grant: &Grant, model: Option<ModelRef<'_>>) -> Result<Reply, Failure> {
+    let statistics = match model {
+        Some(model) => extension::statistics::of_model(&net.catalog, model.name, model.version)?,
+        None => extension::statistics::of_all(&net.catalog, |model| grant.sees(model)),
+    };
+    Ok(document(&statistics))
+}
+
+fn tracing(net: &Net, model: Option<&str>) -> Result<Reply, Failure> {
+    if let Some(model) = model {
+        net.catalog.known(model)?;
+    }
+    Ok(document(&extension::trace::get(&net.metrics, model)))
 }

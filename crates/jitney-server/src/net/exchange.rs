@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Version, request};
+use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -16,17 +16,51 @@ use super::connection::{Peer, Plane};
 use super::framing::Fault;
 use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Form, NoRoute, Route, View};
+use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer};
+use super::{control, infer, manage, stream, websocket};
+use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
 pub(crate) struct Exchange<'a> {
-    pub(crate) peer: &'a Peer,
+    pub(crate) peer: &'a Arc<Peer>,
     pub(crate) started: Instant,
+    /// What the caller may do.
+    pub(crate) grant: Grant,
     pub(crate) record: &'a mut Record,
+}
+
+/// A request before it is known whether it may come in.
+struct Approach<'a> {
+    peer: &'a Arc<Peer>,
+    started: Instant,
+    record: &'a mut Record,
+}
+
+impl<'a> Approach<'a> {
+    /// The one place where it is decided who may do what. A path that leads nowhere is a secret like any other.
+    fn authorised(
+        self,
+        head: &request::Parts,
+        route: Option<Route<'_>>,
+    ) -> Result<Exchange<'a>, Failure> {
+        let Approach {
+            peer,
+            started,
+            record,
+        } = self;
+        let need = route.map_or(Need::Look, Route::need);
+        let model = route.and_then(Route::model);
+        let grant = peer.net.access.authorise(head, need, model)?;
+        Ok(Exchange {
+            peer,
+            started,
+            grant,
+            record,
+        })
+    }
 }
 
 /// What is remembered of a request's head when it is let go. The fields of a head share the memory that the connection reads into, which
@@ -67,13 +101,13 @@ pub(crate) async fn serve(
     let brief = Brief::of(&head);
     let route = router::route(&brief.method, &brief.path);
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
-    let exchange = Exchange {
+    let approach = Approach {
         peer: &peer,
         started,
         record: &mut record,
     };
     // On the heap, because it is large and every layer around it would copy it when it is made.
-    let answered = guarded(Box::pin(answer(exchange, route, head, body))).await;
+    let answered = guarded(Box::pin(answer(approach, route, head, body))).await;
     record.finish(
         answered
             .as_ref()
@@ -84,12 +118,12 @@ pub(crate) async fn serve(
 }
 
 async fn answer(
-    exchange: Exchange<'_>,
+    approach: Approach<'_>,
     route: Result<Route<'_>, NoRoute>,
     mut head: request::Parts,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let peer = exchange.peer;
+    let peer = approach.peer;
     if head.method.as_str() == REFUSED
         && let Some(fault) = peer.fault.get()
     {
@@ -97,11 +131,26 @@ async fn answer(
     }
     checks::size(&head, &peer.net.config)?;
     peer.net.sites.check(&head)?;
+    let exchange = approach.authorised(&head, route.ok())?;
+    let route = route.map_err(no_route)?;
+    if let Route::Stream(Channel::WebSocket, model) = route {
+        return websocket::answer(exchange, model, head, &body);
+    }
     let headers = std::mem::take(&mut head.headers);
     drop(head);
-    let answered = match route.map_err(no_route)? {
-        Route::Control(view) => return control::answer(&peer.net, view).map_err(Refusal::from),
+    let answered = match route {
+        Route::Control(view) => {
+            return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
+        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
+        Route::Stream(Channel::Predict, model) => {
+            stream::events(exchange, Form::Predict, model, headers, body).await
+        }
+        Route::Stream(Channel::Generate, model) => {
+            stream::events(exchange, Form::Generate, model, headers, body).await
+        }
+        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
+        Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -120,12 +169,13 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
         }
     };
     let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
-    let headers = reply.headers_mut();
     if let Some(id) = &brief.request_id {
-        headers.insert(X_REQUEST_ID, id.clone());
+        reply.headers_mut().insert(X_REQUEST_ID, id.clone());
     }
-    if brief.version != Version::HTTP_2 && (close || peer.net.admission.draining()) {
-        reply::close(headers);
+    let upgraded = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let last = !upgraded && (close || peer.net.admission.draining());
+    if brief.version != Version::HTTP_2 && last {
+        reply::close(reply.headers_mut());
     }
     if brief.method == Method::HEAD {
         reply::without_body(reply)
@@ -208,15 +258,26 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
         Some(Route::Infer(Form::Predict, _)) => metrics::Route::Predict,
         Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
         Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
-        Some(Route::Control(View::Server | View::Models | View::Model(_))) => {
-            metrics::Route::Metadata
-        }
-        Some(Route::Control(View::Live | View::Ready | View::ModelReady(_))) => {
-            metrics::Route::Health
-        }
-        Some(Route::Control(View::Page | View::Status | View::Metrics | View::DebugTree)) => {
-            metrics::Route::Admin
-        }
+        Some(Route::Infer(Form::Generate, _)) => metrics::Route::Generate,
+        Some(Route::Stream(..)) => metrics::Route::Stream,
+        Some(Route::Grpc(_)) => metrics::Route::Grpc,
+        Some(Route::Manage(_)) => metrics::Route::Admin,
+        Some(Route::Control(view)) => match view {
+            View::Live | View::Ready | View::ModelReady(_) => metrics::Route::Health,
+            View::Server
+            | View::Models
+            | View::Model(_)
+            | View::Configuration(_)
+            | View::OpenApi => metrics::Route::Metadata,
+            View::Page
+            | View::Docs
+            | View::Status
+            | View::Metrics
+            | View::DebugTree
+            | View::Statistics(_)
+            | View::Logging
+            | View::Tracing(_) => metrics::Route::Admin,
+        },
         None => metrics::Route::Other,
     }
 }
@@ -230,10 +291,7 @@ pub(crate) async fn on_data_plane(
     request: Request<Incoming>,
 ) -> Result<Reply, Infallible> {
     let needs_move = peer.plane == Plane::Control
-        && matches!(
-            router::route(request.method(), request.uri().path()),
-            Ok(Route::Infer(..))
-        );
+        && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_work);
     if !needs_move {
         return serve(peer, request).await;
     }

@@ -67,6 +67,8 @@ enum State {
     Chunked { at: Chunk, extras: u32 },
     /// HTTP/2 has frames, which hyper checks. Final.
     Http2,
+    /// The connection speaks another protocol now. Final.
+    Upgraded,
     /// A fault was found. Final.
     Broken,
 }
@@ -98,11 +100,11 @@ impl Framing {
         }
     }
 
-    /// Whether the stream stands inside the body of a message whose head hyper has seen, or behind a fault.
+    /// Whether the stream stands inside the body of a message whose head hyper has seen, behind a fault, or in another protocol.
     pub(crate) fn in_body(&self) -> bool {
         matches!(
             self.state,
-            State::Sized(_) | State::Chunked { .. } | State::Broken
+            State::Sized(_) | State::Chunked { .. } | State::Broken | State::Upgraded
         )
     }
 
@@ -156,7 +158,7 @@ impl Framing {
                 }
                 Ok(here)
             }
-            State::Http2 => Ok(rest.len()),
+            State::Http2 | State::Upgraded => Ok(rest.len()),
             State::Broken => Ok(0),
         }
     }
@@ -203,6 +205,11 @@ impl Framing {
         self.state = check_head(head, self.limits.fields)?;
         (self.scanned, self.line, self.first) = (0, 0, false);
         Ok(head.len())
+    }
+
+    /// What comes from now on is no HTTP.
+    pub(crate) fn upgrade(&mut self) {
+        self.state = State::Upgraded;
     }
 
     /// Nothing behind a fault is read as a message.

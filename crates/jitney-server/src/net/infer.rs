@@ -4,35 +4,81 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
-use jitney_engine::Tensor;
+use jitney_engine::{Spec, Tensor};
 
 use super::Net;
-use super::body::{self, BodyLimits};
-use super::checks::{self, Media};
+use super::body::{self, BodyLimits, Manner};
+use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
+use super::coding::{self, Coding};
 use super::exchange::Exchange;
-use super::reply::{self, JSON, NDJSON, Refusal, Reply};
+use super::payload::Body;
+use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
-use crate::admit;
+use super::stream::{self, Asked};
+use crate::admit::{self, Admitted};
 use crate::call::{Call, Meta};
+use crate::config::NetConfig;
 use crate::failure::Failure;
 use crate::models::Lane;
 use crate::observe::metrics::{ModelMetrics, Times};
+use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
-use crate::protocol::{error, infer, predict};
+use crate::protocol::{error, generate, infer, parameters, predict};
 
 /// A body that may be decoded for a model.
 ///
 /// The body is let go as soon as it is decoded: it may be large, and the connection's next request is read into its memory.
-struct Work {
-    lane: Arc<Lane>,
+pub(super) struct Work {
+    pub(super) lane: Arc<Lane>,
     media: Media,
-    body: Bytes,
-    deadline: Instant,
-    /// The caller's name for the request, as its head says.
+    pub(super) body: Bytes,
+    pub(super) deadline: Instant,
+    /// Whether the head says how long the client will wait.
+    pub(super) hurried: bool,
+    /// What the head says of the request to those behind it.
+    pub(super) said: Said,
+}
+
+/// A request that has been read, and has come in.
+pub(super) struct Received {
+    pub(super) work: Work,
+    pub(super) admitted: Admitted,
+    /// How the client would like its answer compressed.
+    accepted: Option<Coding>,
+    /// When all of it was there.
+    read: Instant,
+}
+
+/// What the head of a request says to the model.
+#[derive(Clone)]
+pub(super) struct Said {
+    /// The caller's name for the request.
     id: Option<String>,
+    /// The fields that the server's settings let through.
+    fields: Vec<(String, String)>,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap, config: &NetConfig) -> Said {
+        let id = checks::request_id(headers);
+        let pattern = config.forward_header_pattern.as_ref();
+        Said {
+            id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
+            fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
+        }
+    }
+
+    /// What the model is told, of what the body says and of what the head says.
+    pub(super) fn with(self, meta: Meta) -> Meta {
+        Meta {
+            id: meta.id.or(self.id),
+            parameters: parameters::with_fields(meta.parameters, &self.fields),
+            ..meta
+        }
+    }
 }
 
 /// An encoded answer, and when its parts were done.
@@ -44,49 +90,28 @@ struct Answered {
 
 /// Answers a request for a prediction.
 pub(crate) async fn answer(
-    exchange: Exchange<'_>,
+    mut exchange: Exchange<'_>,
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
+    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let Received {
+        work,
+        admitted: _admitted,
+        accepted,
+        read,
+    } = received;
     let Exchange {
-        peer,
-        started,
-        record,
+        started, record, ..
     } = exchange;
-    let (net, config) = (&peer.net, &peer.net.config);
-    let lane = net.catalog.model(model.name, model.version);
-    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        record.reached(metrics);
-    }
-    let media = checks::media(&headers)?;
-    let asked = checks::timeout(&headers)?;
-    let id = checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned()));
-    drop(headers);
-    let announced = body::announced(&body, config.max_body_bytes)?;
-    let mut admitted = net.admission.enter(announced)?;
-    let deadline = admit::deadline(started, lane?.deadline(), asked);
-    let limits = BodyLimits {
-        bytes: config.max_body_bytes,
-        timeout: config.body_timeout,
-        deadline,
-    };
-    let body = body::read(body, &mut admitted, limits).await?;
-    let read = Instant::now();
-    let work = Work {
-        // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
-        lane: net.catalog.model(model.name, model.version)?,
-        media,
-        body,
-        deadline,
-        id,
-    };
     let Answered {
         reply,
         decoded,
         ran,
     } = run(form, work, started).await?;
+    let reply = coding::compress(reply, accepted).await;
     let done = Instant::now();
     record.took(Times {
         decode: decoded - read,
@@ -96,8 +121,60 @@ pub(crate) async fn answer(
     Ok(reply)
 }
 
+/// Reads a request for a model, if it may come in.
+pub(super) async fn receive(
+    exchange: &mut Exchange<'_>,
+    form: Form,
+    model: ModelRef<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Received, Refusal> {
+    let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
+    let lane = net.catalog.model(model.name, model.version);
+    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
+        exchange.record.reached(metrics);
+    }
+    let media = checks::media(&headers, form)?;
+    let manner = Manner {
+        coding: coding::of_request(&headers)?,
+        tensors: media.tensors(),
+    };
+    let asked = checks::timeout(&headers)?;
+    let accepted = coding::accepted(&headers);
+    let said = Said::of(&headers, config);
+    drop(headers);
+    let announced = body::announced(&body, config.max_body_bytes)?;
+    let mut admitted = net.admission.enter(announced)?;
+    let deadline = admit::deadline(exchange.started, lane?.deadline(), asked);
+    let limits = BodyLimits {
+        bytes: config.max_body_bytes,
+        timeout: config.body_timeout,
+        deadline,
+    };
+    let body = body::read(body, manner, &mut admitted, limits).await?;
+    let read = Instant::now();
+    let work = Work {
+        // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
+        lane: net.catalog.model(model.name, model.version)?,
+        media,
+        body,
+        deadline,
+        hurried: asked.is_some(),
+        said,
+    };
+    if media == Media::Ndjson && form != Form::PredictBatch {
+        return Err(checks::only_json().into());
+    }
+    Ok(Received {
+        work,
+        admitted,
+        accepted,
+        read,
+    })
+}
+
 /// A model that is configured has its own metrics, whether it can be called or not.
-fn metrics_of(
+pub(super) fn metrics_of(
     net: &Net,
     model: ModelRef<'_>,
     lane: Result<&Lane, &Failure>,
@@ -109,11 +186,11 @@ fn metrics_of(
 }
 
 async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
-    match (form, work.media) {
-        (Form::PredictBatch, _) => predict_batch(work).await,
-        (_, Media::Ndjson) => Err(checks::only_json()),
-        (Form::Predict, Media::Json) => predict_one(work).await,
-        (Form::Protocol, Media::Json) => protocol_infer(work, started).await,
+    match form {
+        Form::Predict => predict_one(work).await,
+        Form::PredictBatch => predict_batch(work).await,
+        Form::Protocol => protocol_infer(work, started).await,
+        Form::Generate => generate_one(work, started).await,
     }
 }
 
@@ -122,14 +199,14 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
         lane,
         body,
         deadline,
-        id,
+        said,
         ..
     } = work;
     let spec = lane.spec();
     let inputs = predict::decode_item(&body, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let outcome = lane.infer(call(inputs, deadline, id)).await?;
+    let outcome = lane.infer(call(inputs, deadline, said)).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -143,41 +220,51 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
 async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
     let Work {
         lane,
+        media,
         body,
         deadline,
-        id,
+        said,
         ..
     } = work;
     let spec = lane.spec();
     let infer::Request {
         meta,
         inputs,
-        outputs,
-    } = infer::decode(&body, spec)?;
+        outputs: wanted,
+    } = decode(&body, media, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let deadline = with_timeout(deadline, started, &meta);
     // The answer repeats the id of the body alone.
-    let mut known_as = meta.clone();
-    known_as.id = known_as.id.or(id);
-    let outcome = lane
-        .infer(Call {
-            inputs,
-            deadline,
-            meta: known_as,
-        })
-        .await?;
+    let call = Call {
+        inputs,
+        deadline: with_timeout(deadline, started, &meta),
+        whole: meta.timeout.is_some(),
+        meta: said.with(meta.clone()),
+    };
+    let mut outputs = lane.infer(call).await?.outputs;
     let ran = Instant::now();
-    let mut out = Vec::with_capacity(capacity(&outcome.outputs));
-    infer::encode(
-        &mut out,
-        lane.name(),
-        lane.version(),
-        &meta,
-        spec,
-        &outputs,
-        &outcome.outputs,
-    );
+    infer::put_classes(spec, &wanted, lane.labels(), &mut outputs);
+    let mut out = Vec::with_capacity(json_capacity(&wanted, &outputs));
+    let (name, version) = (lane.name(), lane.version());
+    let raw = infer::encode(&mut out, name, version, &meta, spec, &wanted, &outputs)?;
+    Ok(Answered {
+        reply: protocol_reply(out, raw),
+        decoded,
+        ran,
+    })
+}
+
+/// The model's one result; a model that streams may give more, or none.
+async fn generate_one(work: Work, started: Instant) -> Result<Answered, Failure> {
+    let spec_of = Arc::clone(&work.lane);
+    let (lane, spec) = (&spec_of, spec_of.spec());
+    let Asked { call, id } = stream::generated(work, started)?;
+    let decoded = Instant::now();
+    let outputs = stream::only(lane, call).await?;
+    let ran = Instant::now();
+    let mut out = Vec::with_capacity(capacity(&outputs));
+    let (name, version) = (lane.name(), lane.version());
+    generate::encode(&mut out, name, version, id.as_deref(), spec, &outputs);
     Ok(Answered {
         reply: reply::ok(JSON, out),
         decoded,
@@ -185,15 +272,37 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     })
 }
 
-/// A call by which the model knows the request as its head names it.
-fn call(inputs: Vec<Tensor>, deadline: Instant, id: Option<String>) -> Call {
+fn decode(body: &Bytes, media: Media, spec: &Spec) -> Result<infer::Request, Failure> {
+    match media {
+        Media::Binary { json } => infer::decode_binary(body, json, spec),
+        Media::Unsaid if !body.trim_ascii_start().starts_with(b"{") => Err(checks::no_type()),
+        _ => infer::decode(body, spec),
+    }
+}
+
+/// The JSON of an answer, and the raw tensors behind it where there are any.
+fn protocol_reply(json: Vec<u8>, raw: Vec<Bytes>) -> Reply {
+    if raw.is_empty() {
+        return reply::ok(JSON, json);
+    }
+    let mut reply = reply::ok(OCTETS, Bytes::new());
+    reply
+        .headers_mut()
+        .insert(INFERENCE_HEADER_CONTENT_LENGTH, json.len().into());
+    let pieces = std::iter::once(json.into()).chain(raw);
+    *reply.body_mut() = Body::Pieces(pieces.filter(|piece| !piece.is_empty()).collect());
+    reply
+}
+
+/// A call of which the body says nothing but the tensors.
+pub(super) fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
     let mut call = Call::new(inputs, deadline);
-    call.meta.id = id;
+    call.meta = said.with(call.meta);
     call
 }
 
 /// The body's own time limit counts from the request's start, as the others do.
-fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
+pub(super) fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
     let asked = meta
         .timeout
         .and_then(|timeout| started.checked_add(timeout));
@@ -207,20 +316,21 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         media,
         body,
         deadline,
-        id,
+        said,
+        ..
     } = work;
-    let (lane, id, spec) = (&*lane, &id, lane.spec());
+    let (lane, said, spec) = (&*lane, &said, lane.spec());
     let format = match media {
-        Media::Json => Format::Json,
         Media::Ndjson => Format::Ndjson,
+        _ => Format::Json,
     };
     let items = predict::decode_items(&body, format, spec)?;
     drop(body);
     let decoded = Instant::now();
     let ahead = lane.max_batch().saturating_mul(2);
-    let answers: Vec<_> = stream::iter(items)
+    let answers: Vec<_> = futures_util::stream::iter(items)
         .map(|item| async move {
-            let outcome = lane.infer(call(item?, deadline, id.clone())).await?;
+            let outcome = lane.infer(call(item?, deadline, said.clone())).await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)
@@ -255,10 +365,53 @@ fn encode_line(out: &mut Vec<u8>, lane: &Lane, answer: &Result<Vec<Tensor>, Fail
     out.push(b'\n');
 }
 
-/// Room for the answer's text: about a dozen characters for each number, and the names.
-fn capacity(outputs: &[Tensor]) -> usize {
-    256 + outputs
+/// Room for the JSON of an answer of which some tensors may follow behind it.
+fn json_capacity(wanted: &[Wanted], outputs: &[Tensor]) -> usize {
+    let json = wanted
         .iter()
-        .map(|output| 12 * output.elements())
-        .sum::<usize>()
+        .filter(|wanted| wanted.form == infer::Form::Json);
+    let outputs = json.filter_map(|wanted| outputs.get(wanted.output));
+    256 * (1 + wanted.len()) + outputs.map(text_length).sum::<usize>()
+}
+
+/// Room for an answer of JSON alone.
+fn capacity(outputs: &[Tensor]) -> usize {
+    256 + outputs.iter().map(text_length).sum::<usize>()
+}
+
+/// About a dozen characters for each number.
+fn text_length(output: &Tensor) -> usize {
+    12 * output.elements()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HeaderPattern;
+
+    #[test]
+    fn a_model_is_told_what_the_head_says_where_the_body_says_nothing_else() {
+        let config = NetConfig {
+            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
+            ..NetConfig::default()
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
+        let said = Said::of(&headers, &config);
+        let told = said.clone().with(Meta::default());
+        assert_eq!(told.id.as_deref(), Some("7"));
+        assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
+        let body = Meta {
+            id: Some("8".to_owned()),
+            priority: 2,
+            parameters: Some(r#"{"x-tenant":1}"#.to_owned()),
+            ..Meta::default()
+        };
+        assert_eq!(said.with(body.clone()), body);
+        let nothing = Said::of(&headers, &NetConfig::default());
+        assert_eq!(nothing.with(Meta::default()).parameters, None);
+    }
 }

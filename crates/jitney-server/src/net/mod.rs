@@ -2,20 +2,26 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, [`infer`] and [`control`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`control`] and [`manage`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
+mod coding;
 mod connection;
 mod control;
 mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
+mod manage;
+mod payload;
 mod record;
 mod reply;
 mod router;
 mod screen;
+mod sse;
+mod stream;
+mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,9 +37,11 @@ pub(crate) use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
+use crate::access::Access;
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::models::Catalog;
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// What every connection of one server shares.
@@ -44,10 +52,13 @@ pub(crate) struct Net {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     pub(crate) sites: Sites,
+    pub(crate) access: Access,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Arc<Metrics>,
+    /// The switches of the process's log, where the server may set them.
+    pub(crate) levels: Option<Arc<dyn Levels>>,
     pub(crate) tree: Tree,
     pub(crate) jitter: Jitter,
     pub(crate) http: auto::Builder<Executor>,
@@ -60,6 +71,10 @@ impl Net {
     /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
     pub(crate) fn is_private(&self) -> bool {
         self.address.ip().is_loopback()
+    }
+
+    pub(crate) fn levels(&self) -> Option<&dyn Levels> {
+        self.levels.as_deref()
     }
 
     /// Starts a task of the server's group on a plane.

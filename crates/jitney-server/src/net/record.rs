@@ -34,9 +34,26 @@ impl Record {
         self.times = Some(times);
     }
 
+    /// The record in the hands of what answers on after the answer's head is out. Nothing more is written here.
+    pub(crate) fn take(&mut self) -> Record {
+        Record {
+            metrics: Arc::clone(&self.metrics),
+            route: self.route,
+            times: self.times.take(),
+            finished: std::mem::replace(&mut self.finished, true),
+        }
+    }
+
+    /// It was no request after all.
+    pub(crate) fn discard(mut self) {
+        self.finished = true;
+    }
+
     /// Writes the record.
     pub(crate) fn finish(mut self, answer: Result<(), Code>) {
-        self.write(answer);
+        if !self.finished {
+            self.write(answer);
+        }
     }
 
     fn write(&mut self, answer: Result<(), Code>) {

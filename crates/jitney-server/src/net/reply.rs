@@ -4,18 +4,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 
+use super::payload::Body;
 use crate::failure::{Code, Failure};
-use crate::protocol::error;
+use crate::protocol::{error, frames};
 
-/// An answer whose body is in memory.
-pub(crate) type Reply = Response<Full<Bytes>>;
+/// An answer.
+pub(crate) type Reply = Response<Body>;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// A failure, and what it means for the connection.
@@ -50,7 +53,7 @@ impl Refusal {
 
 /// An answer with status 200.
 pub(crate) fn ok(content_type: HeaderValue, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Body::Whole(body.into()));
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
 }
@@ -63,6 +66,14 @@ pub(crate) fn refusal(refusal: &Refusal, jitter: &Jitter) -> Reply {
     let headers = reply.headers_mut();
     if let Some(allow) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if failure.code == Code::UpgradeRequired {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(
+            SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static(frames::VERSION),
+        );
     }
     if matches!(
         failure.code.http_status(),
@@ -82,10 +93,11 @@ pub(crate) fn close(headers: &mut HeaderMap) {
 /// The answer to HEAD: the same head, no body.
 pub(crate) fn without_body(reply: Reply) -> Reply {
     let (mut head, body) = reply.into_parts();
-    let length = http_body::Body::size_hint(&body).exact().unwrap_or(0);
-    head.headers
-        .insert(CONTENT_LENGTH, HeaderValue::from(length));
-    Response::from_parts(head, Full::default())
+    if let Some(length) = body.length() {
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::default())
 }
 
 /// A whole HTTP/1.1 answer for a client that is turned away before anything it sent is read.

@@ -1,20 +1,30 @@
-//! Which request goes where: one table.
+//! Which request goes where, and what it takes to be let in: one table.
 
 use http::Method;
+
+use crate::access::Need;
 
 /// A route, with the names that its path carries. Names are as they came: whether such a model exists is the catalog's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// Tells of the server and never waits.
     Control(View<'a>),
-    /// Runs a model.
+    /// Changes the server, or asks it something with a body.
+    Manage(Order<'a>),
+    /// Runs a model, and answers once.
     Infer(Form, ModelRef<'a>),
+    /// Runs a model, and answers as often as it does.
+    Stream(Channel, ModelRef<'a>),
+    /// A method of a service of gRPC.
+    Grpc(Call<'a>),
 }
 
 /// What the server can be asked about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View<'a> {
     Page,
+    Docs,
+    OpenApi,
     Status,
     Metrics,
     DebugTree,
@@ -24,9 +34,27 @@ pub(crate) enum View<'a> {
     Models,
     Model(ModelRef<'a>),
     ModelReady(ModelRef<'a>),
+    Configuration(ModelRef<'a>),
+    Statistics(Option<ModelRef<'a>>),
+    Logging,
+    /// Of the server, or of one model.
+    Tracing(Option<&'a str>),
 }
 
-/// How a model is asked.
+/// What the server can be told to do, or asked with a body. Repositories are named where the path names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order<'a> {
+    Index(Repository<'a>),
+    Load(Repository<'a>, &'a str),
+    Unload(Repository<'a>, &'a str),
+    Logging,
+    Tracing(Option<&'a str>),
+}
+
+/// A repository as a path names it; `None` where it names none and all are meant.
+pub(crate) type Repository<'a> = Option<&'a str>;
+
+/// How a model is asked for one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// One item.
@@ -35,6 +63,19 @@ pub(crate) enum Form {
     PredictBatch,
     /// The Open Inference Protocol.
     Protocol,
+    /// Triton's generate extension.
+    Generate,
+}
+
+/// How a model is asked for any number of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// One item, and server-sent events.
+    Predict,
+    /// Triton's generate extension, and server-sent events.
+    Generate,
+    /// Many requests on one WebSocket.
+    WebSocket,
 }
 
 /// A model as a path names it.
@@ -42,6 +83,13 @@ pub(crate) enum Form {
 pub(crate) struct ModelRef<'a> {
     pub(crate) name: &'a str,
     pub(crate) version: Option<&'a str>,
+}
+
+/// A method of gRPC as a path names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call<'a> {
+    pub(crate) service: &'a str,
+    pub(crate) method: &'a str,
 }
 
 /// Why there is no route.
@@ -54,8 +102,13 @@ pub(crate) enum NoRoute {
     },
 }
 
-const GET: &str = "GET, HEAD";
-const POST: &str = "POST";
+/// What is served under a path, by method.
+#[derive(Clone, Copy)]
+struct Resource<'a> {
+    get: Option<Route<'a>>,
+    post: Option<Route<'a>>,
+}
+
 const SEGMENTS_MAX: usize = 8;
 
 /// Finds the route of a request.
@@ -68,44 +121,226 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
     }
     let mut segments = [""; SEGMENTS_MAX];
     let segments = split(path, &mut segments).ok_or(NoRoute::NotFound)?;
-    let get = |view| (GET, Route::Control(view));
-    let post = |form, name, version| (POST, Route::Infer(form, model(name, version)));
-    let (allow, route) = match *segments {
-        [""] => get(View::Page),
-        ["status"] => get(View::Status),
-        ["metrics"] => get(View::Metrics),
-        ["debug", "tree"] => get(View::DebugTree),
-        ["predict", name] => post(Form::Predict, name, None),
-        ["predict", name, "batch"] => post(Form::PredictBatch, name, None),
-        ["v2"] | ["v2", ""] => get(View::Server),
-        ["v2", "health", "live"] => get(View::Live),
-        ["v2", "health", "ready"] => get(View::Ready),
-        ["v2", "models"] => get(View::Models),
-        ["v2", "models", name] => get(View::Model(model(name, None))),
-        ["v2", "models", name, "ready"] => get(View::ModelReady(model(name, None))),
-        ["v2", "models", name, "infer"] => post(Form::Protocol, name, None),
-        ["v2", "models", name, "versions", v] => get(View::Model(model(name, Some(v)))),
-        ["v2", "models", name, "versions", v, "ready"] => {
-            get(View::ModelReady(model(name, Some(v))))
-        }
-        ["v2", "models", name, "versions", v, "infer"] => post(Form::Protocol, name, Some(v)),
-        _ => return Err(NoRoute::NotFound),
-    };
-    let allowed = match *method {
-        Method::GET | Method::HEAD => allow == GET,
-        Method::POST => allow == POST,
-        _ => false,
-    };
-    allowed.then_some(route).ok_or(NoRoute::Method { allow })
+    resource(segments).ok_or(NoRoute::NotFound)?.on(method)
 }
 
-impl Route<'_> {
+/// Writes a table of paths: the patterns of their segments, and what is served under each. The patterns are kept as text too, from which the
+/// document of the server's paths is made: it cannot lack one.
+macro_rules! table {
+    ($(#[$doc:meta])* fn $name:ident($segments:ident $(, $model:ident)?), $patterns:ident: $($pattern:pat $(if $guard:expr)? => $resource:expr,)*) => {
+        const $patterns: &[&str] = &[$(stringify!($pattern)),*];
+
+        $(#[$doc])*
+        fn $name<'a>($($model: ModelRef<'a>,)? $segments: &[&'a str]) -> Option<Resource<'a>> {
+            Some(match *$segments {
+                $($pattern $(if $guard)? => $resource,)*
+                _ => return None,
+            })
+        }
+    };
+}
+
+table! {
+    fn resource(segments), PATTERNS:
+    [""] => view(View::Page),
+    ["docs"] => view(View::Docs),
+    ["openapi.json"] => view(View::OpenApi),
+    ["status"] => view(View::Status),
+    ["metrics"] => view(View::Metrics),
+    ["debug", "tree"] => view(View::DebugTree),
+    // What Amazon SageMaker asks.
+    ["ping"] => view(View::Ready),
+    ["predict", name] => infer(Form::Predict, model(name, None)),
+    ["predict", name, "batch"] => infer(Form::PredictBatch, model(name, None)),
+    ["predict", name, "stream"] => stream(Channel::Predict, model(name, None)),
+    ["v2"] | ["v2", ""] => view(View::Server),
+    ["v2", "health", "live"] => view(View::Live),
+    ["v2", "health", "ready"] => view(View::Ready),
+    ["v2", "logging"] => view_and_order(View::Logging, Order::Logging),
+    ["v2", "trace", "setting"] => tracing(None),
+    ["v2", "repository", "index"] => order(Order::Index(None)),
+    ["v2", "repository", repository, "index"] => order(Order::Index(Some(repository))),
+    ["v2", "repository", "models", name, "load"] => order(Order::Load(None, name)),
+    ["v2", "repository", "models", name, "unload"] => order(Order::Unload(None, name)),
+    ["v2", "repository", repository, "models", name, "load"] => order(Order::Load(Some(repository), name)),
+    ["v2", "repository", repository, "models", name, "unload"] => order(Order::Unload(Some(repository), name)),
+    ["v2", "models"] => view(View::Models),
+    ["v2", "models", "stats"] => view(View::Statistics(None)),
+    ["v2", "models", name, "versions", version, ref of_model @ ..] => {
+        return model_resource(model(name, Some(version)), of_model);
+    },
+    ["v2", "models", name, "trace", "setting"] => tracing(Some(name)),
+    ["v2", "models", name, ref of_model @ ..] => {
+        return model_resource(model(name, None), of_model);
+    },
+    // The name of a service has its package before a dot.
+    [service, method] if service.contains('.') => Resource {
+        get: None,
+        post: Some(Route::Grpc(Call { service, method })),
+    },
+}
+
+table! {
+    /// What stands behind the name of a model, or behind its version.
+    fn model_resource(segments, model), MODEL_PATTERNS:
+    [] => view(View::Model(model)),
+    ["ready"] => view(View::ModelReady(model)),
+    ["config"] => view(View::Configuration(model)),
+    ["stats"] => view(View::Statistics(Some(model))),
+    ["infer"] => infer(Form::Protocol, model),
+    ["generate"] => infer(Form::Generate, model),
+    ["generate_stream"] => stream(Channel::Generate, model),
+    ["stream"] => Resource {
+        get: Some(Route::Stream(Channel::WebSocket, model)),
+        post: None,
+    },
+}
+
+/// Every path that is served, as `/v2/models/{name}`, in the order of the table. A path is a template of itself: [`route`] takes it.
+pub(crate) fn paths() -> Vec<String> {
+    let (mut paths, models) = (
+        Vec::new(),
+        MODEL_PATTERNS.iter().map(|pattern| path(pattern)),
+    );
+    let models: Vec<_> = models.collect();
+    for pattern in PATTERNS {
+        match path(pattern).strip_suffix("/..") {
+            None => paths.push(path(pattern)),
+            Some(path) => paths.extend(models.iter().map(|of_model| {
+                format!("{path}{}", of_model.strip_suffix('/').unwrap_or(of_model))
+            })),
+        }
+    }
+    paths
+}
+
+/// The path of a pattern: of `["v2", "models", name]`, `/v2/models/{name}`. Of several patterns that mean the same, the first.
+fn path(pattern: &str) -> String {
+    let first = pattern.split(" | ").next().unwrap_or_default();
+    let segments = first.trim_matches(['[', ']']).split(',').map(str::trim);
+    let segment = |segment: &str| match segment.trim_matches('"') {
+        rest if rest.ends_with("..") => "..".to_owned(),
+        literal if literal.len() < segment.len() || segment.is_empty() => literal.to_owned(),
+        name => format!("{{{name}}}"),
+    };
+    let segments: Vec<String> = segments.map(segment).collect();
+    format!("/{}", segments.join("/"))
+}
+
+const fn view(view: View<'_>) -> Resource<'_> {
+    Resource {
+        get: Some(Route::Control(view)),
+        post: None,
+    }
+}
+
+const fn order(order: Order<'_>) -> Resource<'_> {
+    Resource {
+        get: None,
+        post: Some(Route::Manage(order)),
+    }
+}
+
+const fn view_and_order<'a>(view: View<'a>, order: Order<'a>) -> Resource<'a> {
+    Resource {
+        get: Some(Route::Control(view)),
+        post: Some(Route::Manage(order)),
+    }
+}
+
+const fn tracing(model: Option<&str>) -> Resource<'_> {
+    view_and_order(View::Tracing(model), Order::Tracing(model))
+}
+
+const fn infer(form: Form, model: ModelRef<'_>) -> Resource<'_> {
+    Resource {
+        get: None,
+        post: Some(Route::Infer(form, model)),
+    }
+}
+
+const fn stream(channel: Channel, model: ModelRef<'_>) -> Resource<'_> {
+    Resource {
+        get: None,
+        post: Some(Route::Stream(channel, model)),
+    }
+}
+
+impl<'a> Resource<'a> {
+    fn on(self, method: &Method) -> Result<Route<'a>, NoRoute> {
+        let route = match *method {
+            Method::GET | Method::HEAD => self.get,
+            Method::POST => self.post,
+            _ => None,
+        };
+        let allow = match (self.get, self.post) {
+            (Some(_), Some(_)) => "GET, HEAD, POST",
+            (Some(_), None) => "GET, HEAD",
+            (None, _) => "POST",
+        };
+        route.ok_or(NoRoute::Method { allow })
+    }
+}
+
+impl<'a> Route<'a> {
+    /// What it takes to be let in.
+    pub(crate) fn need(self) -> Need {
+        match self {
+            Route::Control(View::Live | View::Ready) => Need::Nothing,
+            Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
+            Route::Infer(..) | Route::Stream(..) => Need::Infer,
+            Route::Manage(_) => Need::Admin,
+            Route::Grpc(call) => call.need(),
+        }
+    }
+
+    /// The model that the path names.
+    pub(crate) const fn model(self) -> Option<&'a str> {
+        match self {
+            Route::Control(
+                View::Model(model)
+                | View::ModelReady(model)
+                | View::Configuration(model)
+                | View::Statistics(Some(model)),
+            )
+            | Route::Infer(_, model)
+            | Route::Stream(_, model) => Some(model.name),
+            Route::Control(View::Tracing(model)) | Route::Manage(Order::Tracing(model)) => model,
+            Route::Manage(Order::Load(_, model) | Order::Unload(_, model)) => Some(model),
+            Route::Control(_) | Route::Manage(_) | Route::Grpc(_) => None,
+        }
+    }
+
     /// Whether the control thread serves connections that begin with it. Metadata does not: clients of models ask for it first, on the
     /// connection that they then infer on.
     const fn is_for_control_thread(self) -> bool {
         match self {
-            Route::Control(view) => !matches!(view, View::Server | View::Models | View::Model(_)),
-            Route::Infer(..) => false,
+            Route::Control(view) => !matches!(
+                view,
+                View::Server | View::Models | View::Model(_) | View::Configuration(_)
+            ),
+            Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => false,
+        }
+    }
+
+    /// Whether it may read or write much, or wait, which the control thread must never do.
+    pub(crate) const fn is_work(self) -> bool {
+        !matches!(self, Route::Control(_))
+    }
+}
+
+impl Call<'_> {
+    /// The models are named in the messages, so whether the caller may see one is asked there again.
+    fn need(self) -> Need {
+        match (self.service, self.method) {
+            ("grpc.health.v1.Health", _)
+            | ("inference.GRPCInferenceService", "ServerLive" | "ServerReady") => Need::Nothing,
+            ("inference.GRPCInferenceService", "ModelInfer" | "ModelStreamInfer") => Need::Infer,
+            (
+                "inference.GRPCInferenceService",
+                "RepositoryModelLoad" | "RepositoryModelUnload" | "LogSettings" | "TraceSetting",
+            ) => Need::Admin,
+            _ => Need::Look,
         }
     }
 }
@@ -196,14 +431,43 @@ mod tests {
             ),
             ("GET", "*", Err(NoRoute::NotFound)),
             ("GET", "", Err(NoRoute::NotFound)),
-            ("GET", "/predict/m", Err(NoRoute::Method { allow: POST })),
-            ("PUT", "/predict/m", Err(NoRoute::Method { allow: POST })),
+            ("GET", "/predict/m", Err(NoRoute::Method { allow: "POST" })),
+            ("PUT", "/predict/m", Err(NoRoute::Method { allow: "POST" })),
             (
                 "POST",
                 "/v2/health/live",
-                Err(NoRoute::Method { allow: GET }),
+                Err(NoRoute::Method { allow: "GET, HEAD" }),
             ),
-            ("OPTIONS", "/metrics", Err(NoRoute::Method { allow: GET })),
+            (
+                "OPTIONS",
+                "/metrics",
+                Err(NoRoute::Method { allow: "GET, HEAD" }),
+            ),
+            (
+                "GET",
+                "/v2/models/m/versions/2/stream",
+                Ok(Route::Stream(Channel::WebSocket, model("m", Some("2")))),
+            ),
+            (
+                "POST",
+                "/v2/repository/r/models/m/load",
+                Ok(Route::Manage(Order::Load(Some("r"), "m"))),
+            ),
+            (
+                "POST",
+                "/inference.GRPCInferenceService/ModelInfer",
+                Ok(Route::Grpc(Call {
+                    service: "inference.GRPCInferenceService",
+                    method: "ModelInfer",
+                })),
+            ),
+            (
+                "PUT",
+                "/v2/logging",
+                Err(NoRoute::Method {
+                    allow: "GET, HEAD, POST",
+                }),
+            ),
             (
                 "TRACE",
                 "/nowhere",
@@ -223,6 +487,31 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn every_pattern_is_a_path_that_is_served() {
+        let paths = paths();
+        for expected in [
+            "/",
+            "/v2",
+            "/predict/{name}/batch",
+            "/v2/models/{name}",
+            "/v2/models/{name}/versions/{version}",
+            "/v2/models/{name}/versions/{version}/infer",
+            "/v2/repository/{repository}/models/{name}/load",
+        ] {
+            assert!(paths.iter().any(|path| path == expected), "{expected}");
+        }
+        let served = |path: &str| {
+            [Method::GET, Method::POST]
+                .iter()
+                .any(|method| route(method, path).is_ok())
+        };
+        // Which services there are is not the router's to say.
+        let lost: Vec<_> = paths.iter().filter(|path| !served(path)).collect();
+        assert_eq!(lost, ["/{service}/{method}"]);
+        assert!(paths.iter().all(|path| !path.contains("..")), "{paths:?}");
     }
 
     #[test]

@@ -85,6 +85,13 @@ impl<S> Screen<S> {
         }
     }
 
+    /// Checks nothing more: from now on the connection speaks another protocol. The time limits on writing stay.
+    pub(crate) fn upgrade(&mut self) {
+        self.framing.upgrade();
+        self.released = self.held.len();
+        self.head_timer = None;
+    }
+
     /// Hands over released bytes; false when there are none.
     fn hand_over(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         if self.released == 0 {
@@ -378,6 +385,20 @@ mod tests {
         let error = screen.read(&mut more).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(fault.get().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_connection_is_not_checked_and_lingers_when_it_closes() {
+        let (mut client, mut screen, fault) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        screen.upgrade();
+        client.write_all(b"\x81\x80\0\0").await.unwrap();
+        assert_eq!(read(&mut screen, 4).await, b"\x81\x80\0\0");
+        assert_eq!(fault.get(), None);
+        let begun = Instant::now();
+        screen.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), LINGER);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use jitney_engine::tensor::{Data, DataType, Shape};
 use smallvec::SmallVec;
 
 use super::scan::{Fault, Outcome, Scanner};
+use super::tensors::uncountable;
 use super::{MAX_DIMENSIONS, MAX_STRINGS};
 
 /// Reads an array that is flat or nested like the dimensions, and says which shape it has: dimensions of any size are as the nesting has
@@ -311,9 +312,7 @@ impl<'s, 'a, 'd> Array<'s, 'a, 'd> {
 impl Strings {
     fn push(&mut self, string: &str) -> Outcome<()> {
         if self.ends.len() == MAX_STRINGS {
-            return Err(Fault::too_large(format!(
-                "expected at most {MAX_STRINGS} strings in one tensor, got more"
-            )));
+            return Err(too_many_strings());
         }
         self.text.extend_from_slice(string.as_bytes());
         self.ends.push(self.text.len());
@@ -353,6 +352,13 @@ pub(super) fn too_many_dimensions() -> Box<Fault> {
     ))
 }
 
+#[cold]
+pub(super) fn too_many_strings() -> Box<Fault> {
+    Fault::too_large(format!(
+        "expected at most {MAX_STRINGS} strings in one tensor, got more"
+    ))
+}
+
 fn fixed_size(dim: Dim) -> Option<usize> {
     match dim {
         Dim::Fixed(size) => Some(size),
@@ -372,8 +378,6 @@ fn product(sizes: &[Option<usize>]) -> Outcome<Option<usize>> {
     let product = sizes.try_fold(1_usize, |product, size| product.checked_mul(*size));
     match product {
         Some(product) => Ok(Some(product)),
-        None => Err(Fault::new(
-            "expected a shape that fits into memory, got more elements than can be counted",
-        )),
+        None => Err(uncountable()),
     }
 }

@@ -1,24 +1,42 @@
-//! The inference request and answer of the Open Inference Protocol, with tensors as JSON.
+//! The inference request and answer of the Open Inference Protocol, with tensors as JSON and as raw bytes behind it.
 //!
-//! Beside the protocol's fields these are understood: the request parameters `timeout` (microseconds) and `binary_data_output: false`,
-//! the input parameter `content_type: "base64"` of `BYTES` tensors, and the output parameter `binary_data: false`. Binary tensors, shared
-//! memory, classification and parameters named `triton_...` are refused by name, since an answer without them would be another one than
-//! asked for. All other parameters, `priority` and `sequence_...` among them, mean nothing here. The request's parameters are kept as they
-//! were written, for the model.
+//! # What of it is understood
+//! - Request parameters: `timeout` (microseconds), `priority` (1 is the highest, 0 the default), `sequence_id`, `sequence_start` and
+//!   `sequence_end`, `binary_data_output`. All of them, and all others, are kept as they were written, for the model. Names that begin with
+//!   `triton_` are reserved and refused.
+//! - Input parameters: `binary_data_size`; `content_type: "base64"` of `BYTES` tensors.
+//! - Output parameters: `binary_data`; `classification: N`, which turns the output into its N highest numbers: `"VALUE:PLACE"` or
+//!   `"VALUE:PLACE:LABEL"`, as `BYTES`.
+//! - Shared memory is refused by name, since an answer without it would be another one than asked for.
 //!
+//! # Raw bytes
+//! A body may have raw tensors behind its JSON, in the order of `inputs`; `Inference-Header-Content-Length` says how long the JSON is, and
+//! each such input has `parameters.binary_data_size` and no `data`. Outputs come in the same way where they are asked for so: each by its own
+//! `binary_data`, or all by `binary_data_output` where the request lists none. One that is listed without `binary_data` comes as JSON.
+//! Raw bytes are the tensor's to the last bit, NaN included; nothing is copied on the way in, nor on the way out but for `BYTES`.
+//!
+//! Where the header says 0, the body is the bytes of the model's one input, and all outputs come as raw bytes: see [`decode_binary`].
+//!
+//! # Special models
 //! A model that takes JSON values ([`Items::Json`]) has one `BYTES` input and one `BYTES` output; each of their elements is the text of one
 //! JSON value.
 //!
-//! The protocol has no JSON form for inputs of `FP16` and `BF16`, so they are refused here; [`super::predict`] takes their numbers.
+//! The protocol has no JSON form for inputs of `FP16` and `BF16`, so they are refused as `data`: send their raw bytes, or their numbers to
+//! [`super::predict`].
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jitney_engine::tensor::{Data, DataType, Shape};
 use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 use smallvec::SmallVec;
 
-use super::data::{self, Dims, too_many_dimensions};
+use super::binary::{self, HEADER, Tail};
+use super::classes::{classify, is_classifiable};
+use super::data::{self, too_many_dimensions};
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::tensors::{Inputs, check_datatype, check_shape, datatype_of, find, given_twice, to_raw};
 use super::write::Notes;
 use super::{MAX_DIMENSIONS, write};
 use crate::call::Meta;
@@ -31,11 +49,43 @@ pub struct Request {
     pub meta: Meta,
     /// The tensors, in the order of [`Spec::inputs`], batch axis included.
     pub inputs: Vec<Tensor>,
-    /// Which outputs to answer, as indices into [`Spec::outputs`], in the order asked for.
-    pub outputs: Vec<usize>,
+    /// Which outputs to answer, in the order asked for.
+    pub outputs: Vec<Wanted>,
 }
 
-/// Reads the body of a request.
+/// An output that is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which one, as an index into [`Spec::outputs`].
+    pub output: usize,
+    /// How it is written.
+    pub form: Form,
+    /// How many of its highest numbers are wanted instead of all of them.
+    pub classes: Option<NonZeroUsize>,
+}
+
+/// How a tensor is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As an array in the JSON.
+    Json,
+    /// As raw bytes behind the JSON.
+    Binary,
+}
+
+impl Wanted {
+    /// All outputs of a model, each as it is.
+    pub fn all(spec: &Spec, form: Form) -> Vec<Wanted> {
+        let wanted = |output| Wanted {
+            output,
+            form,
+            classes: None,
+        };
+        (0..spec.outputs.len()).map(wanted).collect()
+    }
+}
+
+/// Reads the body of a request that is JSON from its beginning to its end.
 ///
 /// # Errors
 /// `invalid_input` with a sentence that names the field, what was expected and what came, such as `inputs[0].data[17]: expected an integer
@@ -55,7 +105,7 @@ pub struct Request {
 /// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1]}]}"#;
 /// let request = infer::decode(body, &spec)?;
 /// assert_eq!(request.inputs[0].to_vec::<f32>(), Some(vec![0.5, 1.0]));
-/// assert_eq!(request.outputs, [0]);
+/// assert_eq!(request.outputs, infer::Wanted::all(&spec, infer::Form::Json));
 ///
 /// let body = br#"{"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 2], "data": [0.5, "1"]}]}"#;
 /// assert_eq!(
@@ -65,19 +115,80 @@ pub struct Request {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn decode(body: &[u8], spec: &Spec) -> Result<Request, Failure> {
-    Ok(read(body, spec)?)
+    Ok(read(body, None, spec)?)
 }
 
-/// Writes the answer: of `outputs`, which has a tensor for each of [`Spec::outputs`], those of which the index is wanted.
+/// Reads the body of a request whose `Inference-Header-Content-Length` is `json`: so many bytes of JSON, and raw tensors behind them, which
+/// become slices of the body.
+///
+/// With 0 the body is the bytes of the model's one input: one row, whose one dimension of any size is as long as the bytes say; an element
+/// of `BYTES` is the body itself, without its length in front. All outputs are wanted as raw bytes.
+///
+/// # Errors
+/// As [`decode`].
+///
+/// ```
+/// use bytes::Bytes;
+/// use jitney_engine::{BatchAxis, Items, Spec, TensorSpec};
+/// use jitney_server::protocol::infer::{self, Form, Wanted};
+///
+/// let spec = Spec {
+///     inputs: vec![TensorSpec::parse_row("pixels", "UINT8[-1]")?],
+///     outputs: vec![TensorSpec::parse_row("score", "FP32")?],
+///     batch: BatchAxis::Free,
+///     rows_independent: true,
+///     items: Items::Tensors,
+/// };
+/// let json = br#"{"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 3], "parameters": {"binary_data_size": 3}}]}"#;
+/// let body = Bytes::from([json, &[7_u8, 8, 9][..]].concat());
+/// let request = infer::decode_binary(&body, json.len(), &spec)?;
+/// assert_eq!(request.inputs[0].to_vec::<u8>(), Some(vec![7, 8, 9]));
+///
+/// let same = infer::decode_binary(&Bytes::from_static(&[7, 8, 9]), 0, &spec)?;
+/// assert_eq!(same.inputs, request.inputs);
+/// assert_eq!(same.outputs, Wanted::all(&spec, Form::Binary));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn decode_binary(body: &Bytes, json: usize, spec: &Spec) -> Result<Request, Failure> {
+    if json == 0 {
+        return Ok(Request {
+            meta: Meta::default(),
+            inputs: binary::bare(body.clone(), spec)?,
+            outputs: Wanted::all(spec, Form::Binary),
+        });
+    }
+    let tail = Tail::of(body, json)?;
+    let json = body.get(..json).unwrap_or_default();
+    Ok(read(json, Some(tail), spec)?)
+}
+
+/// Puts classes in the place of the outputs of which they are wanted. `labels` are what the places of the first output mean.
+pub fn put_classes(spec: &Spec, wanted: &[Wanted], labels: &[String], outputs: &mut [Tensor]) {
+    for wanted in wanted {
+        let labels = if wanted.output == 0 { labels } else { &[] };
+        if let Some(classes) = wanted.classes
+            && let Some(output) = outputs.get_mut(wanted.output)
+            && let Some(top) = classify(output, spec.batched(), classes.get(), labels)
+        {
+            *output = top;
+        }
+    }
+}
+
+/// Writes the answer: of `outputs`, which has a tensor for each of [`Spec::outputs`], those that are wanted. Gives the raw bytes that follow
+/// the JSON, one piece for each output that is wanted so.
+///
+/// # Errors
+/// `output_mismatch` for an element of `BYTES` that is too large for the raw form, of 4 GiB or more.
 pub fn encode(
     out: &mut Vec<u8>,
     model: &str,
     version: &str,
     meta: &Meta,
     spec: &Spec,
-    wanted: &[usize],
+    wanted: &[Wanted],
     outputs: &[Tensor],
-) {
+) -> Result<Vec<Bytes>, Failure> {
     write::text(out, r#"{"model_name":"#);
     write::string(out, model);
     write::text(out, r#","model_version":"#);
@@ -86,39 +197,69 @@ pub fn encode(
         write::text(out, r#","id":"#);
         write::string(out, id);
     }
-    write::text(out, r#","outputs":"#);
-    let tensors = wanted
-        .iter()
-        .filter_map(|index| Some((spec.outputs.get(*index)?, outputs.get(*index)?)));
+    write::text(out, r#","outputs":["#);
     let json = (spec.items == Items::Json).then(|| Notes::of_json(outputs));
-    write::list(out, tensors, |out, (spec, tensor)| {
-        encode_output(out, &spec.name, tensor, json);
-    });
-    out.push(b'}');
+    let mut raw = Vec::new();
+    for (at, wanted) in wanted.iter().enumerate() {
+        let named = spec.outputs.get(wanted.output);
+        let Some((spec, tensor)) = named.zip(outputs.get(wanted.output)) else {
+            continue;
+        };
+        if at > 0 {
+            out.push(b',');
+        }
+        write_head(out, &spec.name, tensor);
+        match wanted.form {
+            Form::Json => write_data(out, tensor, json),
+            Form::Binary => raw.push(write_size(out, tensor, json)?),
+        }
+        out.push(b'}');
+    }
+    write::text(out, "]}");
+    Ok(raw)
 }
 
-fn encode_output(out: &mut Vec<u8>, name: &str, tensor: &Tensor, json: Option<Notes>) {
+fn write_head(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
     write::text(out, r#"{"name":"#);
     write::string(out, name);
     write::text(out, r#","datatype":""#);
     write::text(out, tensor.datatype().name());
     write::text(out, r#"","shape":"#);
     write::integers(out, tensor.shape());
+}
+
+/// Writes the elements, and what could not be written as itself. A model that gives JSON values says that itself.
+fn write_data(out: &mut Vec<u8>, tensor: &Tensor, json: Option<Notes>) {
     write::text(out, r#","data":"#);
     let written = write::flat(out, tensor);
     let notes = json.unwrap_or(written);
     if !notes.is_empty() {
-        write::text(out, r#","parameters":"#);
+        write::text(out, r#","parameters":{"#);
+        notes.write(out);
+        out.push(b'}');
+    }
+}
+
+/// Writes how many raw bytes there are, and gives them.
+fn write_size(out: &mut Vec<u8>, tensor: &Tensor, json: Option<Notes>) -> Result<Bytes, Failure> {
+    let raw = to_raw(tensor)?;
+    write::text(out, r#","parameters":{"binary_data_size":"#);
+    write::integer(out, raw.len());
+    if let Some(notes) = json.filter(|notes| !notes.is_empty()) {
+        out.push(b',');
         notes.write(out);
     }
     out.push(b'}');
+    Ok(raw)
 }
 
-fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
-    let mut scanner = Scanner::new(body)?;
+/// Reads the JSON of a request, and the tensors behind it where there is anything.
+pub(super) fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
+    let mut scanner = Scanner::new(json)?;
     let mut meta = Meta::default();
     let mut inputs = None;
     let mut outputs = Vec::new();
+    let mut form = Form::Json;
     let mut keys = scanner.object("an object with \"inputs\"")?;
     while let Some(key) = keys.next(&mut scanner)? {
         match &*key {
@@ -128,11 +269,13 @@ fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
             }),
             "parameters" => optional(&mut scanner, |scanner| {
                 let start = scanner.at();
-                meta.timeout = read_request_parameters(scanner)?;
+                form = read_request_parameters(scanner, &mut meta)?;
                 meta.parameters = Some(scanner.text_since(start).to_owned());
                 Ok(())
             }),
-            "inputs" => read_inputs(&mut scanner, spec).map(|read| inputs = Some(read)),
+            "inputs" => {
+                read_inputs(&mut scanner, tail.as_mut(), spec).map(|read| inputs = Some(read))
+            }
             "outputs" => optional(&mut scanner, |scanner| {
                 outputs = read_outputs(scanner, spec)?;
                 Ok(())
@@ -143,17 +286,19 @@ fn read(body: &[u8], spec: &Spec) -> Outcome<Request> {
     }
     scanner.end()?;
     if outputs.is_empty() {
-        outputs = (0..spec.outputs.len()).collect();
+        outputs = Wanted::all(spec, form);
     }
+    let inputs = inputs.ok_or_else(|| missing("an array of tensors", "inputs"))?;
+    tail.map_or(Ok(()), |tail| tail.end())?;
     Ok(Request {
         meta,
-        inputs: inputs.ok_or_else(|| missing("an array of tensors", "inputs"))?,
+        inputs,
         outputs,
     })
 }
 
 /// Reads a value, or the `null` that some clients write for none.
-fn optional<'a>(
+pub(super) fn optional<'a>(
     scanner: &mut Scanner<'a>,
     read: impl FnOnce(&mut Scanner<'a>) -> Outcome<()>,
 ) -> Outcome<()> {
@@ -163,26 +308,59 @@ fn optional<'a>(
     read(scanner)
 }
 
-/// Reads the parameters of the request, of which the timeout alone matters to the server.
-fn read_request_parameters(scanner: &mut Scanner<'_>) -> Outcome<Option<Duration>> {
-    let mut timeout = None;
+/// Reads the parameters of the request, and how its outputs are written where it lists none.
+fn read_request_parameters(scanner: &mut Scanner<'_>, meta: &mut Meta) -> Outcome<Form> {
+    let mut form = Form::Json;
     read_parameters(scanner, |scanner, name| match name {
-        // Zero is the protocol's default and stands for no timeout of the request's own.
-        "timeout" => match scanner.unsigned::<u64>() {
-            Some(micros) => {
-                timeout = (micros > 0).then(|| Duration::from_micros(micros));
-                Ok(())
-            }
-            None => Err(scanner.expected("an integer of microseconds")),
-        },
-        "binary_data_output" => read_false(scanner, BINARY),
-        name if name.starts_with("triton_") => Err(refused("is reserved")),
-        _ => scanner.skip(),
+        "binary_data_output" => {
+            form = read_form(scanner)?;
+            Ok(())
+        }
+        name => read_request_parameter(scanner, name, meta),
     })?;
-    Ok(timeout)
+    Ok(form)
 }
 
-const BINARY: &str = "binary tensors are not supported, only tensors in JSON";
+/// Reads one parameter of a request that has nothing to do with the form of its answer.
+pub(super) fn read_request_parameter(
+    scanner: &mut Scanner<'_>,
+    name: &str,
+    meta: &mut Meta,
+) -> Outcome<()> {
+    match name {
+        // Zero is the protocol's default and stands for no timeout of the request's own.
+        "timeout" => {
+            let micros = whole(scanner, "an integer of microseconds")?;
+            meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
+        }
+        "priority" => meta.priority = whole(scanner, "an integer, 1 or more, or 0 for none")?,
+        "sequence_id" if scanner.peek() == Some(b'"') => drop(scanner.string("a string")?),
+        "sequence_id" => drop(whole(scanner, "an integer of 0 or more, or a string")?),
+        "sequence_start" | "sequence_end" => drop(switch(scanner)?),
+        name if name.starts_with("triton_") => return Err(refused("is reserved")),
+        _ => scanner.skip()?,
+    }
+    Ok(())
+}
+
+fn whole(scanner: &mut Scanner<'_>, what: &str) -> Outcome<u64> {
+    scanner.unsigned().ok_or_else(|| scanner.expected(what))
+}
+
+fn switch(scanner: &mut Scanner<'_>) -> Outcome<bool> {
+    scanner
+        .boolean()
+        .ok_or_else(|| scanner.expected("true or false"))
+}
+
+/// Reads whether outputs are wanted as raw bytes.
+fn read_form(scanner: &mut Scanner<'_>) -> Outcome<Form> {
+    Ok(match switch(scanner)? {
+        true => Form::Binary,
+        false => Form::Json,
+    })
+}
+
 const SHARED_MEMORY: &str = "shared memory is not supported";
 
 /// Reads an object of parameters, each by the function that is given its name.
@@ -202,15 +380,6 @@ fn read_parameters<'a>(
     Ok(())
 }
 
-/// Reads a switch that cannot be on.
-fn read_false(scanner: &mut Scanner<'_>, why: &str) -> Outcome<()> {
-    match scanner.boolean() {
-        Some(false) => Ok(()),
-        Some(true) => Err(refused(why)),
-        None => Err(scanner.expected("true or false")),
-    }
-}
-
 fn refused(why: &str) -> Box<Fault> {
     Fault::new(format!("expected a request without this parameter: {why}"))
 }
@@ -219,48 +388,23 @@ fn missing(what: &str, key: &str) -> Box<Fault> {
     Fault::new(format!("expected {what}, but it is missing")).key(key)
 }
 
-fn read_inputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Tensor>> {
-    let mut slots: Vec<Option<Tensor>> = vec![None; spec.inputs.len()];
+fn read_inputs(
+    scanner: &mut Scanner<'_>,
+    mut tail: Option<&mut Tail>,
+    spec: &Spec,
+) -> Outcome<Vec<Tensor>> {
+    let mut inputs = Inputs::new(spec);
     let mut items = scanner.array("an array of tensors")?;
     let mut index = 0;
     while items.next(scanner)? {
-        read_input(scanner, spec, &mut slots).map_err(|fault| fault.index(index))?;
+        let mut input = Input::default();
+        read_input(scanner, spec, &mut input)
+            .and_then(|()| input.complete(scanner, tail.as_deref_mut(), spec))
+            .and_then(|()| input.place(&mut inputs))
+            .map_err(|fault| fault.index(index))?;
         index += 1;
     }
-    let inputs = spec.inputs.iter().zip(slots);
-    let inputs: Vec<Tensor> = inputs
-        .map(|(spec, slot)| {
-            slot.ok_or_else(|| {
-                Fault::new(format!(
-                    "expected the input \"{}\" too, but it is missing",
-                    Excerpt(&spec.name)
-                ))
-            })
-        })
-        .collect::<Outcome<_>>()?;
-    check_rows(&inputs, spec)?;
-    Ok(inputs)
-}
-
-/// Checks that every input has the same number of rows.
-fn check_rows(inputs: &[Tensor], spec: &Spec) -> Outcome<()> {
-    let Some(first) = inputs.first().filter(|_| spec.batched()) else {
-        return Ok(());
-    };
-    let odd = inputs
-        .iter()
-        .zip(&spec.inputs)
-        .find(|(input, _)| input.rows() != first.rows());
-    match odd {
-        None => Ok(()),
-        Some((input, odd)) => Err(Fault::new(format!(
-            "expected as many rows in every input, got {} in \"{}\" and {} in \"{}\"",
-            first.rows(),
-            Excerpt(&spec.inputs[0].name),
-            input.rows(),
-            Excerpt(&odd.name),
-        ))),
-    }
+    inputs.complete()
 }
 
 /// The fields of an input, as far as they have come. Keys may stand in any order, so the data may come before what it takes to read it.
@@ -273,10 +417,11 @@ struct Input<'s> {
     data: Option<Data>,
     /// Where data stands that could not be read yet.
     pending: Option<usize>,
+    /// How many bytes behind the JSON are its elements, where they are there.
+    binary: Option<usize>,
 }
 
-fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor>]) -> Outcome<()> {
-    let mut input = Input::default();
+fn read_input<'s>(scanner: &mut Scanner<'_>, spec: &'s Spec, input: &mut Input<'s>) -> Outcome<()> {
     let mut keys =
         scanner.object("an object with \"name\", \"shape\", \"datatype\" and \"data\"")?;
     while let Some(key) = keys.next(scanner)? {
@@ -298,9 +443,7 @@ fn read_input(scanner: &mut Scanner<'_>, spec: &Spec, slots: &mut [Option<Tensor
         }
         .map_err(|fault| fault.key(&key))?;
     }
-    input.read_pending(scanner, spec)?;
-    input.decode(spec.items)?;
-    input.place(slots)
+    Ok(())
 }
 
 impl Input<'_> {
@@ -314,7 +457,11 @@ impl Input<'_> {
                 self.base64 = scanner.string("a string")? == "base64";
                 Ok(())
             }
-            "binary_data_size" => Err(refused(BINARY)),
+            "binary_data_size" => {
+                let size = scanner.unsigned();
+                self.binary = Some(size.ok_or_else(|| scanner.expected("a number of bytes"))?);
+                Ok(())
+            }
             _ => scanner.skip(),
         })
     }
@@ -331,12 +478,7 @@ impl Input<'_> {
             .shape
             .as_deref()
             .ok_or_else(|| missing("an array of sizes", "shape"))?;
-        if datatype != tensor.datatype {
-            return Err(wrong_datatype(tensor, datatype).key("datatype"));
-        }
-        if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
-            return Err(no_json_form(datatype).key("datatype"));
-        }
+        check_datatype(tensor, datatype).map_err(|fault| fault.key("datatype"))?;
         check_shape(tensor, shape, spec.batched()).map_err(|fault| fault.key("shape"))
     }
 
@@ -344,17 +486,34 @@ impl Input<'_> {
         let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) else {
             return Ok(());
         };
+        if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
+            return Err(no_json_form(datatype));
+        }
         let dims: SmallVec<[Dim; 6]> = shape.iter().copied().map(Dim::Fixed).collect();
         let (_, data) = data::read(scanner, datatype, &dims)?;
         self.data = Some(data);
         Ok(())
     }
 
-    /// Reads data that had to wait for the other fields.
-    fn read_pending(&mut self, scanner: &Scanner<'_>, spec: &Spec) -> Outcome<()> {
-        if self.data.is_some() {
-            return Ok(());
+    /// Reads elements that had to wait for the other fields, or that are not in the JSON.
+    fn complete(
+        &mut self,
+        scanner: &Scanner<'_>,
+        tail: Option<&mut Tail>,
+        spec: &Spec,
+    ) -> Outcome<()> {
+        match self.binary {
+            Some(size) => {
+                self.check(spec)?;
+                self.take(size, tail)?;
+            }
+            None if self.data.is_none() => self.read_pending(scanner, spec)?,
+            None => {}
         }
+        self.decode()
+    }
+
+    fn read_pending(&mut self, scanner: &Scanner<'_>, spec: &Spec) -> Outcome<()> {
         self.check(spec)?;
         let at = self
             .pending
@@ -363,39 +522,40 @@ impl Input<'_> {
             .map_err(|fault| fault.key("data"))
     }
 
-    /// Turns what the data stands for into what the model takes.
-    fn decode(&mut self, items: Items) -> Outcome<()> {
-        let Some(data) = &mut self.data else {
+    /// Takes the elements from behind the JSON.
+    fn take(&mut self, size: usize, tail: Option<&mut Tail>) -> Outcome<()> {
+        if self.data.is_some() || self.pending.is_some() {
+            return Err(Fault::new(
+                "expected either this or parameters.binary_data_size, got both",
+            )
+            .key("data"));
+        }
+        let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) else {
             return Ok(());
         };
-        if self.base64 {
-            data::decode_base64(data)?;
-        }
-        match items {
-            Items::Tensors => Ok(()),
-            Items::Json => data::check_json(data),
-        }
-    }
-
-    /// Makes the tensor and puts it where the model takes it.
-    fn place(self, slots: &mut [Option<Tensor>]) -> Outcome<()> {
-        let (Some((index, spec)), Some(datatype), Some(shape), Some(data)) =
-            (self.spec, self.datatype, self.shape, self.data)
-        else {
-            return Ok(());
-        };
-        let tensor = Tensor::new(datatype, shape, data)
-            .map_err(|error| Fault::new(error.to_string()).key("data"))?;
-        match slots.get_mut(index) {
-            Some(slot @ None) => *slot = Some(tensor),
-            _ => return Err(given_twice(&spec.name)),
-        }
+        let raw = tail
+            .ok_or_else(no_header)
+            .and_then(|tail| tail.take(size))
+            .map_err(|fault| fault.key("binary_data_size").key("parameters"))?;
+        self.data = Some(binary::announced(datatype, shape, raw)?);
         Ok(())
     }
-}
 
-fn given_twice(name: &str) -> Box<Fault> {
-    Fault::new(format!("expected \"{}\" once, got it twice", Excerpt(name))).key("name")
+    /// Turns what the data stands for into what the model takes.
+    fn decode(&mut self) -> Outcome<()> {
+        match &mut self.data {
+            Some(data) if self.base64 => data::decode_base64(data),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the tensor where the model takes it.
+    fn place(self, inputs: &mut Inputs<'_>) -> Outcome<()> {
+        let (Some((index, _)), Some(shape), Some(data)) = (self.spec, self.shape, self.data) else {
+            return Ok(());
+        };
+        inputs.place(index, shape, data)
+    }
 }
 
 /// Reads the name of one of the tensors, and finds it.
@@ -404,50 +564,23 @@ fn read_name<'s>(
     tensors: &'s [TensorSpec],
 ) -> Outcome<(usize, &'s TensorSpec)> {
     let name = scanner.string("a string")?;
-    let found = tensors
-        .iter()
-        .enumerate()
-        .find(|(_, tensor)| tensor.name == name);
-    found.ok_or_else(|| unknown_name(&name, tensors))
-}
-
-pub(super) fn unknown_name(name: &str, tensors: &[TensorSpec]) -> Box<Fault> {
-    const SHOWN: usize = 8;
-    let names: Vec<String> = tensors
-        .iter()
-        .take(SHOWN)
-        .map(|tensor| format!("\"{}\"", Excerpt(&tensor.name)))
-        .collect();
-    let more = if tensors.len() > SHOWN { ", ..." } else { "" };
-    Fault::new(format!(
-        "expected one of {}{more}, got \"{}\"",
-        names.join(", "),
-        Excerpt(name)
-    ))
+    find(&name, tensors)
 }
 
 fn read_datatype(scanner: &mut Scanner<'_>) -> Outcome<DataType> {
-    let name = scanner.string("a string")?;
-    DataType::from_name(&name).ok_or_else(|| {
-        Fault::new(format!(
-            "expected a datatype such as FP32, got \"{}\"",
-            Excerpt(&name)
-        ))
-    })
+    datatype_of(&scanner.string("a string")?)
 }
 
-fn wrong_datatype(tensor: &TensorSpec, got: DataType) -> Box<Fault> {
+fn no_header() -> Box<Fault> {
     Fault::new(format!(
-        "expected {} for \"{}\", got {got}",
-        tensor.datatype,
-        Excerpt(&tensor.name)
+        "expected raw bytes behind the JSON, but the header {HEADER}, which says where they begin, is missing"
     ))
 }
 
 /// The protocol writes the other types as JSON numbers, and leaves these to its binary form.
 fn no_json_form(datatype: DataType) -> Box<Fault> {
     Fault::new(format!(
-        "expected a datatype that the protocol has a JSON form for, got {datatype}: send its numbers to /predict/NAME instead"
+        "expected a datatype that the protocol has a JSON form for, got {datatype}: send its raw bytes, or its numbers to /predict/NAME"
     ))
 }
 
@@ -464,66 +597,73 @@ fn read_shape(scanner: &mut Scanner<'_>) -> Outcome<Shape> {
     Ok(shape)
 }
 
-fn check_shape(tensor: &TensorSpec, shape: &[usize], batched: bool) -> Outcome<()> {
-    let fits = shape.len() == tensor.shape.len()
-        && tensor
-            .shape
-            .iter()
-            .zip(shape)
-            .all(|(dim, size)| dim.admits(*size));
-    if fits && !(batched && shape.first() == Some(&0)) {
-        return Ok(());
-    }
-    let hint = match batched {
-        _ if fits => ": at least one row is needed",
-        true if shape.len() + 1 == tensor.shape.len() => {
-            ": the first dimension counts the rows, so a single row starts with 1"
-        }
-        _ => "",
-    };
-    Err(Fault::new(format!(
-        "expected {} for \"{}\", got {shape:?}{hint}",
-        Dims(&tensor.shape),
-        Excerpt(&tensor.name),
-    )))
-}
-
 /// Reads which outputs are wanted.
-fn read_outputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<usize>> {
-    let mut wanted = Vec::new();
+fn read_outputs(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Vec<Wanted>> {
+    let mut wanted: Vec<Wanted> = Vec::new();
     let mut items = scanner.array("an array of outputs")?;
-    let mut index = 0;
     while items.next(scanner)? {
-        let output = read_output(scanner, spec).and_then(|(output, tensor)| {
-            match wanted.contains(&output) {
-                true => Err(given_twice(&tensor.name)),
-                false => Ok(output),
+        let index = wanted.len();
+        let output = read_output(scanner, spec).and_then(|output| {
+            let twice = wanted.iter().any(|earlier| earlier.output == output.output);
+            match spec.outputs.get(output.output) {
+                Some(tensor) if twice => Err(given_twice(&tensor.name).key("name")),
+                _ => Ok(output),
             }
         });
         wanted.push(output.map_err(|fault| fault.index(index))?);
-        index += 1;
     }
     Ok(wanted)
 }
 
-fn read_output<'s>(scanner: &mut Scanner<'_>, spec: &'s Spec) -> Outcome<(usize, &'s TensorSpec)> {
+fn read_output(scanner: &mut Scanner<'_>, spec: &Spec) -> Outcome<Wanted> {
     let mut output = None;
+    let mut form = Form::Json;
+    let mut classes = None;
     let mut keys = scanner.object("an object with \"name\"")?;
     while let Some(key) = keys.next(scanner)? {
         match &*key {
             "name" => read_name(scanner, &spec.outputs).map(|named| output = Some(named)),
-            "parameters" => optional(scanner, read_output_parameters),
+            "parameters" => optional(scanner, |scanner| {
+                (form, classes) = read_output_parameters(scanner)?;
+                Ok(())
+            }),
             _ => scanner.skip(),
         }
         .map_err(|fault| fault.key(&key))?;
     }
-    output.ok_or_else(|| missing("the name of an output", "name"))
+    let (output, tensor) = output.ok_or_else(|| missing("the name of an output", "name"))?;
+    if classes.is_some() && !is_classifiable(tensor.datatype) {
+        return Err(no_classes(tensor).key("classification").key("parameters"));
+    }
+    Ok(Wanted {
+        output,
+        form,
+        classes,
+    })
 }
 
-fn read_output_parameters(scanner: &mut Scanner<'_>) -> Outcome<()> {
-    read_parameters(scanner, |scanner, name| match name {
-        "binary_data" => read_false(scanner, BINARY),
-        "classification" => Err(refused("classification is not supported")),
-        _ => scanner.skip(),
-    })
+fn read_output_parameters(scanner: &mut Scanner<'_>) -> Outcome<(Form, Option<NonZeroUsize>)> {
+    let mut form = Form::Json;
+    let mut classes = None;
+    read_parameters(scanner, |scanner, name| {
+        match name {
+            "binary_data" => form = read_form(scanner)?,
+            "classification" => {
+                let count = scanner.unsigned();
+                let count = count.ok_or_else(|| scanner.expected("a number of classes"))?;
+                classes = NonZeroUsize::new(count);
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok((form, classes))
+}
+
+fn no_classes(tensor: &TensorSpec) -> Box<Fault> {
+    Fault::new(format!(
+        "expected an output of numbers, but \"{}\" is {}",
+        Excerpt(&tensor.name),
+        tensor.datatype
+    ))
 }

@@ -3,6 +3,9 @@
 //! [`infer`] is the Open Inference Protocol's request and answer, [`predict`] the plain JSON form of the same, [`metadata`] the small
 //! documents about servers and models, and [`error`] the body of every refusal.
 //!
+//! [`tensors`] checks a request's tensors against a signature whatever form they came in, for all of these and for gRPC, [`classes`] names
+//! the highest numbers of an output, and [`parameters`] adds to what a request says to its model.
+//!
 //! # The JSON that is read
 //! RFC 8259 in UTF-8 without a byte order mark, with one extension: the words `NaN`, `Infinity` and `-Infinity` stand where a number of a
 //! floating-point tensor may stand, bare (as Python writes them) or quoted. Beyond that:
@@ -22,12 +25,20 @@
 //! strings when all of them are UTF-8, else all of them in base64 with `"parameters": {"content_type": "base64"}`.
 
 pub mod error;
+pub mod extension;
+pub mod frames;
+pub mod generate;
 pub mod infer;
 pub mod metadata;
 pub mod predict;
+pub mod socket;
+pub(crate) mod tensors;
 
+mod binary;
+pub(crate) mod classes;
 mod data;
 mod numbers;
+pub(crate) mod parameters;
 mod scan;
 mod write;
 

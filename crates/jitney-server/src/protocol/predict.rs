@@ -11,8 +11,8 @@ use bytes::Bytes;
 use jitney_engine::tensor::Shape;
 use jitney_engine::{Dim, Items, Spec, Tensor, TensorSpec};
 
-use super::infer::unknown_name;
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
+use super::tensors::unknown_name;
 use super::write::Notes;
 use super::{MAX_ITEMS, data, error, write};
 use crate::failure::Failure;
@@ -97,8 +97,9 @@ fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
     write::text(out, text.unwrap_or("null"));
     let notes = Notes::of_json(outputs);
     if !notes.is_empty() {
-        write::text(out, r#","parameters":"#);
+        write::text(out, r#","parameters":{"#);
         notes.write(out);
+        out.push(b'}');
     }
     out.push(b'}');
 }
@@ -123,8 +124,9 @@ fn encode_tensors(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
         write::text(out, r#","parameters":{"#);
         write::separated(out, notes.into_iter(), |out, (name, noted)| {
             write::string(out, name);
-            out.push(b':');
+            write::text(out, ":{");
             noted.write(out);
+            out.push(b'}');
         });
         out.push(b'}');
     }
@@ -144,6 +146,11 @@ fn read_whole(body: &[u8], spec: &Spec) -> Outcome<Vec<Tensor>> {
     let inputs = read_item(&mut scanner, spec)?;
     scanner.end()?;
     Ok(inputs)
+}
+
+/// Reads the item that stands there in a text that is JSON.
+pub(super) fn read_item_at(text: &[u8], at: usize, spec: &Spec) -> Outcome<Vec<Tensor>> {
+    read_item(&mut Scanner::new(text)?.moved_to(at), spec)
 }
 
 fn read_array(body: &[u8], spec: &Spec) -> Outcome<Vec<Result<Vec<Tensor>, Failure>>> {
@@ -246,7 +253,11 @@ fn missing(name: &str) -> Box<Fault> {
 }
 
 /// Reads the value of one input as a tensor of one row.
-fn read_value(scanner: &mut Scanner<'_>, input: &TensorSpec, spec: &Spec) -> Outcome<Tensor> {
+pub(super) fn read_value(
+    scanner: &mut Scanner<'_>,
+    input: &TensorSpec,
+    spec: &Spec,
+) -> Outcome<Tensor> {
     let dims: &[Dim] = if spec.batched() {
         input.row_shape()
     } else {

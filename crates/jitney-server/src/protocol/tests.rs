@@ -1,5 +1,6 @@
 //! The protocol as a whole: what is refused and with which words, and that what is written reads back the same.
 
+mod binary;
 mod json;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use jitney_engine::{BatchAxis, Dim, Items, Spec, Tensor, TensorSpec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::infer::{Form, Wanted};
 use super::predict::Format;
 use super::scan::Scanner;
 use super::{MAX_ITEMS, MAX_STRINGS, error, infer, metadata, predict};
@@ -40,6 +42,15 @@ fn digits() -> Spec {
 
 fn two() -> Spec {
     echo(&[("numbers", "FP32[3]"), ("words", "BYTES")])
+}
+
+/// These outputs, whole and as JSON.
+fn json_outputs<const N: usize>(indices: [usize; N]) -> [Wanted; N] {
+    indices.map(|output| Wanted {
+        output,
+        form: Form::Json,
+        classes: None,
+    })
 }
 
 /// The request for one `pixels` of these fields, each of which may be broken.
@@ -502,7 +513,6 @@ fn names_that_are_missing_unknown_or_twice() {
 
 #[test]
 fn parameters_that_cannot_be_kept_are_refused_by_name() {
-    let binary = "expected a request without this parameter: binary tensors are not supported";
     let memory = "expected a request without this parameter: shared memory is not supported";
     check_refused(
         &two(),
@@ -523,7 +533,26 @@ fn parameters_that_cannot_be_kept_are_refused_by_name() {
                 r#"{"parameters":{"timeout":1.5}}"#,
                 "parameters.timeout: expected an integer of microseconds, got 1.5",
             ),
-            (r#"{"parameters":{"binary_data_output":true}}"#, binary),
+            (
+                r#"{"parameters":{"priority":-1}}"#,
+                "parameters.priority: expected an integer, 1 or more, or 0 for none, got -1",
+            ),
+            (
+                r#"{"parameters":{"priority":"high"}}"#,
+                "parameters.priority: expected an integer",
+            ),
+            (
+                r#"{"parameters":{"sequence_id":-1}}"#,
+                "parameters.sequence_id: expected an integer of 0 or more, or a string, got -1",
+            ),
+            (
+                r#"{"parameters":{"sequence_start":1}}"#,
+                "parameters.sequence_start: expected true or false, got 1",
+            ),
+            (
+                r#"{"parameters":{"sequence_end":"true"}}"#,
+                "parameters.sequence_end: expected true or false",
+            ),
             (
                 r#"{"parameters":{"binary_data_output":1}}"#,
                 "parameters.binary_data_output: expected true or false, got 1",
@@ -537,24 +566,24 @@ fn parameters_that_cannot_be_kept_are_refused_by_name() {
                 "parameters.a: expected this key once",
             ),
             (
-                r#"{"inputs":[{"parameters":{"binary_data_size":8}}]}"#,
-                binary,
-            ),
-            (
                 r#"{"inputs":[{"parameters":{"shared_memory_region":"x"}}]}"#,
                 memory,
             ),
             (
-                r#"{"outputs":[{"parameters":{"binary_data":true}}]}"#,
-                "outputs[0].parameters.binary_data: expected a request without",
+                r#"{"outputs":[{"name":"numbers","parameters":{"binary_data":1}}]}"#,
+                "outputs[0].parameters.binary_data: expected true or false, got 1",
             ),
             (
                 r#"{"outputs":[{"parameters":{"shared_memory_offset":1}}]}"#,
                 memory,
             ),
             (
-                r#"{"outputs":[{"parameters":{"classification":1}}]}"#,
-                "outputs[0].parameters.classification: expected a request without",
+                r#"{"outputs":[{"name":"numbers","parameters":{"classification":-1}}]}"#,
+                "outputs[0].parameters.classification: expected a number of classes, got -1",
+            ),
+            (
+                r#"{"outputs":[{"parameters":{"classification":2},"name":"words"}]}"#,
+                "outputs[0].parameters.classification: expected an output of numbers, but \"words\" is BYTES",
             ),
         ],
     );
@@ -662,10 +691,12 @@ fn the_golden_request_and_its_answer() {
     let meta = Meta {
         id: Some("request 7 \"🚀\"".to_owned()),
         timeout: Some(Duration::from_millis(250)),
+        priority: 1,
         parameters: Some(GOLDEN_PARAMETERS.to_owned()),
     };
     assert_eq!(request.meta, meta);
-    assert_eq!(request.outputs, [1, 0]);
+    let [words, numbers] = json_outputs([1, 0]);
+    assert_eq!(request.outputs, [words, numbers]);
     let numbers = request.inputs[0].to_vec::<f32>().unwrap();
     assert_eq!(numbers[..4], [1.0, -2.5, 3.0, 0.1]);
     assert!(numbers[4].is_nan() && numbers[5] == f32::NEG_INFINITY);
@@ -681,7 +712,8 @@ fn the_golden_request_and_its_answer() {
         &spec,
         &request.outputs,
         &request.inputs,
-    );
+    )
+    .unwrap();
     assert_eq!(
         str::from_utf8(&out).unwrap(),
         include_str!("golden/infer_response.json").trim_end()
@@ -696,7 +728,7 @@ fn optional_fields_may_be_null_and_a_timeout_of_zero_is_none() {
     body.insert_str(1, r#""id":null,"parameters":null,"outputs":null,"#);
     let request = infer::decode(body.as_bytes(), &digits()).unwrap();
     assert_eq!(request.meta, Meta::default());
-    assert_eq!(request.outputs, [0]);
+    assert_eq!(request.outputs, json_outputs([0]));
 
     let body = body.replacen("\"parameters\":null", r#""parameters":{"timeout":0}"#, 1);
     let request = infer::decode(body.as_bytes(), &digits()).unwrap();
@@ -915,7 +947,7 @@ fn halves_have_no_json_form_in_the_protocol_but_are_predicted_from_numbers() {
             r#"{{"inputs":[{{"name":"x","shape":[1,2],"datatype":"{datatype}","data":[0.5,-1]}}]}}"#
         );
         let words = format!(
-            "inputs[0].datatype: expected a datatype that the protocol has a JSON form for, got {datatype}: send its numbers to /predict/NAME"
+            "inputs[0].data: expected a datatype that the protocol has a JSON form for, got {datatype}: send its raw bytes, or its numbers to /predict/NAME"
         );
         check_refused(&spec, &[(&body, &words)]);
         let inputs = predict::decode_item(br#"{"x":[0.5,-1]}"#, &spec).unwrap();
@@ -1022,7 +1054,7 @@ fn spec_for(tensor: &Tensor) -> Spec {
 /// The answer to a request, changed into a request of its tensors: the two have the same form.
 fn request_of_answer(meta: &Meta, spec: &Spec, outputs: &[Tensor]) -> (String, Value) {
     let mut out = Vec::new();
-    infer::encode(&mut out, "m", "1", meta, spec, &[0], outputs);
+    infer::encode(&mut out, "m", "1", meta, spec, &json_outputs([0]), outputs).unwrap();
     let answer = String::from_utf8(out).unwrap();
     let value = serde_json::from_str(&answer).unwrap();
     (

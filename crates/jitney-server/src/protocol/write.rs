@@ -32,16 +32,14 @@ impl Notes {
         self == Notes::default()
     }
 
-    /// Writes the parameters that say it.
+    /// Writes the parameter that says it, without the braces around it.
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        out.push(b'{');
         if self.base64 {
             text(out, r#""content_type":"base64""#);
         } else {
             text(out, r#""non_finite":"#);
             integer(out, self.non_finite);
         }
-        out.push(b'}');
     }
 }
 

@@ -6,7 +6,10 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod binary;
 mod drain;
+mod extensions;
+mod golden;
 mod http2;
 mod load;
 mod planes;

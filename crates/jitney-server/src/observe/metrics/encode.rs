@@ -101,6 +101,13 @@ impl Page<'_, '_> {
             }
             Ok(())
         })?;
+        self.family(&names::STREAMED, |family| {
+            for model in models {
+                let streamed = model.streamed.get();
+                count(&mut family.encode_family(&model.labels())?, streamed)?;
+            }
+            Ok(())
+        })?;
         self.family(&names::RELOADS, |family| {
             for (model, outcome) in pairs(models, &Reload::ALL) {
                 let labels = model.labels_and("outcome", outcome.word());

@@ -16,6 +16,7 @@ pub enum Unit {
     Instances,
     Connections,
     Workers,
+    Results,
     Reloads,
     /// 1 for yes and 0 for no.
     Ready,
@@ -37,6 +38,7 @@ impl Unit {
             Unit::Instances => "instances",
             Unit::Connections => "connections",
             Unit::Workers => "workers",
+            Unit::Results => "results",
             Unit::Reloads => "reloads",
             Unit::Ready => "ready",
             Unit::Build => "build",
@@ -94,6 +96,8 @@ metrics! {
         "Time from the first byte of a request's body to the last byte of its answer being ready, for requests answered with a prediction";
     PHASE_SECONDS = "jitney_request_phase_seconds", Seconds, HISTOGRAM, &["model", "version", "phase"],
         "Where the time of answered requests went: decode, queue (no instance was free), hold (the door was open for others), run, encode";
+    STREAMED = "jitney_streamed_results", Results, COUNTER, MODEL,
+        "Results that were given to the readers of streams";
     RELOADS = "jitney_model_reloads", Reloads, COUNTER, &["model", "version", "outcome"],
         "Loads of the model after its files changed: ok, failed (the one before went on)";
     READY = "jitney_model_ready", Ready, GAUGE, MODEL,

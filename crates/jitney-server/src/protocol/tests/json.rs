@@ -130,7 +130,16 @@ fn numbers_that_json_cannot_say_are_counted() {
     }
     let mut out = Vec::new();
     let meta = Meta::default();
-    infer::encode(&mut out, "m", "1", &meta, &Spec::json(), &[0], &counted(2));
+    infer::encode(
+        &mut out,
+        "m",
+        "1",
+        &meta,
+        &Spec::json(),
+        &json_outputs([0]),
+        &counted(2),
+    )
+    .unwrap();
     let written: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(
         written["outputs"][0]["parameters"],
@@ -153,7 +162,16 @@ fn the_protocol_carries_values_as_texts() {
     assert_eq!(texts(&read.inputs[0]), [r#"{"a": 1}"#, " 2 "]);
     let mut out = Vec::new();
     let outputs = answer("[true]");
-    infer::encode(&mut out, "m", "1", &read.meta, &spec, &[0], &outputs);
+    infer::encode(
+        &mut out,
+        "m",
+        "1",
+        &read.meta,
+        &spec,
+        &json_outputs([0]),
+        &outputs,
+    )
+    .unwrap();
     let written: Value = serde_json::from_slice(&out).unwrap();
     let expected =
         json!({"name": "prediction", "datatype": "BYTES", "shape": [1], "data": ["[true]"]});

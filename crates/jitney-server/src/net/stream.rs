@@ -1,0 +1,109 @@
+//! Asking a model for any number of results: all of them as events, or the one of a model that may give any number.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use http::HeaderMap;
+use hyper::body::Incoming;
+use jitney_engine::Tensor;
+
+use super::exchange::Exchange;
+use super::infer::{Received, Work, call, receive, with_timeout};
+use super::reply::{Refusal, Reply};
+use super::router::{Form, ModelRef};
+use super::sse::{self, Going, Source, Style};
+use crate::call::Call;
+use crate::failure::Failure;
+use crate::models::Lane;
+use crate::protocol::{generate, predict};
+
+/// A call for any number of results.
+pub(super) struct Asked {
+    pub(super) call: Call,
+    /// The caller's name for the request, as the body says it.
+    pub(super) id: Option<String>,
+}
+
+/// Answers with a stream of events. The first result is waited for: what goes wrong before it is an answer like any other.
+pub(crate) async fn events(
+    mut exchange: Exchange<'_>,
+    form: Form,
+    model: ModelRef<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let Received {
+        work, mut admitted, ..
+    } = received;
+    let Exchange {
+        peer,
+        started,
+        record,
+        ..
+    } = exchange;
+    let lane = Arc::clone(&work.lane);
+    let (call, style) = match form {
+        Form::Generate => {
+            let Asked { call, id } = generated(work, started)?;
+            (call, Style::Generated { id })
+        }
+        _ => (item(work)?, Style::Prediction),
+    };
+    let mut answers = lane.stream(call).await?;
+    let first = answers.next().await.transpose()?;
+    admitted.give_back();
+    let source = Source {
+        lane,
+        style,
+        first,
+        answers,
+        going: Going {
+            record: record.take(),
+            admitted,
+            answering: peer.answering(),
+        },
+    };
+    Ok(sse::reply(source, &peer.net, peer.plane))
+}
+
+/// Reads one item.
+fn item(work: Work) -> Result<Call, Failure> {
+    let inputs = predict::decode_item(&work.body, work.lane.spec())?;
+    let mut call = call(inputs, work.deadline, work.said);
+    call.whole = work.hurried;
+    Ok(call)
+}
+
+/// Reads a request of the generate extension.
+pub(super) fn generated(work: Work, started: Instant) -> Result<Asked, Failure> {
+    let generate::Request { meta, inputs } = generate::decode(&work.body, work.lane.spec())?;
+    // The answer repeats the id of the body alone.
+    let id = meta.id.clone();
+    let call = Call {
+        inputs,
+        deadline: with_timeout(work.deadline, started, &meta),
+        whole: work.hurried || meta.timeout.is_some(),
+        meta: work.said.with(meta),
+    };
+    Ok(Asked { call, id })
+}
+
+/// The one result of a call.
+pub(super) async fn only(lane: &Arc<Lane>, call: Call) -> Result<Vec<Tensor>, Failure> {
+    let mut answers = lane.stream(call).await?;
+    let not_one = |how_many| {
+        let name = lane.name();
+        Failure::invalid(format!(
+            "generate answers with exactly one result, and model \"{name}\" gave {how_many}: ask /v2/models/{name}/generate_stream"
+        ))
+    };
+    let first = answers.next().await.transpose()?;
+    let second = answers.next().await.transpose()?;
+    match (first, second) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(not_one("none")),
+        (Some(_), Some(_)) => Err(not_one("more")),
+    }
+}
