@@ -329,7 +329,7 @@ fn replace(catalog: &Catalog, metrics: &Metrics, probe: &Probe, number: u64) {
         || Ok(probe),
     );
     let card = Card::default();
-    first_entry(&catalog).replace(lane.unwrap(), card, number);
+    first_entry(catalog).replace(lane.unwrap(), card, number);
 }
 
 fn item(text: &'static str) -> Call {
