@@ -18,8 +18,7 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::stream::Ask;
-use super::{control, infer, stream, websocket};
+use super::{control, infer, manage, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -143,19 +142,15 @@ async fn answer(
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
-        Route::Infer(Form::Generate, model) => {
-            stream::generate(exchange, model, headers, body).await
-        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
         Route::Stream(Channel::Predict, model) => {
-            stream::events(exchange, Ask::Item, model, headers, body).await
+            stream::events(exchange, Form::Predict, model, headers, body).await
         }
         Route::Stream(Channel::Generate, model) => {
-            stream::events(exchange, Ask::Generate, model, headers, body).await
+            stream::events(exchange, Form::Generate, model, headers, body).await
         }
-        Route::Stream(Channel::WebSocket, _) | Route::Manage(_) | Route::Grpc(_) => {
-            Err(no_route(NoRoute::NotFound))
-        }
+        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
+        Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
