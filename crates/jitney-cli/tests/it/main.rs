@@ -14,6 +14,7 @@ mod keys;
 mod logs;
 mod predict;
 mod python;
+mod repository;
 mod serve;
 mod server;
 mod settings;

@@ -17,7 +17,6 @@ use super::exchange::Exchange;
 use super::payload::Body;
 use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
-use crate::access::Grant;
 use crate::admit::{self, Admitted};
 use crate::call::{Call, Meta};
 use crate::config::NetConfig;
@@ -52,13 +51,13 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn of(headers: &HeaderMap, config: &NetConfig, grant: &Grant) -> Said {
+    fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
         let id = checks::request_id(headers);
         let pattern = config.forward_header_pattern.as_ref();
         Said {
             id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
             fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
-            key: grant.number(),
+            key,
         }
     }
 
@@ -114,7 +113,7 @@ pub(super) async fn receive(
     };
     let asked = checks::timeout(&headers)?;
     let accepted = coding::accepted(&headers);
-    let said = Said::of(&headers, config, &exchange.grant);
+    let said = Said::of(&headers, config, exchange.grant.number());
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
@@ -371,4 +370,36 @@ fn capacity(outputs: &[Tensor]) -> usize {
 /// About a dozen characters for each number.
 fn text_length(output: &Tensor) -> usize {
     12 * output.elements()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HeaderPattern;
+
+    #[test]
+    fn a_model_is_told_what_the_head_says_where_the_body_says_nothing_else() {
+        let config = NetConfig {
+            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
+            ..NetConfig::default()
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
+        let said = Said::of(&headers, &config, None);
+        let told = said.clone().with(Meta::default());
+        assert_eq!(told.id.as_deref(), Some("7"));
+        assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
+        let body = Meta {
+            id: Some("8".to_owned()),
+            priority: 2,
+            parameters: Some(r#"{"x-tenant":1}"#.to_owned()),
+            ..Meta::default()
+        };
+        assert_eq!(said.with(body.clone()), body);
+        let nothing = Said::of(&headers, &NetConfig::default(), None);
+        assert_eq!(nothing.with(Meta::default()).parameters, None);
+    }
 }

@@ -14,7 +14,7 @@ const MODELS: &[&str] = &["a=echo:FP32[1]", "other=echo:FP32[1]"];
 const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW",
 ];
-const OPEN: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
+const OPEN: [&str; 3] = ["/v2/health/live", "/v2/health/ready", "/ping"];
 const JSON: &str = "content-type: application/json\r\n";
 const ITEM: &str = "{\"input\":[1]}";
 

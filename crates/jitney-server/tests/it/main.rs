@@ -7,12 +7,16 @@
 )]
 
 mod access;
+mod binary;
 mod drain;
+mod extensions;
+mod golden;
 mod http2;
 mod load;
 mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod support;
 mod wire;
