@@ -22,7 +22,7 @@ use crate::access::{Access, Crowd, KeysError, Tls, TlsError};
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
-use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
+use crate::net::{Cors, Jitter, Net, Plane, Seats, Sites, http, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
@@ -278,6 +278,7 @@ impl Parts {
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
         let net = Net {
             sites: Sites::new(&self.config, self.address),
+            cors: Cors::new(&self.config),
             access: self.access,
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),

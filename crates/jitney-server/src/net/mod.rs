@@ -9,6 +9,7 @@ mod checks;
 mod coding;
 mod connection;
 mod control;
+mod cors;
 mod exchange;
 mod framing;
 mod infer;
@@ -36,6 +37,7 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
+pub(crate) use self::cors::Cors;
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
 use crate::access::{Access, Crowd, Tls};
@@ -53,6 +55,7 @@ pub(crate) struct Net {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     pub(crate) sites: Sites,
+    pub(crate) cors: Cors,
     pub(crate) access: Access,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) tls: Option<Tls>,
