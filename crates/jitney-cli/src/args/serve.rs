@@ -26,6 +26,8 @@ SIGTERM and SIGINT drain: what was accepted is answered, then the server ends wi
 ///
 ///     jitney ready http=127.0.0.1:8080 models=2 in=0.12s
 ///
+/// Where gRPC is served, the line says `grpc=` and its address too.
+///
 /// A model that cannot be loaded is logged and answers 503; the others are served. When none can be loaded, the command ends with 1.
 #[derive(Args, Debug)]
 #[command(after_help = SOURCES, after_long_help = format!("{SOURCES}\n\n{EXAMPLES}"))]
@@ -38,6 +40,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
     pub(crate) http: Option<SocketAddr>,
 
+    /// The address of the gRPC server; that of --http serves both on one port [default: gRPC is not served]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_GRPC")]
+    pub(crate) grpc: Option<SocketAddr>,
+
     /// A name under which the server may be called, as HOST or HOST:PORT; may be said several times [default: the loopback names on a
     /// loopback address, else every name]
     #[arg(
@@ -48,6 +54,10 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) allowed_host: Option<Vec<String>>,
 
+    /// A regular expression: header fields whose names it matches are among the parameters that a model is given [default: none]
+    #[arg(long, value_name = "REGEX", env = "JITNEY_FORWARD_HEADER_PATTERN")]
+    pub(crate) forward_header_pattern: Option<String>,
+
     /// The origin of web pages that may call the server, as https://HOST; may be said several times [default: the server's own]
     #[arg(
         long,
@@ -56,10 +66,6 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) allowed_origin: Option<Vec<String>>,
-
-    /// A regular expression: header fields whose names it matches are among the parameters that a model is given [default: none]
-    #[arg(long, value_name = "REGEX", env = "JITNEY_FORWARD_HEADER_PATTERN")]
-    pub(crate) forward_header_pattern: Option<String>,
 
     /// A TOML file with settings and models
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
