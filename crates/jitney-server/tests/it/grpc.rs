@@ -501,11 +501,11 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
             "needs 1 elements of 4 bytes each, but the data has 8 bytes",
         ),
         (
-            typed("i8", "INT8", &[1, 1], ints(&[128])),
+            typed("n8", "INT8", &[1, 1], ints(&[128])),
             "int_contents[0]: expected a number in the range of INT8, got 128",
         ),
         (
-            typed("f16", "FP16", &[1, 1], none()),
+            typed("n16", "FP16", &[1, 1], none()),
             "expected FP16 in raw_input_contents",
         ),
         (
@@ -530,7 +530,7 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
     ];
     let server = start_with(
-        &["m=echo:FP32[1]", "i8=echo:INT8[1]", "f16=echo:FP16[1]"],
+        &["m=echo:FP32[1]", "n8=echo:INT8[1]", "n16=echo:FP16[1]"],
         same_port,
     );
     server.block_on(async {
@@ -643,12 +643,13 @@ fn the_smallest_time_limit_counts() {
             for (metadata, micros) in rows {
                 let began = Instant::now();
                 let status = infer(&channel, timed(metadata, micros)).await.unwrap_err();
-                assert_eq!(
-                    word(&status),
-                    "deadline_exceeded",
-                    "{metadata:?} {micros:?} {status:?}"
+                // What could not be in time is refused at once, as soon as it is known how long the model takes.
+                let refused = matches!(
+                    (status.code(), word(&status)),
+                    (Code::DeadlineExceeded, "deadline_exceeded")
+                        | (Code::ResourceExhausted, "overloaded")
                 );
-                assert_eq!(status.code(), Code::DeadlineExceeded);
+                assert!(refused, "{metadata:?} {micros:?} {status:?}");
                 assert!(began.elapsed() < Duration::from_millis(900));
             }
         };
@@ -738,7 +739,7 @@ fn outputs_are_chosen_and_classified() {
 #[test]
 fn the_server_tells_of_itself_and_its_models() {
     let server = start_with(
-        &["m=echo:FP32[2]", "broken=echo:FP32[2],fail_load=true"],
+        &["m=echo:FP32[2]", "n=echo:FP32[2],fail_load=true"],
         same_port,
     );
     server.block_on(async {
@@ -750,7 +751,7 @@ fn the_server_tells_of_itself_and_its_models() {
             .await
             .unwrap();
         assert!(live.live && ready.ready);
-        for (name, expected) in [("m", true), ("broken", false), ("x", false)] {
+        for (name, expected) in [("m", true), ("n", false), ("x", false)] {
             let request = ModelReadyRequest {
                 name: name.to_owned(),
                 ..Default::default()
@@ -777,7 +778,7 @@ fn the_server_tells_of_itself_and_its_models() {
             ("FP32", &vec![-1, 2])
         );
         let request = ModelMetadataRequest {
-            name: "broken".to_owned(),
+            name: "n".to_owned(),
             ..Default::default()
         };
         let status = call::<_, ModelMetadataResponse>(&channel, "ModelMetadata", request)
@@ -808,7 +809,7 @@ fn health_follows_readiness_and_the_drain() {
     let server = start_with(
         &[
             "m=echo:FP32[2],call_ms=300",
-            "broken=echo:FP32[2],fail_load=true",
+            "n=echo:FP32[2],fail_load=true",
         ],
         same_port,
     );
@@ -828,7 +829,7 @@ fn health_follows_readiness_and_the_drain() {
             ("", Ok(SERVING)),
             ("inference.GRPCInferenceService", Ok(SERVING)),
             ("m", Ok(SERVING)),
-            ("broken", Ok(NOT_SERVING)),
+            ("n", Ok(NOT_SERVING)),
             ("x", Err(Code::NotFound)),
         ];
         for (service, expected) in rows {
@@ -1083,9 +1084,10 @@ fn a_reader_who_does_not_read_holds_nobody_up_and_ends_the_model_when_he_leaves(
             "{streamed:?}"
         );
         drop((lazy, unread, eager, answers));
-    });
-    server.wait_stats("both streams are cancelled", |stats| {
-        stats.cancelled == 2 && stats.running == 0
+        let ended = || server.stats().cancelled == 2 && server.stats().running == 0;
+        while !ended() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     });
 }
 
