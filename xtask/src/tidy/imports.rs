@@ -290,7 +290,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "extension",
-                siblings: &["failure", "models", "observe", "protocol"],
+                siblings: &["config", "failure", "models", "observe", "protocol"],
                 foreign: &[],
             },
             Module {

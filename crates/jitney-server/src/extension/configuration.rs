@@ -2,6 +2,7 @@
 
 use jitney_engine::{Spec, TensorSpec};
 
+use crate::config;
 use crate::models::{Lane, Sharing};
 use crate::protocol::extension::configuration::{
     Configuration, DynamicBatching, Input, InstanceGroup, Output, Parameter, TransactionPolicy,
@@ -17,7 +18,7 @@ pub(crate) fn of_lane(lane: &Lane) -> Configuration {
         name: lane.name().to_owned(),
         platform: lane.platform().to_owned(),
         backend: lane.engine().to_owned(),
-        version_policy: VersionPolicy::Latest { num_versions: 1 },
+        version_policy: version_policy(lane.version_policy()),
         max_batch_size: if spec.batched() {
             count(lane.max_rows())
         } else {
@@ -42,6 +43,21 @@ pub(crate) fn of_lane(lane: &Lane) -> Configuration {
         ]
         .map(|(name, string_value)| (name, Parameter { string_value }))
         .into(),
+    }
+}
+
+fn version_policy(policy: &config::VersionPolicy) -> VersionPolicy {
+    match policy {
+        config::VersionPolicy::Latest(count) => VersionPolicy::Latest {
+            num_versions: u32::try_from(count.get()).unwrap_or(u32::MAX),
+        },
+        config::VersionPolicy::All => VersionPolicy::All {},
+        config::VersionPolicy::Listed(versions) => VersionPolicy::Specific {
+            versions: versions
+                .iter()
+                .filter_map(|version| version.parse().ok())
+                .collect(),
+        },
     }
 }
 

@@ -1,5 +1,8 @@
 //! Which models there are, and loading and unloading them on request.
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task;
+
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, IndexState};
 use crate::observe::logging;
@@ -16,7 +19,7 @@ pub(crate) struct Wish {
 
 /// The index of the models that the caller sees.
 pub(crate) fn index(catalog: &Catalog, wish: Wish, sees: impl Fn(&str) -> bool) -> Vec<IndexLine> {
-    let rows = catalog.index().into_iter();
+    let rows = aside(|| catalog.index()).into_iter();
     rows.filter(|row| sees(&row.name))
         .filter(|row| !wish.ready || row.state == IndexState::Ready)
         .map(|row| IndexLine {
@@ -30,6 +33,14 @@ pub(crate) fn index(catalog: &Catalog, wish: Wish, sees: impl Fn(&str) -> bool) 
             },
         })
         .collect()
+}
+
+/// Does what may read folders without keeping the tasks of its thread from going on.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// Loads a model and waits for it.

@@ -23,7 +23,7 @@ use super::failures::{died_once, failure, quarantined, refusal};
 use super::quarantine::{Verdict, Ward};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
-use crate::config::{ModelSettings, RowByRow};
+use crate::config::{ModelSettings, RowByRow, VersionPolicy};
 use crate::failure::Failure;
 use crate::observe::logging;
 use crate::observe::metrics::{self, ModelMetrics, Totals};
@@ -41,6 +41,7 @@ pub struct Lane {
     /// Most rows in one request.
     max_rows: usize,
     max_wait: Duration,
+    policy: VersionPolicy,
     deadline: Duration,
     took_to_load: Duration,
     metrics: Arc<ModelMetrics>,
@@ -120,6 +121,11 @@ impl Lane {
     /// Longest time that a request is held back for others to join.
     pub fn max_wait(&self) -> Duration {
         self.max_wait
+    }
+
+    /// Which versions of the model are served.
+    pub fn version_policy(&self) -> &VersionPolicy {
+        &self.policy
     }
 
     /// How many instances it has when all are well.
@@ -272,6 +278,7 @@ impl Lane {
             model,
             work: Work::Batches(batcher),
             max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
             deadline: settings.deadline,
             took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
@@ -301,6 +308,7 @@ impl Lane {
             work: Work::Streams(Streams::new(about, settings, streaming)),
             model,
             max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
             deadline: settings.deadline,
             took_to_load: started.elapsed(),
             metrics,
@@ -353,7 +361,7 @@ impl Lane {
         let terms = Terms {
             deadline: Some(call.deadline),
             priority: call.meta.step(),
-            ..Terms::default()
+            key: call.meta.key,
         };
         let began = Instant::now();
         let rows = self.rows(&call)?;

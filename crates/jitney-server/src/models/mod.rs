@@ -155,7 +155,7 @@ impl Catalog {
     /// # Errors
     /// `unknown_model`.
     pub fn known(&self, name: &str) -> Result<(), Failure> {
-        self.0.roster.load().entry(name, None).map(|_| ())
+        self.0.roster.load().versions(name).map(|_| ())
     }
 
     /// The versions of a model that can be called, lowest first; empty where there is no such model.

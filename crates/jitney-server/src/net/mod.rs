@@ -22,6 +22,7 @@ mod rpc;
 mod screen;
 mod sse;
 mod stream;
+mod transport;
 mod websocket;
 
 use std::convert::Infallible;
@@ -38,7 +39,7 @@ use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
-use crate::access::Access;
+use crate::access::{Access, Crowd, Tls};
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::grpc;
@@ -54,6 +55,8 @@ pub(crate) struct Net {
     /// Where it listens.
     pub(crate) doors: Vec<Arc<Door>>,
     pub(crate) access: Access,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
@@ -111,7 +114,7 @@ impl Net {
     pub(crate) fn is_private(&self) -> bool {
         self.doors
             .iter()
-            .all(|door| door.address.ip().is_loopback())
+            .all(|door| door.address.ip().to_canonical().is_loopback())
     }
 
     pub(crate) fn levels(&self) -> Option<&dyn Levels> {

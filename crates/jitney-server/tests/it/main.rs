@@ -6,6 +6,8 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod access;
+mod binary;
 mod drain;
 mod extensions;
 mod golden;
@@ -16,5 +18,6 @@ mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod support;
 mod wire;

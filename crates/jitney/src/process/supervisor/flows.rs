@@ -92,6 +92,11 @@ impl Flows {
         self.owing = self.owing.saturating_sub(1);
     }
 
+    #[cfg(test)]
+    pub(super) fn owing(&self) -> usize {
+        self.owing
+    }
+
     /// It said something.
     pub(super) fn heard(&mut self, now: Instant) {
         self.silent_since = now;

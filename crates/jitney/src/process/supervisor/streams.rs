@@ -256,3 +256,6 @@ enum Fate {
 }
 
 const INNOCENT: &str = "the process that gave these results has ended, which was not the fault of this request: it can be sent again";
+
+#[cfg(test)]
+mod tests;
