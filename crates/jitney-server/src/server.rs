@@ -318,7 +318,7 @@ impl Parts {
         let net = Net {
             doors,
             grpc,
-            access: self.access,
+            access: Arc::new(self.access),
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),

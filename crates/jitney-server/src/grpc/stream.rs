@@ -229,6 +229,7 @@ impl Turn {
         let request = infer_request(message)?;
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
+        self.caller.access.again(&self.caller.grant)?;
         let mut reached = None;
         let lane = self.service.called(&self.caller, &request, &mut reached);
         if let Some(metrics) = reached {

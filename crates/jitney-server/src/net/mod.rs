@@ -54,7 +54,7 @@ pub(crate) struct Net {
     pub(crate) started: Instant,
     /// Where it listens.
     pub(crate) doors: Vec<Arc<Door>>,
-    pub(crate) access: Access,
+    pub(crate) access: Arc<Access>,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,

@@ -668,22 +668,16 @@ fn a_client_who_leaves_cancels() {
     let server = start_with(&["m=echo:FP32[1],call_ms=300"], same_port);
     server.block_on(async {
         let channel = connect(&server).await;
-        let running = tokio::spawn({
-            let channel = channel.clone();
-            async move { infer(&channel, number(1.0)).await }
-        });
+        let mut running = Box::pin(infer(&channel, number(1.0)));
         while server.stats().running == 0 {
-            tokio::task::yield_now().await;
+            tokio::select! { _ = running.as_mut() => (), () = tokio::task::yield_now() => () }
         }
-        let queued = tokio::spawn({
-            let channel = channel.clone();
-            async move { infer(&channel, number(2.0)).await }
-        });
+        let mut queued = Box::pin(infer(&channel, number(2.0)));
         while server.stats().queued == 0 {
-            tokio::task::yield_now().await;
+            tokio::select! { _ = queued.as_mut() => (), () = tokio::task::yield_now() => () }
         }
-        queued.abort();
-        running.await.unwrap().unwrap();
+        drop(queued);
+        running.await.unwrap();
     });
     let stats = server.stats();
     assert_eq!((stats.ok, stats.cancelled), (1, 1));
@@ -1200,22 +1194,26 @@ async fn send(server: &Fixture, method: &str, bytes: Vec<u8>) -> (String, String
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
         .await
         .unwrap();
-    let driver = tokio::spawn(connection);
     let request = http::Request::post(format!("http://{address}{}", path(method)))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::new(Bytes::from(bytes)))
         .unwrap();
-    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    let exchange = async {
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        (head, body.collect().await.unwrap().trailers().cloned())
+    };
+    let (head, trailers) = tokio::select! {
+        answered = exchange => answered,
+        ended = connection => panic!("the connection ended first: {ended:?}"),
+    };
     assert_eq!(head.status, 200);
-    let trailers = body.collect().await.unwrap().trailers().cloned();
     let fields = trailers.unwrap_or(head.headers);
     let field = |name: &str| {
         fields
             .get(name)
             .map_or(String::new(), |value| value.to_str().unwrap().to_owned())
     };
-    driver.abort();
     (field("grpc-status"), field("jitney-code"))
 }
 
