@@ -20,8 +20,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::server::conn::auto::upgrade::downcast;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use jitney_engine::Tensor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -157,14 +156,14 @@ impl Upgrade {
             admitted,
         } = *self;
         // Whoever left before it was answered has no connection any more.
-        let Ok(Ok(parts)) = connection.await.map(downcast::<Socket>) else {
+        let Ok(Ok(parts)) = connection.await.map(Upgraded::downcast::<Socket>) else {
             return;
         };
         let mut socket = parts.io.into_inner();
         socket.upgrade();
         let mut session =
             Session::new(&peer.net, (name, version), grant, admitted, &parts.read_buf);
-        let ended = match peer.fault.get() {
+        let ended = match peer.signs.fault() {
             None => guarded(session.run(&mut socket)).await,
             Some(_) => End::Close(
                 close::PROTOCOL_ERROR,
