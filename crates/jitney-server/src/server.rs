@@ -319,7 +319,7 @@ impl Parts {
             doors,
             grpc,
             cors: Cors::new(&self.config),
-            access: self.access,
+            access: Arc::new(self.access),
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),

@@ -18,7 +18,7 @@ use super::infer::{self, Model};
 use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
-use crate::access::Grant;
+use crate::access::{Access, Grant};
 use crate::admit::{self, Admission};
 use crate::call::Call;
 use crate::failure::{Code, Failure};
@@ -52,6 +52,8 @@ pub(crate) struct Caller {
     pub(crate) head: Head,
     /// What the caller may do.
     pub(crate) grant: Grant,
+    /// Who decides about each of the many requests of one call.
+    pub(crate) access: Arc<Access>,
     pub(crate) started: Instant,
     /// The caller's name for the call, as its metadata says.
     pub(crate) id: Option<String>,
@@ -345,6 +347,7 @@ pub(super) fn call(
     let limit = admit::deadline(started, lane.deadline(), None);
     meta.id = meta.id.or_else(|| caller.id.clone());
     meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
+    meta.key = caller.grant.number();
     Call {
         inputs,
         deadline: asked.map_or(limit, |asked| asked.min(limit)),
