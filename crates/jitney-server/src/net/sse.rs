@@ -121,10 +121,7 @@ impl Events {
     }
 
     /// The next result; there is always one more, or an end, as long as the stream is live.
-    fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Vec<Tensor>, Failure>>> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Vec<Tensor>, Failure>>> {
         match (self.first.take(), &mut self.live) {
             (Some(first), _) => Poll::Ready(Some(Ok(first))),
             (None, Some((answers, _))) => answers.poll_next_unpin(cx),
@@ -222,7 +219,10 @@ fn event(out: &mut Vec<u8>, json: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// The same events, written by a task of the data plane that is one write ahead of the reader.
-fn written_elsewhere(net: &Net, mut events: Events) -> futures_util::stream::BoxStream<'static, Bytes> {
+fn written_elsewhere(
+    net: &Net,
+    mut events: Events,
+) -> futures_util::stream::BoxStream<'static, Bytes> {
     let (sender, mut receiver) = mpsc::channel(1);
     net.spawn(Plane::Data, "events", async move {
         loop {

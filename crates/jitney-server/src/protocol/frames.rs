@@ -338,7 +338,9 @@ fn long_length(bytes: &[u8]) -> Result<usize, Fault> {
         .fold(0_u64, |length, byte| length << 8 | u64::from(*byte));
     let least = if bytes.len() == 2 { 126 } else { 1 << 16 };
     if length < least || length >> 63 != 0 {
-        return Err(Fault::Malformed("a frame's length is not written as it must be"));
+        return Err(Fault::Malformed(
+            "a frame's length is not written as it must be",
+        ));
     }
     usize::try_from(length).map_err(|_| Fault::TooLarge)
 }
@@ -353,7 +355,9 @@ fn close_event(payload: &[u8]) -> Result<Event, Fault> {
     };
     let code = u16::from_be_bytes(*code);
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Fault::Malformed("a close frame has a code that may not be sent"));
+        return Err(Fault::Malformed(
+            "a close frame has a code that may not be sent",
+        ));
     }
     str::from_utf8(reason).map_err(|_| Fault::NotUtf8)?;
     Ok(Event::Close(Some(code)))
@@ -508,18 +512,58 @@ mod tests {
             ("a fragmented ping", vec![0x09, 0x80], malformed),
             ("a large ping", vec![0x89, 0xfe], malformed),
             ("nothing to continue", vec![0x80, 0x80], malformed),
-            ("a text within a text", [sent(0x01, b"a"), sent(0x81, b"b")].concat(), malformed),
-            ("126 in more bytes than needed", vec![0x81, 0xfe, 0, 125], malformed),
-            ("127 in more bytes than needed", vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], malformed),
-            ("the highest bit of a length", vec![0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], malformed),
+            (
+                "a text within a text",
+                [sent(0x01, b"a"), sent(0x81, b"b")].concat(),
+                malformed,
+            ),
+            (
+                "126 in more bytes than needed",
+                vec![0x81, 0xfe, 0, 125],
+                malformed,
+            ),
+            (
+                "127 in more bytes than needed",
+                vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+                malformed,
+            ),
+            (
+                "the highest bit of a length",
+                vec![0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
+                malformed,
+            ),
             ("half a code", sent(0x88, b"\x03"), malformed),
-            ("a code that means that there was none", sent(0x88, &1005_u16.to_be_bytes()), malformed),
-            ("a code of nobody", sent(0x88, &999_u16.to_be_bytes()), malformed),
-            ("a code beyond all", sent(0x88, &5000_u16.to_be_bytes()), malformed),
-            ("a reason that is no text", sent(0x88, b"\x03\xe8\xff"), 1007),
+            (
+                "a code that means that there was none",
+                sent(0x88, &1005_u16.to_be_bytes()),
+                malformed,
+            ),
+            (
+                "a code of nobody",
+                sent(0x88, &999_u16.to_be_bytes()),
+                malformed,
+            ),
+            (
+                "a code beyond all",
+                sent(0x88, &5000_u16.to_be_bytes()),
+                malformed,
+            ),
+            (
+                "a reason that is no text",
+                sent(0x88, b"\x03\xe8\xff"),
+                1007,
+            ),
             ("too large", vec![0x82, 0xfe, 0x01, 0x2d], 1009),
-            ("far too large", vec![0x82, 0xff, 0, 0, 0, 0, 4, 0, 0, 0], 1009),
-            ("too large together", [sent(0x02, &[0; 200]), vec![0x00, 0xe5]].concat(), 1009),
+            (
+                "far too large",
+                vec![0x82, 0xff, 0, 0, 0, 0, 4, 0, 0, 0],
+                1009,
+            ),
+            (
+                "too large together",
+                [sent(0x02, &[0; 200]), vec![0x00, 0xe5]].concat(),
+                1009,
+            ),
             ("no text", vec![0x81, 0x8a, 0, 0, 0, 0, b'a', 0xff], 1007),
             ("a text that is cut off", sent(0x81, b"a\xc3"), 1007),
             ("a surrogate", sent(0x81, b"\xed\xa0\x80"), 1007),

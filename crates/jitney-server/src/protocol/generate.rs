@@ -391,17 +391,44 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let rows = [
-            ("[]", "body: expected an object with a value for each input, got an array at byte 0"),
-            (r#"{"weights": 1}"#, "body: expected a value for the input \"text_input\", but it is missing"),
-            (r#"{"text_input": 5, "weights": 1}"#, "text_input: expected a string (BYTES), got 5 at byte 15"),
-            (r#"{"text_input": "a", "weights": 1, "wieghts": [1]}"#, "wieghts: expected one of \"text_input\", \"weights\", got \"wieghts\""),
-            (r#"{"text_input": "a", "weights": 1, "parameters": {"weights": 1}}"#, "parameters.weights: expected this once, got it beside \"parameters\" and in it"),
-            (r#"{"text_input": "a", "weights": 1, "a": 1, "parameters": {"a": 1}}"#, "parameters.a: expected this once, got it beside \"parameters\" and in it"),
-            (r#"{"text_input": "a", "weights": 1, "id": 7}"#, "id: expected a string, got 7 at byte 40"),
-            (r#"{"text_input": "a", "weights": 1} 2"#, "body: expected nothing after the JSON value, got 2 at byte 34"),
+            (
+                "[]",
+                "body: expected an object with a value for each input, got an array at byte 0",
+            ),
+            (
+                r#"{"weights": 1}"#,
+                "body: expected a value for the input \"text_input\", but it is missing",
+            ),
+            (
+                r#"{"text_input": 5, "weights": 1}"#,
+                "text_input: expected a string (BYTES), got 5 at byte 15",
+            ),
+            (
+                r#"{"text_input": "a", "weights": 1, "wieghts": [1]}"#,
+                "wieghts: expected one of \"text_input\", \"weights\", got \"wieghts\"",
+            ),
+            (
+                r#"{"text_input": "a", "weights": 1, "parameters": {"weights": 1}}"#,
+                "parameters.weights: expected this once, got it beside \"parameters\" and in it",
+            ),
+            (
+                r#"{"text_input": "a", "weights": 1, "a": 1, "parameters": {"a": 1}}"#,
+                "parameters.a: expected this once, got it beside \"parameters\" and in it",
+            ),
+            (
+                r#"{"text_input": "a", "weights": 1, "id": 7}"#,
+                "id: expected a string, got 7 at byte 40",
+            ),
+            (
+                r#"{"text_input": "a", "weights": 1} 2"#,
+                "body: expected nothing after the JSON value, got 2 at byte 34",
+            ),
         ];
         for (body, message) in rows {
-            assert_eq!(decode(body.as_bytes(), &spec()).unwrap_err().message, message);
+            assert_eq!(
+                decode(body.as_bytes(), &spec()).unwrap_err().message,
+                message
+            );
         }
         let reserved = br#"{"text_input": "a", "weights": 1, "triton_x": 1}"#;
         assert!(decode(reserved, &spec()).is_err());

@@ -253,7 +253,11 @@ fn missing(name: &str) -> Box<Fault> {
 }
 
 /// Reads the value of one input as a tensor of one row.
-pub(super) fn read_value(scanner: &mut Scanner<'_>, input: &TensorSpec, spec: &Spec) -> Outcome<Tensor> {
+pub(super) fn read_value(
+    scanner: &mut Scanner<'_>,
+    input: &TensorSpec,
+    spec: &Spec,
+) -> Outcome<Tensor> {
     let dims: &[Dim] = if spec.batched() {
         input.row_shape()
     } else {

@@ -199,7 +199,14 @@ fn about(out: &mut Vec<u8>, id: Option<&str>, last: bool) {
         write::text(out, r#","id":"#);
         write::string(out, id);
     }
-    write::text(out, if last { r#","final":true}"# } else { r#","final":false}"# });
+    write::text(
+        out,
+        if last {
+            r#","final":true}"#
+        } else {
+            r#","final":false}"#
+        },
+    );
 }
 
 /// What a message is, before its tensors are read.
@@ -353,7 +360,10 @@ mod tests {
         assert_eq!(item.inputs, inputs.inputs);
         assert_eq!(item.meta, inputs.meta);
         assert_eq!(item.meta.timeout, Some(Duration::from_micros(7)));
-        assert_eq!(item.meta.parameters.as_deref(), Some(r#"{"timeout": 7, "n": 1}"#));
+        assert_eq!(
+            item.meta.parameters.as_deref(),
+            Some(r#"{"timeout": 7, "n": 1}"#)
+        );
     }
 
     #[test]
@@ -363,7 +373,10 @@ mod tests {
             r#"{{"id": "a", "inputs": [{tensor}], "parameters": {{"binary_data_output": true}}}}"#
         );
         let length = u32::try_from(json.len()).unwrap().to_le_bytes();
-        let raw: Vec<u8> = [1.0_f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let raw: Vec<u8> = [1.0_f32, 2.0]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
         let message = Bytes::from([&length, json.as_bytes(), &raw].concat());
         let Ok(Message::Request(request)) = decode_binary(&message, &spec()) else {
             panic!("this is a request");
@@ -389,22 +402,69 @@ mod tests {
         let long = format!(r#"{{"item": [1, 2], "id": "{}"}}"#, "a".repeat(129));
         let deep = format!(r#"{{"id": "a", "item": {}"#, "[".repeat(500));
         let rows = [
-            ("", None, "body: expected JSON, got nothing: the body is empty"),
-            ("5", None, "body: expected an object with \"id\", and \"item\" or \"inputs\", got 5 at byte 0"),
-            (r#"{"item": [1, 2]}"#, None, "id: expected a string by which to know its answers, but it is missing"),
-            (r#"{"item": [1, 2], "id": ""}"#, None, "id: expected a string of 1 to 128 bytes, got 0"),
-            (&long, None, "id: expected a string of 1 to 128 bytes, got 129"),
-            (r#"{"id": "a"}"#, Some("a"), "expected exactly one of \"item\", \"inputs\" and \"cancel\""),
-            (r#"{"id": "a", "item": 1, "inputs": []}"#, Some("a"), "expected exactly one of \"item\", \"inputs\" and \"cancel\""),
-            (r#"{"id": "a", "cancel": "b", "item": 1}"#, Some("a"), "expected exactly one of \"item\", \"inputs\" and \"cancel\""),
-            (r#"{"id": "a", "item": [1]}"#, Some("a"), "item: expected 2 elements for shape [2], got 1"),
-            (r#"{"id": "a", "item": [1, 2]"#, Some("a"), "body: expected ',' or '}', got the end of the body at byte 26"),
-            (&deep, Some("a"), "item: expected at most 100 arrays and objects inside each other, got more at byte 121"),
+            (
+                "",
+                None,
+                "body: expected JSON, got nothing: the body is empty",
+            ),
+            (
+                "5",
+                None,
+                "body: expected an object with \"id\", and \"item\" or \"inputs\", got 5 at byte 0",
+            ),
+            (
+                r#"{"item": [1, 2]}"#,
+                None,
+                "id: expected a string by which to know its answers, but it is missing",
+            ),
+            (
+                r#"{"item": [1, 2], "id": ""}"#,
+                None,
+                "id: expected a string of 1 to 128 bytes, got 0",
+            ),
+            (
+                &long,
+                None,
+                "id: expected a string of 1 to 128 bytes, got 129",
+            ),
+            (
+                r#"{"id": "a"}"#,
+                Some("a"),
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+            ),
+            (
+                r#"{"id": "a", "item": 1, "inputs": []}"#,
+                Some("a"),
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+            ),
+            (
+                r#"{"id": "a", "cancel": "b", "item": 1}"#,
+                Some("a"),
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+            ),
+            (
+                r#"{"id": "a", "item": [1]}"#,
+                Some("a"),
+                "item: expected 2 elements for shape [2], got 1",
+            ),
+            (
+                r#"{"id": "a", "item": [1, 2]"#,
+                Some("a"),
+                "body: expected ',' or '}', got the end of the body at byte 26",
+            ),
+            (
+                &deep,
+                Some("a"),
+                "item: expected at most 100 arrays and objects inside each other, got more at byte 121",
+            ),
         ];
         for (message, id, sentence) in rows {
             let refused = decode(message.as_bytes(), &spec()).unwrap_err();
             assert_eq!(refused.failure.message, sentence);
-            assert_eq!((refused.id.as_deref(), refused.failure.code), (id, Code::InvalidInput));
+            assert_eq!(
+                (refused.id.as_deref(), refused.failure.code),
+                (id, Code::InvalidInput)
+            );
         }
     }
 
@@ -418,7 +478,14 @@ mod tests {
             serde_json::from_slice(&out).unwrap()
         };
         let prediction = written(&|out| {
-            let raw = result(out, ("m", "1"), ("a", &Form::Prediction), &spec, &outputs, false);
+            let raw = result(
+                out,
+                ("m", "1"),
+                ("a", &Form::Prediction),
+                &spec,
+                &outputs,
+                false,
+            );
             assert_eq!(raw, Ok(Vec::new()));
         });
         assert_eq!(

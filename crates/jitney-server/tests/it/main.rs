@@ -13,5 +13,6 @@ mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod streams;
 mod support;
 mod wire;
