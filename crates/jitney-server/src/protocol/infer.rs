@@ -254,7 +254,7 @@ fn write_size(out: &mut Vec<u8>, tensor: &Tensor, json: Option<Notes>) -> Result
 }
 
 /// Reads the JSON of a request, and the tensors behind it where there is anything.
-fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
+pub(super) fn read(json: &[u8], mut tail: Option<Tail>, spec: &Spec) -> Outcome<Request> {
     let mut scanner = Scanner::new(json)?;
     let mut meta = Meta::default();
     let mut inputs = None;
@@ -321,7 +321,7 @@ fn read_request_parameters(scanner: &mut Scanner<'_>, meta: &mut Meta) -> Outcom
     Ok(form)
 }
 
-/// Reads one parameter of a request that has nothing to do with the form of its answer.
+/// Reads a parameter of a request, whatever the form of its tensors.
 pub(super) fn read_request_parameter(
     scanner: &mut Scanner<'_>,
     name: &str,

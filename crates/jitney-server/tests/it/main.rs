@@ -6,13 +6,17 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod binary;
 mod drain;
+mod extensions;
+mod golden;
 mod http2;
 mod load;
 mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod streams;
 mod support;
 mod wire;
