@@ -21,4 +21,5 @@ mod refusals;
 mod reloads;
 mod streams;
 mod support;
+mod tls;
 mod wire;
