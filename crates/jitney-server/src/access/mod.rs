@@ -27,6 +27,11 @@ pub(crate) struct Access;
 pub(crate) struct Grant;
 
 impl Access {
+    /// Whether callers need a key.
+    pub(crate) fn keyed(&self) -> bool {
+        false
+    }
+
     /// Decides about a request by its head. `model` is the one that its path names.
     ///
     /// # Errors
