@@ -1,7 +1,12 @@
 """Checks, and how they are run: one line each, and a count at the end."""
 
+import subprocess
 import time
 import traceback
+
+
+# Most characters of an error that are printed.
+SHOWN = 3000
 
 
 class Skipped(Exception):
@@ -55,12 +60,26 @@ class Report:
             print(f"skip  {name}\n      {why}", flush=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next check shall run
             self.failed.append(name)
-            print(f"FAIL  {name}\n      {type(error).__name__}: {error}\n      {place_of(error)}", flush=True)
+            print(f"FAIL  {name}\n      {type(error).__name__}: {str(error)[:SHOWN]}\n      {place_of(error)}", flush=True)
         else:
             self.passed += 1
             took = time.monotonic() - started
             self.took.append((took, name))
             print(f"ok    {name}  {took * 1e3:.0f} ms", flush=True)
+
+    def adopt(self, *command):
+        """Runs checks in a process of their own, which prints as this one does, and counts them here."""
+        process = subprocess.Popen([*command, *self.wanted], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            kind, _, name = line.rstrip().partition("  ")
+            if kind == "ok":
+                self.passed += 1
+            elif kind in ("FAIL", "skip"):
+                (self.failed if kind == "FAIL" else self.skipped).append(name.strip())
+        if process.wait() not in (0, 1):
+            self.failed.append(f"{command[1]} ended with {process.returncode}")
 
     def close(self):
         """Prints the sums; whether all is well."""

@@ -5,13 +5,25 @@
 With words, only the checks whose names have one of them are run. Every check prints a line.
 """
 
-import importlib
 import sys
 import time
 
+import exchanges
+import grpc_plain
+import grpc_streams
+import http2_rules
+import openapi
+import perf
+import plain_http
+import repository
+import triton
+import websocket_rules
 from faces import open_faces
 from suite import Report
-from world import World
+from world import World, kserve
+
+# Each asks one server in its own way.
+SUITES = [plain_http, grpc_plain, grpc_streams, http2_rules, websocket_rules, perf]
 
 
 def main():
@@ -19,13 +31,15 @@ def main():
     report = Report(sys.argv[1:])
     with World() as world:
         with open_faces(world) as faces:
-            triton = importlib.import_module("triton")
             for name, face in faces.all.items():
                 triton.SUITE.run(report, world, face, prefix=f", {name}")
-        for module in ():
-            importlib.import_module(module).SUITE.run(report, world)
-    for module in ():
-        importlib.import_module(module).SUITE.run(report)
+        for module in SUITES:
+            module.SUITE.run(report, world)
+        report.adopt(*kserve("plain", world))
+    with World(exchanges.MODELS) as world:
+        exchanges.SUITE.run(report, world)
+        openapi.SUITE.run(report, world)
+    repository.run(report)
     well = report.close()
     print(f"in {time.monotonic() - started:.1f} s")
     sys.exit(0 if well else 1)

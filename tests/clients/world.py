@@ -9,9 +9,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "hostile"))
 
+import wire  # noqa: E402
 from served import ROOT, Metrics, Served, wait_for  # noqa: E402
+from wire import ask  # noqa: E402
 
-__all__ = ["DATATYPES", "HERE", "ROOT", "Metrics", "World", "tools", "wait_for"]
+__all__ = ["DATATYPES", "HERE", "ROOT", "Metrics", "World", "ask", "kserve", "tools", "wait_for", "wire"]
 
 DATATYPES = "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BF16 BYTES".split()
 
@@ -44,7 +46,7 @@ class World(Served):
         (narrow / "model.toml").write_text(NARROW)
         named = {**MODELS, "narrow": narrow} if models is None else models
         sources = [*(f"{name}={source}" for name, source in named.items()), *sources]
-        grpc = "127.0.0.1:0" if not shared_port else "127.0.0.1:0"
+        grpc = "127.0.0.1:0"
         super().__init__(sources, "--grpc", grpc, "--python", sys.executable, *flags, **options)
         self.grpc_port = self.port if shared_port else self._grpc_port()
 
@@ -73,3 +75,8 @@ class World(Served):
 def tools():
     """Where the clients that are programs are."""
     return Path(os.environ.get("JITNEY_CLIENTS") or ROOT / "target" / "clients" / "tools")
+
+
+def kserve(which, world):
+    """The command that runs the checks of KServe's clients, whose messages cannot be loaded beside Triton's."""
+    return sys.executable, str(HERE / "kserve_clients.py"), which, str(world.port), str(world.grpc_port)

@@ -32,6 +32,15 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
         http: args.http,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
+        forward_header_pattern: args.forward_header_pattern,
+        allowed_origins: args.allowed_origin,
+        keys_file: args.access.keys_file,
+        insecure: args.access.insecure.then_some(true),
+        tls_cert: args.access.tls_cert,
+        tls_key: args.access.tls_key,
+        tls_client_ca: args.access.tls_client_ca,
+        max_connections_per_client: args.access.max_connections_per_client,
+        max_requests_per_second: args.access.max_requests_per_second,
         ..NetOptions::default()
     };
     let given = ModelOptions {

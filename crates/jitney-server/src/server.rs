@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::access::Access;
+use crate::access::{Access, Crowd, KeysError, Tls, TlsError};
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
@@ -29,6 +29,8 @@ use crate::observe::metrics::Metrics;
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has
 /// left the caches by the time its answer is written: 64 instead of all of 256 gave a fifth more requests per second.
 const SOCKETS_AT_ONCE: usize = 64;
+/// How often files that may change are looked at. A change counts when it was there twice.
+const LOOK_AT_FILES: Duration = Duration::from_millis(500);
 /// How long connections are given, after the drain, to write what they still have.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long models are given to end after that. None has work left; one that is loading or hangs is left behind.
@@ -49,6 +51,20 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// Other machines can reach the address, and the server has no keys.
+    #[error(
+        "{address} can be reached from other machines, and there are no keys: everybody could run the models\n  hint: make a key with `jitney key new --name NAME` and give the server the file with --keys-file, or listen on 127.0.0.1, or say --insecure where the network itself keeps strangers out"
+    )]
+    Open {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The files of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The models are not named so that requests can tell them apart.
     #[error(transparent)]
     Models(#[from] SourceError),
@@ -126,6 +142,15 @@ impl Server {
             address: config.http,
             error,
         };
+        may_be_reached(&config, config.http)?;
+        let private = config.http.ip().to_canonical().is_loopback();
+        let access = Access::new(&config, private)?;
+        let tls = config.tls.clone().map(Tls::new).transpose()?;
+        if config.has_keys() && tls.is_none() && !private {
+            tracing::warn!(
+                "keys come in clear text, and whoever sees the traffic has them: give the server a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front of it"
+            );
+        }
         let socket = listener::bind(config.http).map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
         let tree = Tree::new("jitney");
@@ -136,6 +161,8 @@ impl Server {
         let parts = Parts {
             config,
             address,
+            access,
+            tls,
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
@@ -232,6 +259,8 @@ impl Drop for Running {
 struct Parts {
     config: NetConfig,
     address: SocketAddr,
+    access: Access,
+    tls: Option<Tls>,
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
@@ -249,7 +278,9 @@ impl Parts {
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
         let net = Net {
             sites: Sites::new(&self.config, self.address),
-            access: Access,
+            access: self.access,
+            tls: self.tls,
+            crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
             config: self.config,
@@ -338,6 +369,7 @@ async fn serve(
         .run(async |group: Group<Infallible>| {
             let (net, deliver) = parts.into_net(group, data_plane);
             net.spawn(Plane::Data, "courier", deliver);
+            net.spawn(Plane::Data, "files", watch_files(Arc::clone(&net)));
             net.spawn(
                 Plane::Control,
                 "listener",
@@ -356,6 +388,25 @@ async fn serve(
         tracing::warn!("a model still runs or loads; it ends with the process");
     }
     ended
+}
+
+/// Every listener passes this before it is bound.
+fn may_be_reached(config: &NetConfig, address: SocketAddr) -> Result<(), StartError> {
+    if config.may_listen_on(address) {
+        return Ok(());
+    }
+    Err(StartError::Open { address })
+}
+
+/// Reads files again when they change.
+async fn watch_files(net: Arc<Net>) {
+    loop {
+        sleep(LOOK_AT_FILES).await;
+        net.access.refresh();
+        if let Some(tls) = &net.tls {
+            tls.refresh();
+        }
+    }
 }
 
 /// Waits for the drain and leads through it. When this returns, what is left is to be cut off.

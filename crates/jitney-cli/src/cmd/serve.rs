@@ -96,10 +96,13 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
     .hint("allow more time with --drain-ms"))
 }
 
-/// Sources that cannot be meant are a matter of what was typed.
+/// Sources and keys that cannot be meant are a matter of what was typed.
 fn start_problem(error: StartError) -> Problem {
     match error {
-        StartError::Models(error) => Problem::usage(error),
+        StartError::Models(_)
+        | StartError::Keys(_)
+        | StartError::Tls(_)
+        | StartError::Open { .. } => Problem::usage(error),
         error => Problem::failure(error),
     }
 }

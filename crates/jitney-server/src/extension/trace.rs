@@ -129,7 +129,7 @@ mod tests {
                 Ok(("TIMESTAMPS", "1000", "-1")),
             ),
             (
-                r#"{"trace_level":"TIMESTAMPS","trace_rate":5,"trace_count":"7"}"#,
+                r#"{"trace_level":"TIMESTAMPS","trace_rate":"5","trace_count":"7"}"#,
                 Ok(("TIMESTAMPS", "5", "7")),
             ),
             (

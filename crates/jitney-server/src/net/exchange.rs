@@ -18,7 +18,6 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::stream::Ask;
 use super::{control, infer, manage, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
@@ -54,7 +53,10 @@ impl<'a> Approach<'a> {
         } = self;
         let need = route.map_or(Need::Look, Route::need);
         let model = route.and_then(Route::model);
-        let grant = peer.net.access.authorise(head, need, model)?;
+        let grant = peer.net.access.authorise(head, peer.from, need, model)?;
+        if need == Need::Admin {
+            log_order(head, &grant);
+        }
         Ok(Exchange {
             peer,
             started,
@@ -143,15 +145,12 @@ async fn answer(
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
-        Route::Infer(Form::Generate, model) => {
-            stream::generate(exchange, model, headers, body).await
-        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
         Route::Stream(Channel::Predict, model) => {
-            stream::events(exchange, Ask::Item, model, headers, body).await
+            stream::events(exchange, Form::Predict, model, headers, body).await
         }
         Route::Stream(Channel::Generate, model) => {
-            stream::events(exchange, Ask::Generate, model, headers, body).await
+            stream::events(exchange, Form::Generate, model, headers, body).await
         }
         Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
         Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
@@ -186,6 +185,16 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
     } else {
         reply
     }
+}
+
+/// Who changes the server, or looks into it, is on record.
+fn log_order(head: &request::Parts, grant: &Grant) {
+    tracing::info!(
+        key = grant.name(),
+        method = %head.method,
+        path = %logging::escaped(head.uri.path()),
+        "an order with the rights of an administrator"
+    );
 }
 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:

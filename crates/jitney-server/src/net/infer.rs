@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::{Spec, Tensor};
@@ -17,26 +17,39 @@ use super::exchange::Exchange;
 use super::payload::Body;
 use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
+use super::stream::{self, Asked};
 use crate::admit::{self, Admitted};
 use crate::call::{Call, Meta};
 use crate::config::NetConfig;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::models::Lane;
 use crate::observe::metrics::{ModelMetrics, Times};
 use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
-use crate::protocol::{error, infer, parameters, predict};
+use crate::protocol::{error, generate, infer, parameters, predict};
 
 /// A body that may be decoded for a model.
 ///
 /// The body is let go as soon as it is decoded: it may be large, and the connection's next request is read into its memory.
-struct Work {
-    lane: Arc<Lane>,
+pub(super) struct Work {
+    pub(super) lane: Arc<Lane>,
     media: Media,
-    body: Bytes,
-    deadline: Instant,
+    pub(super) body: Bytes,
+    pub(super) deadline: Instant,
+    /// Whether the head says how long the client will wait.
+    pub(super) hurried: bool,
     /// What the head says of the request to those behind it.
-    said: Said,
+    pub(super) said: Said,
+}
+
+/// A request that has been read, and has come in.
+pub(super) struct Received {
+    pub(super) work: Work,
+    pub(super) admitted: Admitted,
+    /// How the client would like its answer compressed.
+    accepted: Option<Coding>,
+    /// When all of it was there.
+    read: Instant,
 }
 
 /// What the head of a request says to the model.
@@ -46,15 +59,18 @@ pub(super) struct Said {
     id: Option<String>,
     /// The fields that the server's settings let through.
     fields: Vec<(String, String)>,
+    /// On whose behalf it is.
+    key: Option<u64>,
 }
 
 impl Said {
-    fn of(headers: &HeaderMap, config: &NetConfig) -> Said {
+    fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
         let id = checks::request_id(headers);
         let pattern = config.forward_header_pattern.as_ref();
         Said {
             id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
             fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
+            key,
         }
     }
 
@@ -63,6 +79,7 @@ impl Said {
         Meta {
             id: meta.id.or(self.id),
             parameters: parameters::with_fields(meta.parameters, &self.fields),
+            key: self.key,
             ..meta
         }
     }
@@ -75,21 +92,40 @@ struct Answered {
     ran: Instant,
 }
 
-/// A request whose body was read.
-pub(super) struct Received {
-    pub(super) lane: Arc<Lane>,
-    pub(super) media: Media,
-    pub(super) body: Bytes,
-    pub(super) deadline: Instant,
-    /// Whether the head said how long the caller will wait.
-    pub(super) asked: bool,
-    pub(super) said: Said,
-    /// How the answer may be compressed.
-    accepted: Option<Coding>,
-    pub(super) admitted: Admitted,
+/// Answers a request for a prediction.
+pub(crate) async fn answer(
+    mut exchange: Exchange<'_>,
+    form: Form,
+    model: ModelRef<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let Received {
+        work,
+        admitted: _admitted,
+        accepted,
+        read,
+    } = received;
+    let Exchange {
+        started, record, ..
+    } = exchange;
+    let Answered {
+        reply,
+        decoded,
+        ran,
+    } = run(form, work, started).await?;
+    let reply = coding::compress(reply, accepted).await;
+    let done = Instant::now();
+    record.took(Times {
+        decode: decoded - read,
+        encode: done - ran,
+        total: done - started,
+    });
+    Ok(reply)
 }
 
-/// Looks at the head, lets the request in, and reads its body.
+/// Reads a request for a model, if it may come in.
 pub(super) async fn receive(
     exchange: &mut Exchange<'_>,
     form: Form,
@@ -109,7 +145,7 @@ pub(super) async fn receive(
     };
     let asked = checks::timeout(&headers)?;
     let accepted = coding::accepted(&headers);
-    let said = Said::of(&headers, config);
+    let said = Said::of(&headers, config, exchange.grant.number());
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
@@ -120,60 +156,25 @@ pub(super) async fn receive(
         deadline,
     };
     let body = body::read(body, manner, &mut admitted, limits).await?;
-    Ok(Received {
+    let read = Instant::now();
+    let work = Work {
         // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
         lane: net.catalog.model(model.name, model.version)?,
         media,
         body,
         deadline,
-        asked: asked.is_some(),
-        said,
-        accepted,
-        admitted,
-    })
-}
-
-/// Answers a request for a prediction.
-pub(crate) async fn answer(
-    mut exchange: Exchange<'_>,
-    form: Form,
-    model: ModelRef<'_>,
-    headers: HeaderMap,
-    body: Incoming,
-) -> Result<Reply, Refusal> {
-    let received = receive(&mut exchange, form, model, headers, body).await?;
-    let Received {
-        lane,
-        media,
-        body,
-        deadline,
-        asked: _,
-        said,
-        accepted,
-        // The bytes count until the answer is made.
-        admitted: _admitted,
-    } = received;
-    let work = Work {
-        lane,
-        media,
-        body,
-        deadline,
+        hurried: asked.is_some(),
         said,
     };
-    let read = Instant::now();
-    let Answered {
-        reply,
-        decoded,
-        ran,
-    } = run(form, work, exchange.started).await?;
-    let reply = coding::compress(reply, accepted).await;
-    let done = Instant::now();
-    exchange.record.took(Times {
-        decode: decoded - read,
-        encode: done - ran,
-        total: done - exchange.started,
-    });
-    Ok(reply)
+    if media == Media::Ndjson && form != Form::PredictBatch {
+        return Err(checks::only_json().into());
+    }
+    Ok(Received {
+        work,
+        admitted,
+        accepted,
+        read,
+    })
 }
 
 /// A model that is configured has its own metrics, whether it can be called or not.
@@ -189,12 +190,11 @@ pub(super) fn metrics_of(
 }
 
 async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
-    match (form, work.media) {
-        (Form::PredictBatch, _) => predict_batch(work).await,
-        (_, Media::Ndjson) => Err(checks::only_json()),
-        (Form::Generate, _) => Err(Failure::new(Code::NotFound, "not served")),
-        (Form::Predict, _) => predict_one(work).await,
-        (Form::Protocol, _) => protocol_infer(work, started).await,
+    match form {
+        Form::Predict => predict_one(work).await,
+        Form::PredictBatch => predict_batch(work).await,
+        Form::Protocol => protocol_infer(work, started).await,
+        Form::Generate => generate_one(work, started).await,
     }
 }
 
@@ -228,6 +228,7 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
         body,
         deadline,
         said,
+        ..
     } = work;
     let spec = lane.spec();
     let infer::Request {
@@ -257,6 +258,24 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     })
 }
 
+/// The model's one result; a model that streams may give more, or none.
+async fn generate_one(work: Work, started: Instant) -> Result<Answered, Failure> {
+    let spec_of = Arc::clone(&work.lane);
+    let (lane, spec) = (&spec_of, spec_of.spec());
+    let Asked { call, id } = stream::generated(work, started)?;
+    let decoded = Instant::now();
+    let outputs = stream::only(lane, call).await?;
+    let ran = Instant::now();
+    let mut out = Vec::with_capacity(capacity(&outputs));
+    let (name, version) = (lane.name(), lane.version());
+    generate::encode(&mut out, name, version, id.as_deref(), spec, &outputs);
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
+}
+
 fn decode(body: &Bytes, media: Media, spec: &Spec) -> Result<infer::Request, Failure> {
     match media {
         Media::Binary { json } => infer::decode_binary(body, json, spec),
@@ -280,7 +299,7 @@ fn protocol_reply(json: Vec<u8>, raw: Vec<Bytes>) -> Reply {
 }
 
 /// A call of which the body says nothing but the tensors.
-fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
+pub(super) fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
     let mut call = Call::new(inputs, deadline);
     call.meta = said.with(call.meta);
     call
@@ -302,6 +321,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         body,
         deadline,
         said,
+        ..
     } = work;
     let (lane, said, spec) = (&*lane, &said, lane.spec());
     let format = match media {
@@ -312,7 +332,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     drop(body);
     let decoded = Instant::now();
     let ahead = lane.max_batch().saturating_mul(2);
-    let answers: Vec<_> = stream::iter(items)
+    let answers: Vec<_> = futures_util::stream::iter(items)
         .map(|item| async move {
             let outcome = lane.infer(call(item?, deadline, said.clone())).await?;
             Ok(outcome.outputs)
@@ -366,4 +386,36 @@ fn capacity(outputs: &[Tensor]) -> usize {
 /// About a dozen characters for each number.
 fn text_length(output: &Tensor) -> usize {
     12 * output.elements()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HeaderPattern;
+
+    #[test]
+    fn a_model_is_told_what_the_head_says_where_the_body_says_nothing_else() {
+        let config = NetConfig {
+            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
+            ..NetConfig::default()
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
+        let said = Said::of(&headers, &config, None);
+        let told = said.clone().with(Meta::default());
+        assert_eq!(told.id.as_deref(), Some("7"));
+        assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
+        let body = Meta {
+            id: Some("8".to_owned()),
+            priority: 2,
+            parameters: Some(r#"{"x-tenant":1}"#.to_owned()),
+            ..Meta::default()
+        };
+        assert_eq!(said.with(body.clone()), body);
+        let nothing = Said::of(&headers, &NetConfig::default(), None);
+        assert_eq!(nothing.with(Meta::default()).parameters, None);
+    }
 }

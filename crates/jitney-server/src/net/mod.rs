@@ -22,6 +22,7 @@ mod router;
 mod screen;
 mod sse;
 mod stream;
+mod transport;
 mod websocket;
 
 use std::convert::Infallible;
@@ -38,7 +39,7 @@ pub(crate) use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
-use crate::access::Access;
+use crate::access::{Access, Crowd, Tls};
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::models::Catalog;
@@ -54,6 +55,8 @@ pub(crate) struct Net {
     pub(crate) address: SocketAddr,
     pub(crate) sites: Sites,
     pub(crate) access: Access,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
@@ -71,7 +74,7 @@ pub(crate) struct Net {
 impl Net {
     /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
     pub(crate) fn is_private(&self) -> bool {
-        self.address.ip().is_loopback()
+        self.address.ip().to_canonical().is_loopback()
     }
 
     pub(crate) fn levels(&self) -> Option<&dyn Levels> {

@@ -348,7 +348,7 @@ fn of_form(form: Form, spec: Option<&Spec>) -> Operation {
 
 fn of_channel(channel: Channel, spec: Option<&Spec>) -> Operation {
     let (item, _) = own(spec);
-    let events = || vec![Content::text("text/event-stream")];
+    let events = || vec![Content::of("text/event-stream", reference("Event"))];
     match channel {
         Channel::Predict => Operation {
             tag: "predict",

@@ -287,6 +287,7 @@ impl<'a> Route<'a> {
     pub(crate) fn need(self) -> Need {
         match self {
             Route::Control(View::Live | View::Ready) => Need::Nothing,
+            Route::Control(View::DebugTree) => Need::Admin,
             Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
             Route::Infer(..) | Route::Stream(..) => Need::Infer,
             Route::Manage(_) => Need::Admin,
@@ -317,7 +318,11 @@ impl<'a> Route<'a> {
         match self {
             Route::Control(view) => !matches!(
                 view,
-                View::Server | View::Models | View::Model(_) | View::Configuration(_)
+                View::Server
+                    | View::Models
+                    | View::Model(_)
+                    | View::Configuration(_)
+                    | View::OpenApi
             ),
             Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => false,
         }
@@ -325,7 +330,10 @@ impl<'a> Route<'a> {
 
     /// Whether it may read or write much, or wait, which the control thread must never do.
     pub(crate) const fn is_work(self) -> bool {
-        !matches!(self, Route::Control(_))
+        match self {
+            Route::Control(view) => matches!(view, View::OpenApi),
+            Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => true,
+        }
     }
 }
 

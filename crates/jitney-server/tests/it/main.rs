@@ -6,13 +6,17 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod access;
+mod binary;
 mod drain;
 mod extensions;
+mod golden;
 mod http2;
 mod load;
 mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod support;
 mod wire;

@@ -37,6 +37,17 @@ pub(crate) fn start_queued(
     })
 }
 
+pub(crate) fn start_given(
+    models: &[&str],
+    given: ModelOptions,
+    adjust: impl FnOnce(&mut NetConfig),
+) -> Fixture {
+    start_config(models, |config| {
+        config.settings.given = given;
+        adjust(&mut config.net);
+    })
+}
+
 /// A server whose settings are changed as a whole before it starts.
 pub(crate) fn start_config(models: &[&str], adjust: impl FnOnce(&mut Config)) -> Fixture {
     let net = NetConfig {
@@ -189,7 +200,7 @@ impl Client {
         self.answer_to("")
     }
 
-    fn answer_to(&mut self, method: &str) -> Option<Answer> {
+    pub(crate) fn answer_to(&mut self, method: &str) -> Option<Answer> {
         let end = loop {
             match find(&self.read, b"\r\n\r\n") {
                 Some(end) => break end + 4,

@@ -22,7 +22,7 @@ use super::Lane;
 use crate::call::{Call, Outcome};
 use crate::config::ModelSettings;
 use crate::failure::{Code, Failure};
-use crate::models::failures::{SOON, crashed, draining, expired, refusal, run_failure};
+use crate::models::failures::{SOON, crashed, draining, expired, model_failure, refusal};
 use crate::models::quarantine::{Fingerprint, Verdict, Ward};
 use crate::observe::logging;
 use crate::observe::metrics::ModelMetrics;
@@ -123,11 +123,11 @@ struct Suspect(Fingerprint);
 enum Broke {
     Closed,
     Panicked(String),
-    Run(RunError),
+    Run(stack::Error),
 }
 
-impl From<RunError> for Broke {
-    fn from(error: RunError) -> Broke {
+impl From<stack::Error> for Broke {
+    fn from(error: stack::Error) -> Broke {
         Broke::Run(error)
     }
 }
@@ -379,7 +379,12 @@ impl About {
     /// Holds a result to the signature.
     fn check(&self, outputs: Vec<Tensor>) -> Result<Vec<Tensor>, Failure> {
         let rows = self.spec.batched().then_some(1);
-        match stack::check_outputs(&self.spec, &outputs, rows) {
+        // Behind JSON values there may be the number of those that could not be said.
+        let checked = outputs.len().min(match self.spec.items {
+            Items::Json => 1,
+            Items::Tensors => usize::MAX,
+        });
+        match stack::check_outputs(&self.spec, &outputs[..checked], rows) {
             Ok(()) => Ok(outputs),
             Err(message) => Err(Failure::new(Code::OutputMismatch, message)),
         }
@@ -396,11 +401,15 @@ impl About {
             }
             Broke::Run(error) => {
                 match error {
-                    RunError::Crashed(_) => self.accuse(suspect, Verdict::Crashes),
-                    RunError::RunLimit(_) => self.accuse(suspect, Verdict::Hangs),
+                    stack::Error::Run(RunError::Crashed(_)) => {
+                        self.accuse(suspect, Verdict::Crashes);
+                    }
+                    stack::Error::Run(RunError::RunLimit(_)) => {
+                        self.accuse(suspect, Verdict::Hangs);
+                    }
                     _ => {}
                 }
-                run_failure(error)
+                model_failure(error)
             }
         }
     }
@@ -522,8 +531,7 @@ impl Ending {
 }
 
 async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-    let mut list = vec![b'['];
-    let mut count = 0;
+    let (mut list, mut count, mut nulls) = (vec![b'['], 0, 0);
     while let Some(outputs) = answers.next().await {
         let outputs = outputs?;
         let texts = outputs.iter().filter_map(Tensor::byte_elements).flatten();
@@ -534,15 +542,19 @@ async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
             list.extend_from_slice(text);
             count += 1;
         }
+        let unsaid = outputs.get(1).and_then(Tensor::to_vec::<i64>);
+        nulls += unsaid.into_iter().flatten().sum::<i64>();
         if list.len() > GATHERED_BYTES || count > GATHERED_RESULTS {
             return Err(too_much());
         }
     }
     list.push(b']');
-    let list = Tensor::from_bytes([1], vec![list.into()]);
-    Ok(vec![list.map_err(|error| {
-        Failure::new(Code::Internal, error.to_string())
-    })?])
+    let mut outputs = vec![Tensor::from_bytes([1], vec![list.into()])];
+    if nulls > 0 {
+        outputs.push(Tensor::from_vec([1], vec![nulls]));
+    }
+    let outputs: Result<Vec<Tensor>, _> = outputs.into_iter().collect();
+    outputs.map_err(|error| Failure::new(Code::Internal, error.to_string()))
 }
 
 fn too_much() -> Failure {

@@ -7,9 +7,6 @@ use super::super::extension::configuration::data_type;
 use super::super::{MAX_DIMENSIONS, MAX_KEYS};
 use crate::failure::Code;
 
-/// The largest rate and count of traces.
-const TRACE_MAX: u64 = 999_999_999_999_999_999;
-
 /// Where a schema of [`all`] stands.
 pub(crate) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -51,6 +48,7 @@ fn common() -> Value {
             "name": text(), "datatype": reference("Datatype"), "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
             "parameters": {"type": "object"},
         })),
+        "Event": object(&["data"], json!({"event": text(), "data": text(), "id": text()})),
         "Status": object(&["server", "models"], json!({
             "server": {"type": "object"}, "models": {"type": "array", "items": {"type": "object"}},
         })),
@@ -159,8 +157,8 @@ fn extensions() -> Value {
         })),
         "TraceSettings": closed(json!({
             "trace_level": {"anyOf": [{"enum": ["OFF", "TIMESTAMPS", null]}, {"enum": [["OFF"], ["TIMESTAMPS"]]}]},
-            "trace_rate": {"anyOf": [{"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}, {"type": "integer", "minimum": 1, "maximum": TRACE_MAX}, {"type": "null"}]},
-            "trace_count": {"anyOf": [{"type": "string", "pattern": "^(-1|0|[1-9][0-9]{0,17})$"}, {"type": "integer", "minimum": -1, "maximum": TRACE_MAX}, {"type": "null"}]},
+            "trace_rate": {"anyOf": [{"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}, {"type": "null"}]},
+            "trace_count": {"anyOf": [{"type": "string", "pattern": "^(-1|0|[1-9][0-9]{0,17})$"}, {"type": "null"}]},
             "log_frequency": {"enum": ["0", null]}, "trace_file": {"enum": ["", null]},
         })),
     })

@@ -1,0 +1,44 @@
+"""schemathesis on the server's own description of itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from suite import Suite, same
+from world import ask
+
+SUITE = Suite("openapi")
+HERE = Path(__file__).resolve().parent
+# A client that reads an endless answer, or changes the server, is no client of this check.
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,negative_data_rejection"
+
+
+@SUITE.check
+def the_document(world):
+    answer = ask(world.port, "GET", "/openapi.json")
+    same((answer.status, answer.headers["content-type"]), (200, "application/json"))
+    document = answer.json()
+    assert document["openapi"].startswith("3."), document["openapi"]
+    assert {"/v2/models/{model}/infer", "/predict/digits"} & set(document["paths"]), sorted(document["paths"])
+
+
+@SUITE.check
+def the_page_needs_nothing_from_elsewhere(world):
+    answer = ask(world.port, "GET", "/docs")
+    same(answer.status, 200)
+    page = answer.body.decode()
+    for word in ("src=\"http", "href=\"http", "//cdn", "@import"):
+        assert word not in page, f"the page of the documentation loads {word}"
+
+
+@SUITE.check
+def schemathesis(world):
+    """Whatever the document allows and forbids: no failure of the server, and every answer is one that it describes."""
+    program = Path(sys.executable).with_name("schemathesis")
+    command = [str(program), "run", f"http://{world.http_url}/openapi.json", "--checks", CHECKS, *QUICKLY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
+
+
+QUICKLY = ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "7", "--workers", "2", "--request-timeout", "20", "--no-shrink"]
