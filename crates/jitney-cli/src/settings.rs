@@ -30,6 +30,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let at_start = at_start(args.load_model, file.load_model, control)?;
     let given_net = NetOptions {
         http: args.http,
+        grpc: args.grpc,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
         forward_header_pattern: args.forward_header_pattern,

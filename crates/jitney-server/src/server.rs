@@ -21,8 +21,9 @@ use tokio::time::{sleep, timeout};
 use crate::access::{Access, Crowd, KeysError, Tls, TlsError};
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
+use crate::grpc;
 use crate::models::Catalog;
-use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
+use crate::net::{Door, Jitter, Net, Plane, Seats, Serves, http, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
@@ -78,6 +79,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    grpc: Option<SocketAddr>,
     admission: Arc<Admission>,
     catalog: Catalog,
     tree: Tree,
@@ -138,12 +140,16 @@ impl Server {
             levels,
         } = config;
         settings.close_limit = Some(config.drain.max(MODELS_END));
-        let bind = |error| StartError::Bind {
-            address: config.http,
-            error,
+        let entrances = entrances(&config)?;
+        let address = |grpc: bool| {
+            let found = entrances
+                .iter()
+                .find(|(_, door)| door.serves.includes(grpc));
+            found.map(|(_, door)| door.address)
         };
-        may_be_reached(&config, config.http)?;
-        let private = config.http.ip().to_canonical().is_loopback();
+        let private = entrances
+            .iter()
+            .all(|(_, door)| door.address.ip().to_canonical().is_loopback());
         let access = Access::new(&config, private)?;
         let tls = config.tls.clone().map(Tls::new).transpose()?;
         if config.has_keys() && tls.is_none() && !private {
@@ -151,8 +157,7 @@ impl Server {
                 "keys come in clear text, and whoever sees the traffic has them: give the server a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front of it"
             );
         }
-        let socket = listener::bind(config.http).map_err(bind)?;
-        let address = socket.local_addr().map_err(bind)?;
+        let (address, grpc) = (address(false).unwrap_or(config.http), address(true));
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
         let (courier, deliver) = Courier::new();
@@ -160,7 +165,6 @@ impl Server {
         let admission = Admission::new(config.max_inflight_bytes);
         let parts = Parts {
             config,
-            address,
             access,
             tls,
             admission: Arc::clone(&admission),
@@ -174,7 +178,7 @@ impl Server {
         let (started_sender, started) = sync_channel(1);
         let control = std::thread::Builder::new()
             .name("jitney-control".to_owned())
-            .spawn(move || control_thread(parts, socket, &started_sender, &drained_sender))
+            .spawn(move || control_thread(parts, entrances, &started_sender, &drained_sender))
             .map_err(StartError::Threads)?;
         let lost = |_| Err(io::Error::other(ControlLost));
         started
@@ -183,6 +187,7 @@ impl Server {
             .map_err(StartError::Threads)?;
         Ok(Running {
             address,
+            grpc,
             admission,
             catalog,
             tree,
@@ -197,6 +202,11 @@ impl Running {
     /// Where the server listens; the real port where 0 was asked for.
     pub fn http_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the server serves gRPC, if it does; the real port where 0 was asked for.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc
     }
 
     /// The server's models.
@@ -255,10 +265,31 @@ impl Drop for Running {
     }
 }
 
+/// A socket that listens, and what is behind it.
+type Entrance = (TcpListener, Door);
+
+/// Binds the addresses at which the server listens.
+fn entrances(config: &NetConfig) -> Result<Vec<Entrance>, StartError> {
+    let entrance = |address, serves| -> Result<Entrance, StartError> {
+        may_be_reached(config, address)?;
+        let bind = |error| StartError::Bind { address, error };
+        let socket = listener::bind(address).map_err(bind)?;
+        let door = Door::new(config, socket.local_addr().map_err(bind)?, serves);
+        Ok((socket, door))
+    };
+    Ok(match config.grpc {
+        None => vec![entrance(config.http, Serves::Http)?],
+        Some(grpc) if grpc == config.http => vec![entrance(grpc, Serves::Both)?],
+        Some(grpc) => vec![
+            entrance(config.http, Serves::Http)?,
+            entrance(grpc, Serves::Grpc)?,
+        ],
+    })
+}
+
 /// What the control thread begins with.
 struct Parts {
     config: NetConfig,
-    address: SocketAddr,
     access: Access,
     tls: Option<Tls>,
     admission: Arc<Admission>,
@@ -273,11 +304,20 @@ struct Parts {
 impl Parts {
     fn into_net(
         self,
+        doors: Vec<Arc<Door>>,
         group: Group<Infallible>,
         data_plane: Handle,
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
+        let grpc = grpc::Service::new(
+            self.catalog.clone(),
+            Arc::clone(&self.admission),
+            Arc::clone(&self.metrics),
+            self.config.max_body_bytes,
+            self.config.body_timeout,
+        );
         let net = Net {
-            sites: Sites::new(&self.config, self.address),
+            doors,
+            grpc,
             access: self.access,
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
@@ -285,7 +325,6 @@ impl Parts {
             http: http(&self.config, &group),
             config: self.config,
             started: Instant::now(),
-            address: self.address,
             admission: self.admission,
             catalog: self.catalog,
             metrics: self.metrics,
@@ -299,20 +338,23 @@ impl Parts {
     }
 }
 
-/// The runtimes, and the socket where the control plane's can wait for it.
+/// The runtimes, and the sockets where the control plane's can wait for them.
 struct Planes {
     control: Runtime,
     data: Runtime,
-    socket: tokio::net::TcpListener,
+    entrances: Vec<(tokio::net::TcpListener, Arc<Door>)>,
 }
 
 impl Planes {
-    fn new(workers: Option<NonZeroUsize>, socket: TcpListener) -> io::Result<Planes> {
+    fn new(workers: Option<NonZeroUsize>, entrances: Vec<Entrance>) -> io::Result<Planes> {
         let workers = workers.map_or_else(std::thread::available_parallelism, Ok)?;
         let control = Builder::new_current_thread().enable_all().build()?;
-        let socket = {
+        let entrances = {
             let _runtime = control.enter();
-            tokio::net::TcpListener::from_std(socket)?
+            let waiting = entrances.into_iter().map(|(socket, door)| {
+                tokio::net::TcpListener::from_std(socket).map(|socket| (socket, Arc::new(door)))
+            });
+            waiting.collect::<io::Result<_>>()?
         };
         let data = Builder::new_multi_thread()
             .worker_threads(workers.get())
@@ -323,7 +365,7 @@ impl Planes {
         Ok(Planes {
             control,
             data,
-            socket,
+            entrances,
         })
     }
 }
@@ -332,12 +374,12 @@ impl Planes {
 /// runtime may not drop them.
 fn control_thread(
     parts: Parts,
-    socket: TcpListener,
+    entrances: Vec<Entrance>,
     started: &SyncSender<io::Result<()>>,
     drained: &watch::Sender<Option<Drained>>,
 ) {
     // Whoever starts the server waits for the one message there is room for.
-    let (planes, outcome) = match Planes::new(parts.config.workers, socket) {
+    let (planes, outcome) = match Planes::new(parts.config.workers, entrances) {
         Ok(planes) => (Some(planes), Ok(())),
         Err(error) => (None, Err(error)),
     };
@@ -345,12 +387,12 @@ fn control_thread(
     let Some(Planes {
         control,
         data,
-        socket,
+        entrances,
     }) = planes
     else {
         return;
     };
-    let ended = control.block_on(serve(parts, socket, data.handle().clone()));
+    let ended = control.block_on(serve(parts, entrances, data.handle().clone()));
     // Every task has ended, so this waits for threads only.
     data.shutdown_timeout(CLOSING);
     drained.send_replace(ended);
@@ -358,23 +400,26 @@ fn control_thread(
 
 async fn serve(
     parts: Parts,
-    socket: tokio::net::TcpListener,
+    entrances: Vec<(tokio::net::TcpListener, Arc<Door>)>,
     data_plane: Handle,
 ) -> Option<Drained> {
     let catalog = parts.catalog.clone();
     let root = parts.tree.root();
+    let doors = entrances.iter().map(|(_, door)| Arc::clone(door)).collect();
     let mut ended = None;
     let scope = Scope::named("net").under(&root).policy(Policy::Isolate);
     let outcome = scope
         .run(async |group: Group<Infallible>| {
-            let (net, deliver) = parts.into_net(group, data_plane);
+            let (net, deliver) = parts.into_net(doors, group, data_plane);
             net.spawn(Plane::Data, "courier", deliver);
             net.spawn(Plane::Data, "files", watch_files(Arc::clone(&net)));
-            net.spawn(
-                Plane::Control,
-                "listener",
-                listener::accept(Arc::clone(&net), socket),
-            );
+            for (socket, door) in entrances {
+                net.spawn(
+                    Plane::Control,
+                    "listener",
+                    listener::accept(Arc::clone(&net), door, socket),
+                );
+            }
             ended = Some(conduct(&net).await);
             net.group.cancel(Cause::Shutdown);
             Ok(())

@@ -26,6 +26,8 @@ SIGTERM and SIGINT drain: what was accepted is answered, then the server ends wi
 ///
 ///     jitney ready http=127.0.0.1:8080 models=2 in=0.12s
 ///
+/// Where gRPC is served, the line says `grpc=` and its address too.
+///
 /// A model that cannot be loaded is logged and answers 503; the others are served. When none can be loaded, the command ends with 1.
 #[derive(Args, Debug)]
 #[command(after_help = SOURCES, after_long_help = format!("{SOURCES}\n\n{EXAMPLES}"))]
@@ -37,6 +39,10 @@ pub(crate) struct ServeArgs {
     /// The address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
     pub(crate) http: Option<SocketAddr>,
+
+    /// The address of the gRPC server; that of --http serves both on one port [default: gRPC is not served]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_GRPC")]
+    pub(crate) grpc: Option<SocketAddr>,
 
     /// A name under which the server may be called, as HOST or HOST:PORT; may be said several times [default: the loopback names on a
     /// loopback address, else every name]

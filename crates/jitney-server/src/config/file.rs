@@ -125,6 +125,7 @@ struct ConfigToml {
     reload: Option<bool>,
     load_model: Option<Vec<String>>,
     http: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
     workers: Option<usize>,
     max_connections: Option<usize>,
     max_header_bytes: Option<usize>,
@@ -183,6 +184,7 @@ impl ConfigToml {
             models: models.collect::<Result<_, _>>()?,
             net: NetOptions {
                 http: self.http,
+                grpc: self.grpc,
                 workers: self.workers,
                 max_connections: self.max_connections,
                 max_header_bytes: self.max_header_bytes,
@@ -242,6 +244,7 @@ mod tests {
             control = "explicit"
             load_model = ["digits"]
             http = "[::1]:0"
+            grpc = "[::1]:1"
             workers = 15
             max_connections = 1
             max_header_bytes = 16384
@@ -288,6 +291,7 @@ mod tests {
             ],
             net: NetOptions {
                 http: Some("[::1]:0".parse().unwrap()),
+                grpc: Some("[::1]:1".parse().unwrap()),
                 workers: Some(15),
                 max_connections: Some(1),
                 max_header_bytes: Some(16384),

@@ -17,6 +17,8 @@ use super::options::{OptionError, milliseconds, time, whole};
 pub struct NetConfig {
     /// Where HTTP/1.1 and HTTP/2 are served. Port 0 takes a free one. Default `127.0.0.1:8080`.
     pub http: SocketAddr,
+    /// Where gRPC is served: on the port of HTTP where it is the same address, even with port 0. Default nowhere.
+    pub grpc: Option<SocketAddr>,
     /// Threads of the data plane. Default: as many as the machine has cores.
     pub workers: Option<NonZeroUsize>,
     /// Most connections at a time; beyond it only control requests are served. Default 16384.
@@ -139,6 +141,7 @@ impl Default for NetConfig {
     fn default() -> NetConfig {
         NetConfig {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            grpc: None,
             workers: None,
             max_connections: 16 * 1024,
             max_body_bytes: 64 * 1024 * 1024,
@@ -168,6 +171,8 @@ impl Default for NetConfig {
 pub struct NetOptions {
     /// Where HTTP is served.
     pub http: Option<SocketAddr>,
+    /// Where gRPC is served.
+    pub grpc: Option<SocketAddr>,
     /// Threads of the data plane.
     pub workers: Option<usize>,
     /// Most connections at a time.
@@ -263,6 +268,7 @@ impl NetOptions {
     pub fn or(self, other: NetOptions) -> NetOptions {
         NetOptions {
             http: self.http.or(other.http),
+            grpc: self.grpc.or(other.grpc),
             workers: self.workers.or(other.workers),
             max_connections: self.max_connections.or(other.max_connections),
             max_header_bytes: self.max_header_bytes.or(other.max_header_bytes),
@@ -302,6 +308,7 @@ impl NetOptions {
         Ok(NetConfig {
             forward_header_pattern,
             http: self.http.unwrap_or(default.http),
+            grpc: self.grpc,
             workers: self.workers.and_then(NonZeroUsize::new),
             max_connections: self.max_connections.unwrap_or(default.max_connections),
             max_header_bytes: self.max_header_bytes.unwrap_or(default.max_header_bytes),
@@ -404,6 +411,7 @@ mod tests {
         let text = |text: &str| Some(vec![text.to_owned()]);
         NetOptions {
             http: Some("[::1]:0".parse().unwrap()),
+            grpc: Some("[::1]:1".parse().unwrap()),
             workers: Some(1),
             max_connections: Some(2),
             max_header_bytes: Some(8193),
@@ -443,6 +451,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let expected = NetConfig {
             http: "[::1]:0".parse().unwrap(),
+            grpc: Some("[::1]:1".parse().unwrap()),
             workers: NonZeroUsize::new(1),
             max_connections: 2,
             max_header_bytes: 8193,

@@ -21,7 +21,7 @@ use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
 use super::transport::Transport;
 use super::websocket::Upgrade;
-use super::{Net, exchange};
+use super::{Door, Net, exchange};
 use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
@@ -38,6 +38,7 @@ pub(crate) enum Plane {
 /// The other end of a connection, as its requests see it.
 pub(crate) struct Peer {
     pub(crate) net: Arc<Net>,
+    pub(crate) door: Arc<Door>,
     pub(crate) plane: Plane,
     /// Where it is.
     pub(crate) from: IpAddr,
@@ -61,9 +62,10 @@ pub(crate) struct Active<'a>(&'a Peer);
 pub(crate) struct Answering(Arc<Peer>);
 
 impl Peer {
-    fn new(net: Arc<Net>, plane: Plane, from: IpAddr) -> Peer {
+    fn new(net: Arc<Net>, door: Arc<Door>, plane: Plane, from: IpAddr) -> Peer {
         Peer {
             net,
+            door,
             plane,
             from,
             fault: Arc::default(),
@@ -117,6 +119,8 @@ impl Drop for Answering {
 
 /// A connection that was accepted and may be served.
 pub(crate) struct Arrived {
+    /// Where it came in.
+    pub(crate) door: Arc<Door>,
     /// Out of its runtime, so that it can be taken to any.
     pub(crate) transport: Transport,
     pub(crate) from: IpAddr,
@@ -137,6 +141,7 @@ pub(crate) struct Room {
 /// Serves a connection to its end.
 pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     let Arrived {
+        door,
         mut transport,
         from,
         room,
@@ -145,7 +150,7 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     if transport.arrive().is_err() {
         return;
     }
-    let peer = Arc::new(Peer::new(Arc::clone(&net), plane, from));
+    let peer = Arc::new(Peer::new(Arc::clone(&net), door, plane, from));
     let patience = Patience {
         first_head_by,
         head: net.config.header_timeout,

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Arrived, Plane, Room};
 use super::transport::Transport;
-use super::{Net, reply, router};
+use super::{Door, Net, reply, router};
 use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
@@ -112,15 +112,15 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
 /// Accepts until the drain has finished its requests. The port is closed when this returns.
 ///
 /// While the drain waits for requests, connections are still accepted: they get an answer, which says that the server is shutting down.
-pub(crate) async fn accept(net: Arc<Net>, listener: TcpListener) {
+pub(crate) async fn accept(net: Arc<Net>, door: Arc<Door>, listener: TcpListener) {
     let mut phase = net.admission.watch();
     tokio::select! {
-        () = accept_all(&net, &listener) => (),
+        () = accept_all(&net, &door, &listener) => (),
         _ = phase.wait_for(|phase| *phase >= Phase::Closing) => (),
     }
 }
 
-async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
+async fn accept_all(net: &Arc<Net>, door: &Arc<Door>, listener: &TcpListener) {
     let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
@@ -137,7 +137,14 @@ async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
                 net.spawn(
                     Plane::Control,
                     "arrival",
-                    arrive(Arc::clone(net), socket, from.ip(), place, arrival),
+                    arrive(
+                        Arc::clone(net),
+                        Arc::clone(door),
+                        socket,
+                        from.ip(),
+                        place,
+                        arrival,
+                    ),
                 );
             }
             Err(error) if concerns_one_connection(&error) => (),
@@ -163,6 +170,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 async fn arrive(
     net: Arc<Net>,
+    door: Arc<Door>,
     socket: TcpStream,
     from: IpAddr,
     place: Place,
@@ -191,6 +199,7 @@ async fn arrive(
     // Small answers must not wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
     let mut arrived = Arrived {
+        door,
         transport: Transport::plain(socket),
         from,
         room: Room { place, seat },

@@ -11,6 +11,7 @@ mod binary;
 mod drain;
 mod extensions;
 mod golden;
+mod grpc;
 mod http2;
 mod load;
 mod planes;
