@@ -23,7 +23,7 @@ use tonic_prost::ProstCodec;
 use crate::support::{Fixture, start_with};
 
 /// Both protocols on one port.
-fn same_port(net: &mut NetConfig) {
+pub(crate) fn same_port(net: &mut NetConfig) {
     net.grpc = Some(net.http);
 }
 
@@ -32,14 +32,14 @@ fn own_port(net: &mut NetConfig) {
     net.grpc = Some(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
 }
 
-async fn connect(server: &Fixture) -> Channel {
+pub(crate) async fn connect(server: &Fixture) -> Channel {
     let address = server.running.grpc_addr().unwrap();
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
 }
 
 /// One call of a method of the inference service.
-async fn call<Q, A>(
+pub(crate) async fn call<Q, A>(
     channel: &Channel,
     method: &str,
     request: impl tonic::IntoRequest<Q>,
