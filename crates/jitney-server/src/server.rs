@@ -23,7 +23,7 @@ use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::grpc;
 use crate::models::Catalog;
-use crate::net::{Door, Jitter, Net, Plane, Seats, Serves, http, listener};
+use crate::net::{Cors, Door, Jitter, Net, Plane, Seats, Serves, http, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
@@ -319,6 +319,7 @@ impl Parts {
         let net = Net {
             doors,
             grpc,
+            cors: Cors::new(&self.config),
             access: self.access,
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),

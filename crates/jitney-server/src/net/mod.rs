@@ -9,6 +9,7 @@ mod checks;
 mod coding;
 mod connection;
 mod control;
+mod cors;
 mod exchange;
 mod framing;
 mod infer;
@@ -38,6 +39,7 @@ use tokio::runtime::Handle;
 
 use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
+pub(crate) use self::cors::Cors;
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
 use crate::access::{Access, Crowd, Tls};
@@ -55,6 +57,7 @@ pub(crate) struct Net {
     pub(crate) started: Instant,
     /// Where it listens.
     pub(crate) doors: Vec<Arc<Door>>,
+    pub(crate) cors: Cors,
     pub(crate) access: Access,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) tls: Option<Tls>,

@@ -20,4 +20,5 @@ mod proto;
 mod refusals;
 mod reloads;
 mod support;
+mod tls;
 mod wire;
