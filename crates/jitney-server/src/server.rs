@@ -312,6 +312,7 @@ impl Parts {
             self.catalog.clone(),
             Arc::clone(&self.admission),
             Arc::clone(&self.metrics),
+            self.levels.clone(),
             self.config.max_body_bytes,
             self.config.body_timeout,
         );

@@ -15,6 +15,7 @@ mod framing;
 mod infer;
 pub(crate) mod listener;
 mod manage;
+mod openapi;
 mod payload;
 mod record;
 mod reply;

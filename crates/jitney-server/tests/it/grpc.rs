@@ -33,7 +33,7 @@ use tonic_prost::ProstCodec;
 use crate::support::{Fixture, start_queued, start_with};
 
 /// Both protocols on one port.
-fn same_port(net: &mut NetConfig) {
+pub(crate) fn same_port(net: &mut NetConfig) {
     net.grpc = Some(net.http);
 }
 
@@ -42,7 +42,7 @@ fn own_port(net: &mut NetConfig) {
     net.grpc = Some(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
 }
 
-async fn connect(server: &Fixture) -> Channel {
+pub(crate) async fn connect(server: &Fixture) -> Channel {
     connect_to(server.running.grpc_addr().unwrap()).await
 }
 
@@ -66,7 +66,7 @@ fn path(method: &str) -> PathAndQuery {
 }
 
 /// One call of a method, of the inference service where no other is named.
-async fn call<Q, A>(
+pub(crate) async fn call<Q, A>(
     channel: &Channel,
     method: &str,
     request: impl IntoRequest<Q>,
