@@ -93,8 +93,17 @@ class Served:
         return self.process.wait(within)
 
     def rss_mib(self):
+        return self._memory_mib("VmRSS")
+
+    def peak_rss_mib(self, reset=False):
+        """The most since the last time it was reset, or what there is now."""
+        if reset:
+            Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self._memory_mib("VmHWM")
+
+    def _memory_mib(self, field):
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
+        found = re.search(rf"{field}:\s+(\d+) kB", text)
         return int(found[1]) / 1024 if found else 0.0
 
     def descriptors(self):

@@ -1,6 +1,8 @@
 """What is asked for and how it is refused, one row a check. Nothing here talks to a server."""
 
+import gzip
 import json
+import zlib
 
 from wire import chunked, request
 
@@ -13,6 +15,12 @@ GOOD = "[1,2,3,4]"
 
 def infer(shape="[1,4]", data="[1,2,3,4]", datatype='"FP32"', name='"input"', more="", top=""):
     return f'{{{top}"inputs":[{{"name":{name},"shape":{shape},"datatype":{datatype},"data":{data}{more}}}]}}'
+
+
+def raw(size, shape="[1,4]", datatype='"FP32"', more=""):
+    """A request of which the tensor stands behind the JSON."""
+    parameters = f'"parameters":{{"binary_data_size":{size}}}'
+    return f'{{"inputs":[{{"name":"input","shape":{shape},"datatype":{datatype},{parameters}{more}}}]}}'
 
 
 def nested(depth):
@@ -125,13 +133,20 @@ BODIES = [
     ("an exponent beyond counting", PREDICT, "echo", f"[1e{'9' * 400},1,1,1]", r"\[0\]"),
     ("a leading zero", PREDICT, "echo", "[01,1,1,1]", r"\[0\]"),
     ("a hexadecimal number", PREDICT, "echo", "[0x1,1,1,1]", "input|body"),
-    ("FP16 as the protocol's JSON", INFER, "half", infer("[1,2]", "[1,2]", '"FP16"'), "datatype.*/predict"),
-    ("BF16 as the protocol's JSON", INFER, "brain", infer("[1,2]", "[1,2]", '"BF16"'), "datatype.*/predict"),
+    ("FP16 as the protocol's JSON", INFER, "half", infer("[1,2]", "[1,2]", '"FP16"'), "data.*/predict"),
+    ("BF16 as the protocol's JSON", INFER, "brain", infer("[1,2]", "[1,2]", '"BF16"'), "data.*/predict"),
     ("70000 for FP16", PREDICT, "half", "[70000,1]", r"\[0\].*70000"),
     ("base64 that is none", INFER, "word", infer("[1,1]", '["?"]', '"BYTES"', more=',"parameters":{"content_type":"base64"}'), "data"),
     ("a number for BYTES", PREDICT, "word", "[1]", r"\[0\].*BYTES"),
-    ("binary data", INFER, "echo", infer(more=',"parameters":{"binary_data_size":16}'), "binary_data_size"),
-    ("binary output", INFER, "echo", infer(top='"parameters":{"binary_data_output":true},'), "binary_data_output"),
+    ("data twice", INFER, "echo", infer(more=',"parameters":{"binary_data_size":16}'), r"inputs\[0\].*binary_data_size"),
+    ("raw bytes without the header", INFER, "echo", raw(16), r"binary_data_size.*Inference-Header-Content-Length"),
+    ("binary output that is no switch", INFER, "echo", infer(top='"parameters":{"binary_data_output":1},'), "binary_data_output.*true or false"),
+    ("a name that is reserved", INFER, "echo", infer(top='"parameters":{"triton_x":1},'), "triton_x"),
+    ("a priority below 0", INFER, "echo", infer(top='"parameters":{"priority":-1},'), "priority.*-1"),
+    ("a timeout that is text", INFER, "echo", infer(top='"parameters":{"timeout":"1"},'), "timeout"),
+    ("a sequence that is none", INFER, "echo", infer(top='"parameters":{"sequence_start":1},'), "sequence_start"),
+    ("classes of strings", INFER, "word", infer("[1,1]", '["a"]', '"BYTES"')[:-1] + ',"outputs":[{"name":"output","parameters":{"classification":1}}]}', "classification.*BYTES"),
+    ("classes below 0", INFER, "echo", infer()[:-1] + ',"outputs":[{"name":"output","parameters":{"classification":-1}}]}', "classification"),
     ("shared memory", INFER, "echo", infer(more=',"parameters":{"shared_memory_region":"x"}'), "shared_memory_region"),
     # B12
     (
@@ -146,13 +161,57 @@ BODIES = [
     ("an input that is missing", INFER, "two", infer("[1,2]", "[1,2]", name='"a"'), '"b".*missing'),
 ]
 
+def lengths(*values):
+    return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+# What is wrong, the model, the JSON, the raw bytes behind it, and what the text says beside the field.
+RAW = [
+    # B09
+    ("a size that is not the shape's", "echo", raw(15), b"a" * 15, r"inputs\[0\].*binary_data_size: expected 16 bytes.*got 15"),
+    ("a size beyond the body", "echo", raw(16), b"a" * 15, r"inputs\[0\].*binary_data_size: expected at most 15.*got 16"),
+    ("a size of 2^63", "echo", raw(1 << 63), b"a" * 16, "binary_data_size: expected at most 16"),
+    ("a size of 2^64", "echo", raw(1 << 64), b"a" * 16, "binary_data_size: expected a number of bytes"),
+    ("a size below 0", "echo", raw(-16), b"a" * 16, "binary_data_size: expected a number of bytes"),
+    ("a size that is text", "echo", raw('"16"'), b"a" * 16, "binary_data_size: expected a number of bytes"),
+    ("bytes left over", "echo", raw(16), b"a" * 17, "behind the JSON.*1 more"),
+    ("bytes that no input wants", "echo", infer(), b"a", "behind the JSON.*1 more"),
+    ("data twice", "echo", raw(16, more=',"data":[1,2,3,4]'), b"a" * 16, r"inputs\[0\].data.*both"),
+    ("no bytes at all", "echo", raw(0), b"", "binary_data_size: expected 16 bytes.*got 0"),
+    ("two bytes for a BOOL", "yes", raw(2, "[1,1]", '"BOOL"'), b"\0\1", "binary_data_size: expected 1 bytes"),
+    ("2 for a BOOL", "yes", raw(1, "[1,1]", '"BOOL"'), b"\2", r"inputs\[0\]"),
+    ("a length beyond the end", "word", raw(5, "[1,1]", '"BYTES"'), lengths(2) + b"a", r"data\[0\]: expected the 2 bytes.*got 1"),
+    ("a length of 4 GiB", "word", raw(4, "[1,1]", '"BYTES"'), lengths(0xFFFFFFFF), r"data\[0\]: expected the 4294967295 bytes"),
+    ("lengths whose sum is 4 GiB", "word", raw(12, "[2,1]", '"BYTES"'), lengths(4, 0, 0xFFFFFFF8), r"inputs\[0\].data"),
+    ("an element too few", "word", raw(4, "[2,1]", '"BYTES"'), lengths(0), "data: expected 2 elements"),
+    ("an element too many", "word", raw(8, "[1,1]", '"BYTES"'), lengths(0, 0), "data: expected 1 elements.*4 bytes more"),
+    ("half a length", "word", raw(3, "[1,1]", '"BYTES"'), b"\0\0\0", "data: expected 1 elements"),
+    # B05
+    ("a shape of 2^60 and more", "free", raw(16, "[16,1152921504606846978]"), b"a" * 16, r"inputs\[0\]"),
+    ("a shape of 2^32 by 2^32", "free", raw(16, "[4294967296,4294967296]"), b"a" * 16, "elements than can be counted"),
+    ("strings by the billion", "word", raw(4, "[1000000000,1]", '"BYTES"'), lengths(0), "data: expected 1000000000 elements"),
+    # B10
+    ("JSON that the header cuts off", "echo", infer()[:-1], b"}", "end of the body"),
+    ("a tensor of another length alone", "echo", "", b"a" * 15, "expected 16 bytes.*got 15"),
+    ("a tensor alone for two inputs", "two", "", b"a" * 15, "Inference-Header-Content-Length.*2 inputs"),
+]
+
 # What is wrong, the method, the path, keyword arguments of `request`, the status, the word, and what the text says.
 HEADS = [
     # B15
     *[
         (f"Content-Encoding: {coding}", POST, "/predict/echo", {"headers": [f"Content-Encoding: {coding}"]}, 415, "unsupported_media_type", "Content-Encoding")
-        for coding in ["gzip", "deflate", "zstd", "br", "x-unknown", "gzip, gzip", "identity, gzip"]
+        for coding in ["zstd", "br", "compress", "x-unknown", "gzip, gzip", "identity, gzip", "gzip, chunked"]
     ],
+    *[
+        (f"Content-Encoding: {coding} of what is not compressed", POST, "/predict/echo", {"body": GOOD, "headers": [f"Content-Encoding: {coding}"]}, 400, "invalid_input", f"Content-Encoding, {coding}")
+        for coding in ["gzip", "deflate"]
+    ],
+    *[
+        (f"Content-Encoding: {coding}, cut off", POST, "/predict/echo", {"body": packed[:-1], "headers": [f"Content-Encoding: {coding}"]}, 400, "invalid_input", "cut off")
+        for coding, packed in [("gzip", gzip.compress(GOOD.encode())), ("deflate", zlib.compress(GOOD.encode()))]
+    ],
+    ("two gzip streams", POST, "/predict/echo", {"body": gzip.compress(b"[1,2,") + gzip.compress(b"3,4]"), "headers": ["Content-Encoding: gzip"]}, 400, "invalid_input", "follow its end"),
     # B16
     *[
         (f"model name {shown}", method, path.format(name), {"body": GOOD if method == POST else b""}, 404, "unknown_model|not_found", "model|path")
@@ -214,8 +273,20 @@ HEADS = [
     # B10 and the request's own numbers
     *[
         (f"Inference-Header-Content-Length: {value}", POST, "/v2/models/echo/infer", {"body": infer(), "headers": [f"Inference-Header-Content-Length: {value}"]}, 400, "invalid_input", "Inference-Header-Content-Length")
-        for value in ["-1", "+5", "10", "99999999999", "x", ""]
+        for value in ["-1", "+5", "99999999999", "x", "", "1 1", "9" * 30]
     ],
+    ("Inference-Header-Content-Length twice", POST, "/v2/models/echo/infer", {"body": infer(), "headers": ["Inference-Header-Content-Length: 5"] * 2}, 400, "invalid_input", "Inference-Header-Content-Length"),
+    ("raw bytes for a prediction", POST, "/predict/echo", {"body": GOOD, "headers": ["Inference-Header-Content-Length: 0"]}, 400, "invalid_input", "Inference-Header-Content-Length"),
+    *[
+        (f"a page that sends {shown}", POST, "/v2/models/echo/infer", {"body": infer(), "content_type": kind, "headers": fields}, status, code, "Content-Type|site")
+        for shown, kind, fields, status, code in [
+            ("text", "text/plain", [], 415, "unsupported_media_type"),
+            ("a form", "application/x-www-form-urlencoded", [], 415, "unsupported_media_type"),
+            ("bytes", None, ["Origin: http://evil.example"], 403, "forbidden"),
+            ("bytes to a server of its own name", None, ["Sec-Fetch-Site: cross-site"], 415, "unsupported_media_type"),
+        ]
+    ],
+    ("no Content-Type and no JSON", POST, "/v2/models/echo/infer", {"body": GOOD, "content_type": None}, 415, "unsupported_media_type", "Content-Type"),
     *[
         (f"X-Request-Timeout-Ms: {value}", POST, "/predict/echo", {"body": GOOD, "headers": [f"X-Request-Timeout-Ms: {value}"]}, 400, "invalid_input", "X-Request-Timeout-Ms")
         for value in ["0", "-1", "+5", "1.5", "soon", "", "99999999999999999999"]

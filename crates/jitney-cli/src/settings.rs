@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jitney_server::config::{
-    Config, ConfigFile, Engine, ModelOptions, ModelSource, NetOptions, Settings,
+    AtStart, Config, ConfigFile, Control, Engine, ModelOptions, ModelSource, NetOptions, Settings,
+    VersionPolicy,
 };
 use jitney_server::observe::logging;
 
@@ -25,10 +26,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
         None => ConfigFile::default(),
     };
     let models = sources(&args.sources, file.models)?;
+    let control = control(&args, file.control)?;
+    let at_start = at_start(args.load_model, file.load_model, control)?;
     let given_net = NetOptions {
         http: args.http,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
+        forward_header_pattern: args.forward_header_pattern,
         ..NetOptions::default()
     };
     let given = ModelOptions {
@@ -38,6 +42,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
         queue: args.limits.queue,
         deadline_ms: args.limits.deadline_ms,
         run_limit_ms: args.limits.run_limit_ms,
+        versions: args.versions.as_deref().map(versions).transpose()?,
         ..load_options(&args.load)?
     };
     given.check().map_err(Problem::usage)?;
@@ -47,10 +52,12 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
             given,
             file: file.options,
             python: args.load.python.or(file.python),
-            reload: args.reload || file.reload.unwrap_or(false),
+            control,
+            at_start,
             ..Settings::default()
         },
         models,
+        levels: None,
     })
 }
 
@@ -102,6 +109,36 @@ fn sources(typed: &[String], file: Vec<ModelSource>) -> Result<Vec<ModelSource>,
             .hint("name one, as in `jitney serve model.onnx`, or in the file given with --config, as in models = [\"model.onnx\"]"));
     }
     Ok(models)
+}
+
+/// Of two flags, the one that says more exactly what is meant wins.
+fn control(args: &ServeArgs, file: Option<Control>) -> Result<Control, Problem> {
+    let said = args.control.as_deref().map(str::parse::<Control>);
+    let said = said.transpose().map_err(Problem::usage)?;
+    let reload = args.reload.then_some(Control::Poll);
+    Ok(said.or(reload).or(file).unwrap_or_default())
+}
+
+fn at_start(
+    typed: Option<Vec<String>>,
+    file: Option<Vec<String>>,
+    control: Control,
+) -> Result<AtStart, Problem> {
+    match typed.or(file) {
+        Some(_) if control != Control::Explicit => Err(Problem::usage(
+            "--load-model chooses models only where others can be loaded later",
+        )
+        .hint(
+            "say --control explicit too, or name the folders of the models that are to be served",
+        )),
+        Some(names) => Ok(AtStart::of(names)),
+        None => Ok(AtStart::All),
+    }
+}
+
+fn versions(text: &str) -> Result<VersionPolicy, Problem> {
+    text.parse()
+        .map_err(|error| Problem::usage(format!("--versions: {error}")))
 }
 
 fn load_options(args: &LoadArgs) -> Result<ModelOptions, Problem> {

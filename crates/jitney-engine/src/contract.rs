@@ -150,7 +150,7 @@ pub trait Instance: Send {
 /// # }
 /// ```
 pub trait Streaming: Send + Sync {
-    /// How many streams can go on at a time, all processes of the model together. Opening more is refused.
+    /// How many streams can go on at a time, all processes of the model together. Opening more waits for one to end.
     fn places(&self) -> NonZeroUsize;
 
     /// Begins a stream for a request of one row that has passed [`Spec::check`]. What it needs of the request is copied before this returns.
@@ -159,19 +159,19 @@ pub trait Streaming: Send + Sync {
     /// that it is computing.
     ///
     /// # Errors
-    /// [`RunError`] when the stream could not be begun. What goes wrong later is the last thing that the stream gives.
+    /// [`stack::Error`] when the stream could not be begun. What goes wrong later is the last thing that the stream gives.
     fn open(
         &self,
         request: &Request<'_>,
         terms: StreamTerms,
-    ) -> BoxFuture<'static, Result<Results, RunError>>;
+    ) -> BoxFuture<'static, Result<Results, stack::Error>>;
 }
 
 /// The results of one request as they come: tensors in the order of [`Spec::outputs`], of one row where there is a batch axis.
 ///
 /// Nothing follows an error. At most a handful of results is computed ahead of the reader: one that does not read pauses its own stream and
 /// no other. Dropping it ends the stream at its next step.
-pub type Results = BoxStream<'static, Result<Vec<Tensor>, RunError>>;
+pub type Results = BoxStream<'static, Result<Vec<Tensor>, stack::Error>>;
 
 /// What holds for one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

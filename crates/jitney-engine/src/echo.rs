@@ -13,7 +13,9 @@ use tokio::time::{Instant as Moment, sleep, sleep_until};
 
 use crate::spec::{BatchAxis, Dim, Items, Spec, TensorSpec};
 use crate::tensor::{Data, DataType, Shape, Tensor};
-use crate::{Instance, LoadError, Model, Request, Results, RunError, StreamTerms, Streaming};
+use crate::{
+    Instance, LoadError, Model, Request, Results, RunError, StreamTerms, Streaming, stack,
+};
 
 /// What an [`Echo`] does. The default takes `FP32[16]`, answers with it, and costs nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -346,9 +348,9 @@ impl Streaming for EchoStreams {
         &self,
         request: &Request<'_>,
         terms: StreamTerms,
-    ) -> BoxFuture<'static, Result<Results, RunError>> {
+    ) -> BoxFuture<'static, Result<Results, stack::Error>> {
         let repeat = Repeat::of(&self.echo, self.results, request.inputs, terms.limit);
-        ready(repeat.map(Repeat::into_results)).boxed()
+        ready(repeat.map(Repeat::into_results).map_err(Into::into)).boxed()
     }
 }
 
@@ -399,7 +401,7 @@ impl Repeat {
     }
 
     /// The next result; nothing is left after an error.
-    async fn step(mut self) -> Option<(Result<Vec<Tensor>, RunError>, Option<Repeat>)> {
+    async fn step(mut self) -> Option<(Result<Vec<Tensor>, stack::Error>, Option<Repeat>)> {
         if self.left == 0 {
             return None;
         }
@@ -407,7 +409,7 @@ impl Repeat {
         let result = self.result(fault.map(|(_, fault)| fault)).await;
         self.left -= 1;
         let rest = result.is_ok().then_some(self);
-        Some((result, rest))
+        Some((result.map_err(Into::into), rest))
     }
 
     async fn result(&mut self, fault: Option<Fault>) -> Result<Vec<Tensor>, RunError> {
@@ -638,7 +640,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::stack;
 
     fn run(source: &str, requests: &[Vec<Tensor>]) -> Result<Vec<Vec<Tensor>>, stack::Error> {
         let echo = Echo::parse(source).unwrap();

@@ -8,6 +8,7 @@ pub mod admin;
 mod admit;
 pub mod call;
 pub mod config;
+mod extension;
 pub mod failure;
 pub mod grpc;
 pub mod models;

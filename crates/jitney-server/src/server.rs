@@ -23,6 +23,7 @@ use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::models::Catalog;
 use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has
@@ -118,6 +119,7 @@ impl Server {
             net: config,
             mut settings,
             models,
+            levels,
         } = config;
         settings.close_limit = Some(config.drain.max(MODELS_END));
         let bind = |error| StartError::Bind {
@@ -137,6 +139,7 @@ impl Server {
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
+            levels,
             tree: tree.clone(),
             deliver: Box::pin(deliver),
         };
@@ -232,6 +235,7 @@ struct Parts {
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
+    levels: Option<Arc<dyn Levels>>,
     tree: Tree,
     /// The work of the courier.
     deliver: BoxFuture<'static, ()>,
@@ -254,6 +258,7 @@ impl Parts {
             admission: self.admission,
             catalog: self.catalog,
             metrics: self.metrics,
+            levels: self.levels,
             tree: self.tree,
             jitter: Jitter::default(),
             group,

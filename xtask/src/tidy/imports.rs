@@ -275,12 +275,12 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "config",
-                siblings: &[],
-                foreign: &["serde", "toml"],
+                siblings: &["observe"],
+                foreign: &["serde", "serde_json", "toml"],
             },
             Module {
                 name: "protocol",
-                siblings: &["call", "failure"],
+                siblings: &["call", "failure", "observe"],
                 foreign: &["serde", "serde_json"],
             },
             Module {
@@ -290,8 +290,8 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "extension",
-                siblings: &["config", "failure", "models", "observe"],
-                foreign: &["serde", "serde_json"],
+                siblings: &["config", "failure", "models", "observe", "protocol"],
+                foreign: &[],
             },
             Module {
                 name: "grpc",

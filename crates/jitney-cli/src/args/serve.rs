@@ -14,6 +14,7 @@ Examples:
   jitney serve model.py:Digits --python .venv/bin/python --reload
   jitney serve digits=model.onnx --http 0.0.0.0:8080 --max-batch 64
   JITNEY_MAX_WAIT_MS=2 jitney serve models/ --config jitney.toml
+  jitney serve models/ --control explicit --load-model digits
   jitney serve echo:FP32[16],call_ms=5,row_ms=0.1
 
 A setting is taken from the flag, else from the environment, else from the file, else from the default.
@@ -47,13 +48,35 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) allowed_host: Option<Vec<String>>,
 
+    /// A regular expression: header fields whose names it matches are among the parameters that a model is given [default: none]
+    #[arg(long, value_name = "REGEX", env = "JITNEY_FORWARD_HEADER_PATTERN")]
+    pub(crate) forward_header_pattern: Option<String>,
+
     /// A TOML file with settings and models
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Loads a model again when its files change; the old one serves until the new one is ready [default: off]
+    /// When models are loaded and unloaded: `none`, at the start alone; `poll`, also when their files change, come or go; `explicit`, also
+    /// when a request says so [default: none]
+    #[arg(long, value_name = "MODE", env = "JITNEY_CONTROL", value_parser = ["none", "poll", "explicit"])]
+    pub(crate) control: Option<String>,
+
+    /// Loads a model again when its files change: the same as `--control poll`, unless that says otherwise [default: off]
     #[arg(long, env = "JITNEY_RELOAD")]
     pub(crate) reload: bool,
+
+    /// With `--control explicit`, a model to load at the start; `*` is every one, `none` is none; may be said several times [default: *]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "JITNEY_LOAD_MODEL",
+        value_delimiter = ','
+    )]
+    pub(crate) load_model: Option<Vec<String>>,
+
+    /// Which versions of each model are served: `latest`, `latest:N`, `all`, or versions with commas between them [default: latest]
+    #[arg(long, value_name = "VERSIONS", env = "JITNEY_VERSIONS")]
+    pub(crate) versions: Option<String>,
 
     #[command(flatten)]
     pub(crate) batching: BatchingArgs,

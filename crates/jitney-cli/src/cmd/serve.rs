@@ -49,7 +49,8 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
         .iter()
         .filter(|status| status.state == ModelState::Ready)
         .count();
-    if ready == 0 {
+    // Where models come later, none at the start is no failure.
+    if ready == 0 && total > 0 {
         return Err(
             Problem::failure("no model could be loaded; the log says why")
                 .hint("`jitney check SOURCE` tells more about one"),

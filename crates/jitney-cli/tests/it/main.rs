@@ -13,6 +13,7 @@ mod exit_codes;
 mod logs;
 mod predict;
 mod python;
+mod repository;
 mod serve;
 mod server;
 mod settings;

@@ -186,6 +186,7 @@ fn a_repository_holds_models_of_every_kind() {
     let folder = Folder::with(&[
         ("upper/1/model.py", UPPER),
         ("upper/2/model.py", &UPPER.replace("upper()", "lower()")),
+        ("upper/model.toml", "versions = \"all\""),
         ("sum/model.py", TYPED),
         (
             "sum/model.toml",

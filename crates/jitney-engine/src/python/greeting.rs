@@ -1,6 +1,7 @@
 //! What is said at the start: HELLO to a worker, and READY or FAILED from it.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::PythonOptions;
+use super::streams::STREAMS_MAX;
 use crate::{BatchAxis, Items, LoadError, Spec, TensorSpec};
 
 /// The version of what both sides say.
@@ -34,6 +36,7 @@ pub(super) fn hello(
         max_concurrency: options.max_concurrency.map(Into::into),
         memory: options.memory,
         max_batch: options.max_batch.into(),
+        streams_at: super::settings(options).streams_at(),
     };
     let text = serde_json::to_vec(&hello).map_err(|error| LoadError::new(error.to_string()))?;
     Ok(text.into())
@@ -48,6 +51,8 @@ struct Hello<'a> {
     max_concurrency: Option<usize>,
     memory: Option<u64>,
     max_batch: usize,
+    /// Where the streams' part of the control region begins.
+    streams_at: usize,
 }
 
 /// What a worker says of its model.
@@ -57,6 +62,8 @@ pub(super) struct Greeting {
     /// Whether the model wants to know who waits for it.
     pub(super) context: bool,
     pub(super) idempotent: bool,
+    /// How many streams a worker bears at a time, where the model answers with streams.
+    pub(super) streams: Option<NonZeroUsize>,
     python: String,
     numpy: Option<String>,
 }
@@ -86,6 +93,10 @@ impl Greeting {
             spec,
             context: ready.context,
             idempotent: ready.idempotent,
+            streams: (ready.mode == "stream").then(|| {
+                let streams = ready.max_concurrency.unwrap_or(NonZeroUsize::MIN);
+                streams.min(NonZeroUsize::MIN.saturating_add(STREAMS_MAX - 1))
+            }),
             python: ready.python,
             numpy: ready.numpy,
         })
@@ -108,8 +119,10 @@ struct Ready {
     numpy: Option<String>,
     inputs: Option<Tensors>,
     outputs: Option<Tensors>,
+    mode: String,
     context: bool,
     idempotent: bool,
+    max_concurrency: Option<NonZeroUsize>,
 }
 
 /// The tensors of one side, in the order in which the class names them.

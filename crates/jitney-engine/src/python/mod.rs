@@ -13,6 +13,7 @@ mod json;
 mod output;
 mod reply;
 mod run;
+mod streams;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -24,12 +25,15 @@ use bytes::Bytes;
 use jitney::batch::Context;
 use jitney::process::{self, CallError, Pool, Program, Settings, WorkerState};
 
-use crate::contract::{Health, Instance, LoadError, Model, Request, RunError, WorkerStatus};
+use crate::contract::{
+    Health, Instance, LoadError, Model, Request, RunError, Streaming, WorkerStatus,
+};
 use crate::{Spec, Tensor, stack};
 use greeting::{Greeting, Refusal};
 pub use interpreter::find as find_interpreter;
 use reply::Reply;
 use run::Run;
+use streams::{PythonStreams, STREAMS_MAX};
 
 /// Reads the worker's source from the channel and becomes it.
 const BOOT: &str = include_str!("boot.py");
@@ -55,7 +59,8 @@ pub struct PythonOptions {
     pub close_limit: Duration,
     /// The most rows that are run together: the model's own warm-up is cut into such batches.
     pub max_batch: NonZeroUsize,
-    /// How many calls of an `async` method may overlap in a worker, where the class does not say so or says otherwise.
+    /// How many calls of an `async` method may overlap in a worker, and how many streams may go on there at a time, where the class does not
+    /// say so or says otherwise.
     pub max_concurrency: Option<NonZeroUsize>,
     /// The most bytes of memory that a worker may have for its data.
     pub memory: Option<u64>,
@@ -118,6 +123,9 @@ pub fn load(
     .map_err(|error| Refusal::of(error, &python, file).into_load_error(name))?;
     let greeting = Greeting::parse(&pool.greeting())
         .map_err(|error| LoadError::new(format!("{}: {error}", file.display())))?;
+    if let Some(streams) = greeting.streams {
+        pool.narrow(streams.get());
+    }
     let runtime = greeting.runtime(&python);
     Ok(Box::new(PythonModel {
         workers: options.workers,
@@ -125,7 +133,7 @@ pub fn load(
         shared: Arc::new(Shared {
             pool,
             name: name.to_owned(),
-            greeting,
+            greeting: Arc::new(greeting),
             run_limit: options.run_limit,
         }),
     }))
@@ -151,6 +159,7 @@ fn settings(options: &PythonOptions) -> Settings {
     Settings {
         workers: options.workers.get(),
         depth: DEPTH,
+        streams: STREAMS_MAX,
         start_limit: options.start_limit,
         close_limit: options.close_limit,
         recycle_after: options.recycle_after,
@@ -169,7 +178,7 @@ struct PythonModel {
 struct Shared {
     pool: Pool,
     name: String,
-    greeting: Greeting,
+    greeting: Arc<Greeting>,
     run_limit: Duration,
 }
 
@@ -223,7 +232,20 @@ impl Model for PythonModel {
         workers.into_iter().enumerate().map(status).collect()
     }
 
+    fn streaming(&self) -> Option<Arc<dyn Streaming>> {
+        let each = self.shared.greeting.streams?;
+        Some(Arc::new(PythonStreams {
+            shared: Arc::clone(&self.shared),
+            places: each.saturating_mul(self.workers),
+        }))
+    }
+
     fn instance(&self) -> Result<Box<dyn Instance>, LoadError> {
+        if self.shared.greeting.streams.is_some() {
+            return Err(LoadError::new(
+                "it answers requests with streams of results",
+            ));
+        }
         Ok(Box::new(PythonInstance(Arc::clone(&self.shared))))
     }
 }
@@ -278,7 +300,7 @@ impl Instance for PythonInstance {
             name,
             ..
         } = &*self.0;
-        let run = Run::of(greeting, requests, context)?;
+        let run = Run::of(greeting, requests, &|at| context.deadline(at))?;
         let left = |request| !context.awaited(request);
         let reply = pool
             .call(&process::Request {
@@ -294,7 +316,7 @@ impl Instance for PythonInstance {
         context.ran_for(reply.took);
         let reply = Reply::parse(&greeting.spec, &run.rows, &reply.meta, &reply.payload)
             .map_err(|error| RunError::Crashed(format!("its answer makes no sense: {error}")))?;
-        output::run(name, requests, &reply);
+        output::run(name, requests.iter().map(|request| request.id), &reply);
         reply.into_answers()
     }
 }

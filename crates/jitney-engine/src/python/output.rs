@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use jitney::process::{Output, Stream};
 
 use super::reply::Reply;
-use crate::Request;
 
 /// Writes what a worker of that model prints, and what becomes of it, as events.
 pub(super) fn logger(model: &str) -> impl Fn(Output<'_>) + Send + Sync + use<> {
@@ -37,7 +36,7 @@ fn name(stream: Stream) -> &'static str {
 }
 
 /// Writes what callers are not told of a run: tracebacks, each with the ids of the requests it answers, and numbers that were lost.
-pub(super) fn run(model: &str, requests: &[Request<'_>], reply: &Reply) {
+pub(super) fn run<'a>(model: &str, ids: impl IntoIterator<Item = Option<&'a str>>, reply: &Reply) {
     if reply.nulls > 0 {
         let nulls = reply.nulls;
         tracing::warn!(
@@ -46,16 +45,17 @@ pub(super) fn run(model: &str, requests: &[Request<'_>], reply: &Reply) {
             "the model answered NaN or Infinity, which JSON cannot say: null was sent instead"
         );
     }
+    let ids = Vec::from_iter(ids);
     for failure in reply.failures() {
         let Some(traceback) = &failure.traceback else {
             continue;
         };
         let concerned = match failure.request {
-            Some(request) => requests.get(request..=request).unwrap_or_default(),
-            None => requests,
+            Some(request) => ids.get(request..=request).unwrap_or_default(),
+            None => &ids,
         };
-        let ids = concerned.iter().filter_map(|request| request.id).map(plain);
-        let requests = ids.collect::<Vec<_>>().join(" ");
+        let requests = concerned.iter().flatten().map(|id| plain(id));
+        let requests = requests.collect::<Vec<_>>().join(" ");
         tracing::warn!(model, requests, "the model raised\n{}", lines(traceback));
     }
 }

@@ -1,6 +1,8 @@
 //! A DONE frame as the answers to the requests of its run. It comes from a process that the user's code runs in, so every length in it is
 //! checked as an enemy's.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -51,6 +53,8 @@ enum Kind {
     Mismatch,
     /// The input cannot be what the model takes.
     Invalid,
+    /// There was no next result within the limit.
+    Limit,
 }
 
 impl Reply {
@@ -130,6 +134,8 @@ impl From<Failure> for stack::Error {
         match failure.kind {
             Kind::Raised => stack::Error::Run(RunError::Failed(failure.error)),
             Kind::Invalid => stack::Error::Run(RunError::InvalidInput(failure.error)),
+            // Whoever set the limit knows it.
+            Kind::Limit => stack::Error::Run(RunError::RunLimit(Duration::ZERO)),
             Kind::Mismatch => {
                 stack::Error::Mismatch(format!("the model answered wrongly: {}", failure.error))
             }

@@ -3,7 +3,6 @@
 use std::io::IoSlice;
 use std::time::Instant;
 
-use jitney::batch::Context;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -31,11 +30,11 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Reads nothing but shapes and lengths: the values stay where they are.
+    /// Reads nothing but shapes and lengths: the values stay where they are. `deadline` knows when each request's caller leaves.
     pub(super) fn of(
         greeting: &Greeting,
         requests: &'a [Request<'a>],
-        context: &Context<'_>,
+        deadline: &dyn Fn(usize) -> Option<Instant>,
     ) -> Result<Run<'a>, stack::Error> {
         let rows = counts(requests)?;
         let mut run = Run {
@@ -58,7 +57,7 @@ impl<'a> Run<'a> {
             }
         }
         if greeting.context {
-            run.put_context(context)?;
+            run.put_context(deadline)?;
         }
         Ok(run)
     }
@@ -138,7 +137,10 @@ impl<'a> Run<'a> {
     }
 
     /// What the model may know of each request.
-    fn put_context(&mut self, context: &Context<'_>) -> Result<(), stack::Error> {
+    fn put_context(
+        &mut self,
+        deadline: &dyn Fn(usize) -> Option<Instant>,
+    ) -> Result<(), stack::Error> {
         let now = Instant::now();
         let told: Vec<Told<'_>> = self
             .requests
@@ -149,7 +151,7 @@ impl<'a> Run<'a> {
                 parameters: request
                     .parameters
                     .and_then(|text| serde_json::from_str(text).ok()),
-                remaining: (context.deadline(at))
+                remaining: deadline(at)
                     .map(|deadline| deadline.saturating_duration_since(now).as_secs_f64()),
             })
             .collect();
@@ -204,8 +206,6 @@ fn too_large(what: &str, number: usize) -> stack::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
@@ -228,8 +228,7 @@ mod tests {
     }
 
     fn encoded(greeting: &Greeting, requests: &[Request<'_>]) -> (Vec<u8>, Vec<u8>) {
-        let context = Context::detached(requests.len(), Duration::from_secs(1));
-        let run = Run::of(greeting, requests, &context).unwrap();
+        let run = Run::of(greeting, requests, &|_| None).unwrap();
         let payload: Vec<u8> = run
             .payload()
             .iter()
@@ -299,7 +298,6 @@ mod tests {
         );
         let greeting = greeting(Some(r#"{"x":"UINT8[-1]"}"#), false);
         let requests = [request(&one), request(&two)];
-        let context = Context::detached(2, Duration::from_secs(1));
-        assert!(Run::of(&greeting, &requests, &context).is_err());
+        assert!(Run::of(&greeting, &requests, &|_| None).is_err());
     }
 }

@@ -4,6 +4,9 @@ The server starts it as `python -c BOOT`, sends this source down the channel, an
 head (`meta`) and a payload. A payload beyond 32 KiB does not travel in the frame: each side has a region of shared memory for every
 run in flight, writes there, and sends the other its descriptor once. The server never runs more at a time than it has slots for.
 
+A model with `stream` answers each run with any number of results, and works on many runs at a time. The server gives each credit for the
+results for which its reader has room; what has none is not stepped, so that a slow reader pauses its own generator alone.
+
 It needs the standard library alone, and numpy where the model is typed. Whatever the model does with standard input and output, with
 exceptions or with threads, a run is answered or the process ends: no answer is lost without the server knowing.
 """
@@ -18,22 +21,40 @@ import socket
 import struct
 import sys
 import time
+from collections import deque
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import islice
 
 PROTOCOL = 1
 
 HEADER = struct.Struct("<IBBHQQQ")  # length of the body, kind, flags, slot, id, a, b
-HELLO, RUN, CLOSE = 1, 2, 3
-READY, FAILED, DONE = 65, 66, 67
+HELLO, RUN, CLOSE, CREDIT, STOP = 1, 2, 3, 4, 5
+READY, FAILED, DONE, CHUNK, END = 65, 66, 67, 68, 69
 DESCRIPTOR, REGION = 1, 2
 BODY_MAX = 1 << 20
 INLINE_MAX = 32 << 10
 ALIGNMENT = 64
 SLOT_SIZE = 512
 
+# A stream begins with this credit. A result costs one, and one more for each of these bytes, but never more than all of it.
+ROOM = 16
+COST_BYTES = 64 << 10
+# The streams' part of the control region: since when which stream has been at work, then for each slot the stream that was left and the
+# one that has begun.
+STEP = struct.Struct("<QQ")
+NUMBER = struct.Struct("<Q")
+# How many streams a worker may be given at a time, where the model does not say so.
+STREAMS_IN_TURN, STREAMS_ON_LOOP = 64, 1024
+# How many results of a stream are computed to warm up.
+WARMUP_RESULTS = 4
+# Results that come on a loop so soon after others went out wait for the end of the turn, to go together.
+TOGETHER_S = 0.001
+RECEIVE_AT_ONCE = 256 << 10
+# How often within its limit a stream is looked at.
+SWEEPS = 8
+
 GOOD, ALL_FAILED, SOME_FAILED = 0, 1, 2
-RAISED, MISMATCH, INVALID = "raised", "mismatch", "invalid"
+RAISED, MISMATCH, INVALID, LIMIT = "raised", "mismatch", "invalid", "limit"
 ERROR_MAX = 2_000
 TRACEBACK_MAX = 8_000
 # What the errors of one answer share, so that their JSON fits a frame even where every byte of them is escaped.
@@ -68,7 +89,8 @@ def main():
     settle(hello)
     try:
         model = Model(hello, control)
-        driver = OnLoop(model, channel) if model.is_async else InTurn(model, channel)
+        in_turn, on_loop = (StreamsInTurn, StreamsOnLoop) if model.streams else (InTurn, OnLoop)
+        driver = (on_loop if model.is_async else in_turn)(model, channel)
         driver.open()
     except Unservable as error:
         channel.send(FAILED, meta=as_json(error.report()))
@@ -125,8 +147,7 @@ class InTurn:
 
     def call(self, arguments, keywords):
         try:
-            result = self.model.method(*arguments, **keywords)
-            return list(result) if self.model.streams else result
+            return self.model.method(*arguments, **keywords)
         except BaseException as error:
             return Failure(error)
 
@@ -205,13 +226,391 @@ class OnLoop:
         try:
             async with self.gate:
                 result = self.model.method(*arguments, **keywords)
-                if hasattr(result, "__await__"):
-                    result = await result
-                if not self.model.streams:
-                    return result
-                return [part async for part in result] if hasattr(result, "__aiter__") else list(result)
+                return await result if hasattr(result, "__await__") else result
         except BaseException as error:
             return Failure(error)
+
+
+class Stream:
+    """A run that is answered with any number of results."""
+
+    def __init__(self, run, has_left, now):
+        self.run = run
+        self.has_left = has_left
+        self.results = None
+        self.credit = ROOM
+        self.stopped = False
+        self.failure = None
+        # On a loop: the task, what it waits for when it has no credit, and when it last gave something or could.
+        self.task = None
+        self.room = None
+        self.since = now
+
+
+class Streams:
+    """What both ways to step streams have in common."""
+
+    def __init__(self, model, channel):
+        self.model = model
+        self.channel = channel
+        self.control = model.control
+        self.streams = {}
+        self.closing = False
+
+    def heed(self, frame):
+        kind, slot, id, a, b, meta, payload = frame
+        if kind == RUN:
+            run = StreamRun(slot, id, b, meta, payload, self.model.streams_at)
+            self.streams[id] = stream = Stream(run, run.left(self.control, 0, 1), time.monotonic())
+            self.begin(stream)
+        elif kind == CREDIT or kind == STOP:
+            stream = self.streams.get(id)
+            # It may have ended while the server said so.
+            if stream is not None and not stream.stopped:
+                self.credited(stream, a) if kind == CREDIT else self.stop(stream)
+        elif kind == CLOSE:
+            self.closing = True
+        else:
+            die(f"the server sent a frame of kind {kind}")
+
+    def mark(self, stream):
+        """Notes which stream is at work, for the server to know should this process die or hang."""
+        STEP.pack_into(self.control, self.model.streams_at, time.monotonic_ns(), stream.run.id)
+
+    def unmark(self):
+        NUMBER.pack_into(self.control, self.model.streams_at + 8, 0)
+
+    def call(self, stream):
+        """Calls the method; what it gives is to be iterated over."""
+        run = stream.run
+        NUMBER.pack_into(self.control, run.cell + 8, run.id)
+        ((arguments, keywords),) = self.model.calls(run)
+        return self.model.method(*arguments, **keywords)
+
+    def give(self, stream, result):
+        reply = self.model.codec.one(result)
+        size = self.channel.push(CHUNK, stream.run.slot, stream.run.id, reply.head, reply.payload)
+        stream.credit -= min(ROOM, 1 + size // COST_BYTES)
+
+    def end(self, stream, failure=None):
+        """Says that it has ended, once."""
+        if self.streams.pop(stream.run.id, None) is None:
+            return
+        meta = b"" if failure is None else self.model.codec.refuse(failure).meta()
+        self.channel.push(END, stream.run.slot, stream.run.id, meta)
+
+
+class StreamsInTurn(Streams):
+    """Steps plain generators, one after another: those that have credit, in a circle."""
+
+    def __init__(self, model, channel):
+        super().__init__(model, channel)
+        self.ready = deque()
+
+    def open(self):
+        self.model.create()
+        for run in self.model.warmup_runs():
+            self.model.check_warmup(run, self.model.tried(run, self.attempt))
+
+    def attempt(self, arguments, keywords):
+        results = iterator(self.model.method(*arguments, **keywords))
+        for result in islice(results, WARMUP_RESULTS):
+            self.model.codec.one(result)
+        close(results)
+
+    def serve(self):
+        while not self.closing:
+            # The next step may take long: what is there goes out before it, and who has left is not waited upon.
+            self.channel.flush()
+            for frame in self.channel.frames(wait=not self.ready):
+                self.heed(frame)
+            if self.ready:
+                self.step(self.ready.popleft())
+        for stream in list(self.streams.values()):
+            self.stop(stream)
+        self.channel.flush()
+        self.model.close()
+
+    def begin(self, stream):
+        self.ready.append(stream)
+
+    def credited(self, stream, credit):
+        stream.credit += credit
+        # One that has been waiting for it is not in the circle.
+        if 0 < stream.credit <= credit:
+            self.ready.append(stream)
+
+    def stop(self, stream):
+        stream.stopped = True
+        self.mark(stream)
+        try:
+            close(stream.results)
+        except BaseException as error:
+            complain(f"ending a stream raised {error_text(error)}")
+        self.unmark()
+        self.end(stream)
+
+    def step(self, stream):
+        if stream.stopped:
+            return
+        self.mark(stream)
+        try:
+            if stream.results is None:
+                stream.results = self.called(stream)
+            self.give(stream, next(stream.results))
+        except StopIteration:
+            self.end(stream)
+        except BaseException as error:
+            self.end(stream, Failure(error))
+            self.abandon(stream)
+        else:
+            if stream.credit > 0:
+                self.ready.append(stream)
+        self.unmark()
+
+    def called(self, stream):
+        try:
+            return iterator(self.call(stream))
+        except StopIteration as error:
+            raise RuntimeError("stream raised StopIteration") from error
+
+    def abandon(self, stream):
+        """Closes a generator whose result could not be sent. One that raised has ended already."""
+        try:
+            close(stream.results)
+        except BaseException as error:
+            complain(f"ending a stream raised {error_text(error)}")
+
+
+class StreamsOnLoop(Streams):
+    """Runs asynchronous generators on an event loop, each in a task of its own. What they give in one turn of the loop goes out together."""
+
+    def __init__(self, model, channel):
+        super().__init__(model, channel)
+        import asyncio
+
+        self.asyncio = asyncio
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.flushing = False
+        self.flushed = 0.0
+        self.sweeping = False
+        self.ended = False
+
+    def open(self):
+        self.loop.run_until_complete(self.create())
+
+    async def create(self):
+        """Creates the model on the running loop, where clients and locks of `asyncio` want to be made."""
+        self.model.create()
+        for run in self.model.warmup_runs():
+            failures = []
+            for at, call in enumerate(self.model.calls(run)):
+                try:
+                    await self.attempt(*call)
+                except BaseException as error:
+                    failures.append((at, Failure(error)))
+            self.model.check_warmup(run, Reply(b"", (), failures))
+
+    async def attempt(self, arguments, keywords):
+        results = self.model.method(*arguments, **keywords)
+        if hasattr(results, "__await__"):
+            results = await results
+        if not hasattr(results, "__aiter__"):
+            for result in islice(iterator(results), WARMUP_RESULTS):
+                self.model.codec.one(result)
+            return close(results)
+        left = WARMUP_RESULTS
+        try:
+            async for result in results:
+                self.model.codec.one(result)
+                left -= 1
+                if not left:
+                    break
+        finally:
+            await aclose(results)
+
+    def serve(self):
+        self.loop.add_reader(self.channel.fileno(), self.on_frames)
+        while not self.ended:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                # A task that the model started wants to end the program. It is not the model's to end.
+                complain(f"ignored in a task: {error_text(error)}")
+
+    def on_frames(self):
+        for frame in self.channel.frames(wait=False):
+            self.heed(frame)
+        if self.closing:
+            self.loop.remove_reader(self.channel.fileno())
+            self.last = self.loop.create_task(self.leave())
+
+    async def leave(self):
+        try:
+            streams = list(self.streams.values())
+            for stream in streams:
+                self.stop(stream)
+            if streams:
+                await self.asyncio.wait([stream.task for stream in streams])
+            closing = self.model.close()
+            if hasattr(closing, "__await__"):
+                await closing
+        finally:
+            self.channel.flush()
+            self.ended = True
+            self.loop.stop()
+
+    def begin(self, stream):
+        stream.task = self.loop.create_task(Stepped(self, stream, self.flow(stream)))
+        stream.task.add_done_callback(lambda _: self.finish(stream))
+        if not self.sweeping:
+            self.sweeping = True
+            self.loop.call_later(stream.run.limit / SWEEPS, self.sweep)
+
+    def credited(self, stream, credit):
+        if stream.credit < 1 and stream.credit + credit > 0:
+            stream.since = time.monotonic()
+        stream.credit += credit
+        if stream.room is not None and stream.credit > 0 and not stream.room.done():
+            stream.room.set_result(None)
+
+    def stop(self, stream):
+        stream.stopped = True
+        stream.task.cancel()
+
+    async def flow(self, stream):
+        try:
+            results = self.call(stream)
+            if hasattr(results, "__await__"):
+                results = await results
+            if hasattr(results, "__aiter__"):
+                await self.give_all(stream, results)
+            else:
+                await self.give_plain(stream, iterator(results))
+        except BaseException as error:
+            # A task's exception would be kept until somebody asks.
+            stream.failure = Failure(error)
+
+    async def give_all(self, stream, results):
+        try:
+            async for result in results:
+                self.give(stream, result)
+                if stream.credit < 1:
+                    await self.wait_for_room(stream)
+                # The loop hears of it only when this awaits something.
+                if stream.stopped or stream.has_left():
+                    break
+        finally:
+            await aclose(results)
+
+    async def give_plain(self, stream, results):
+        try:
+            for result in results:
+                self.give(stream, result)
+                await (self.asyncio.sleep(0) if stream.credit > 0 else self.wait_for_room(stream))
+                if stream.stopped:
+                    break
+        finally:
+            close(results)
+
+    async def wait_for_room(self, stream):
+        stream.room = self.loop.create_future()
+        await stream.room
+        stream.room = None
+
+    def give(self, stream, result):
+        super().give(stream, result)
+        stream.since = time.monotonic()
+        # Whoever blocks the loop in its next step does not keep a result from going out that came alone.
+        if stream.since - self.flushed > TOGETHER_S:
+            self.flush()
+        else:
+            self.flush_soon()
+
+    def finish(self, stream):
+        # What a stream raises that was told to end is nobody's business but the model's.
+        if stream.stopped and stream.failure is not None and not stream.failure.is_cancelled:
+            complain(f"ending a stream raised {stream.failure.error}")
+        self.end(stream, None if stream.stopped else stream.failure)
+        self.flush_soon()
+
+    def flush_soon(self):
+        if not self.flushing:
+            self.flushing = True
+            self.loop.call_soon(self.flush_in_turn)
+
+    def flush_in_turn(self):
+        self.flushing = False
+        self.flush()
+
+    def flush(self):
+        self.flushed = time.monotonic()
+        self.channel.flush()
+
+    def sweep(self):
+        """Ends those that have given nothing for too long though there was room for it. The others need not suffer for it: they go on."""
+        now, least = time.monotonic(), None
+        for stream in list(self.streams.values()):
+            limit = stream.run.limit
+            least = limit if least is None else min(limit, least)
+            if stream.credit > 0 and not stream.stopped and now - stream.since > limit:
+                self.end(stream, Failure(Wrong(LIMIT, f"no result within {limit:g} s")))
+                self.flush_soon()
+                self.stop(stream)
+        self.sweeping = least is not None
+        if least is not None:
+            self.loop.call_later(least / SWEEPS, self.sweep)
+
+
+class Stepped:
+    """A coroutine that notes before each of its steps which stream is at work."""
+
+    def __init__(self, streams, stream, coroutine):
+        self.streams = streams
+        self.stream = stream
+        self.coroutine = coroutine
+
+    def send(self, value):
+        self.streams.mark(self.stream)
+        try:
+            return self.coroutine.send(value)
+        finally:
+            self.streams.unmark()
+
+    def throw(self, *error):
+        self.streams.mark(self.stream)
+        try:
+            return self.coroutine.throw(*error)
+        finally:
+            self.streams.unmark()
+
+    def close(self):
+        return self.coroutine.close()
+
+    def __await__(self):
+        return self
+
+    def __getattr__(self, name):
+        # For those who look into tasks.
+        return getattr(self.coroutine, name)
+
+
+def iterator(results):
+    if hasattr(results, "__iter__"):
+        return iter(results)
+    raise TypeError(f"expected results to iterate over, such as those of a generator, got {kind_of(results)}")
+
+
+def close(results):
+    """Ends a generator at the point where it stands."""
+    if hasattr(results, "close"):
+        results.close()
+
+
+async def aclose(results):
+    if hasattr(results, "aclose"):
+        await results.aclose()
 
 
 # --- The model: the user's class, and how its methods are called ---
@@ -222,6 +621,7 @@ class Model:
 
     def __init__(self, hello, control):
         self.control = control
+        self.streams_at = hello["streams_at"]
         self.max_batch = hello["max_batch"]
         self.source = Source(hello["file"], hello["class"])
         self.cls = self.source.load()
@@ -266,12 +666,12 @@ class Model:
         self.batched = self.name == "predict_batch"
         self.streams = self.name == "stream"
         parameters = Parameters(self.cls, self.name)
-        if self.streams and self.inputs is not None:
-            raise self.source.wrong("stream takes and gives JSON values: leave inputs and outputs out", "inputs")
         if parameters.flags & (IS_GENERATOR | IS_ASYNC_GENERATOR) and self.name == "predict":
             raise self.source.wrong("predict has one result for an item, but it yields: call it stream", "predict")
         asynchronous = IS_COROUTINE | IS_ASYNC_GENERATOR
         self.is_async = bool((parameters.flags | Parameters(self.cls, "close").flags) & asynchronous)
+        if self.streams and self.max_concurrency is None:
+            self.max_concurrency = STREAMS_ON_LOOP if self.is_async else STREAMS_IN_TURN
         names = ["items" if self.batched else "item"] if self.inputs is None else [spec.name for spec in self.inputs]
         self.context = "context" not in names and "context" in parameters.positional + parameters.keyword_only
         try:
@@ -334,6 +734,16 @@ class Model:
                     f"the warm-up failed: {failure.error}", self.source.where(self.name), failure.traceback
                 )
             complain(f"a row of zeros failed, which may be as it should: {failure.error}")
+
+    def tried(self, run, attempt):
+        """What comes of calling the method for each row, to warm up."""
+        failures = []
+        for at, call in enumerate(self.calls(run)):
+            try:
+                attempt(*call)
+            except BaseException as error:
+                failures.append((at, Failure(error)))
+        return Reply(b"", (), failures)
 
     def calls(self, run):
         """What the method is called with: once for a batch, else once for each row."""
@@ -545,6 +955,12 @@ class Json:
     def zeros(self):
         return []
 
+    def one(self, result):
+        """One result of a stream, as the answer to one row."""
+        if isinstance(result, BaseException):
+            raise result
+        return Reply(bytes((GOOD,)), [b"[%b]" % self.dump(result).encode()])
+
     def encode_batch(self, run, result):
         return self.encode_rows(run, rows_of(result, run.rows))
 
@@ -636,6 +1052,11 @@ class Arrays:
         array = self.numpy.empty(len(elements), object)
         array[:] = elements
         return array.reshape(shape)
+
+    def one(self, result):
+        """One result of a stream, as the answer to one row."""
+        row = self.outputs_of(result, ())
+        return self.reply(GOOD, [self.stack([array], spec) for array, spec in zip(row, self.outputs)], [])
 
     def encode_batch(self, run, result):
         arrays = self.outputs_of(result, (run.rows,))
@@ -803,6 +1224,10 @@ class Channel:
         os.register_at_fork(after_in_child=self.socket.close)
         self.theirs = {}
         self.ours = {}
+        # Of streams: what has come and is no frame yet, with the descriptors of frames that have not come, and what has yet to go.
+        self.coming = bytearray()
+        self.descriptors = deque()
+        self.going = []
 
     def fileno(self):
         return self.socket.fileno()
@@ -843,6 +1268,68 @@ class Channel:
             die("the server named a region that it did not send")
         return kind, slot, id, b, meta, payload
 
+    def frames(self, wait):
+        """All frames that have come; waits for some if asked to."""
+        self.fetch(0 if wait else socket.MSG_DONTWAIT)
+        while wait and not self.holds_frame():
+            self.fetch(0)
+        frames = []
+        while self.holds_frame():
+            frames.append(self.take_frame())
+        return frames
+
+    def fetch(self, flags):
+        try:
+            data, ancillary, _, _ = self.socket.recvmsg(
+                RECEIVE_AT_ONCE, socket.CMSG_SPACE(4), flags | socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, ancillary = b"", []
+        if not data:
+            # The server is gone, and so is this process, whatever threads the model has.
+            os._exit(0)
+        self.coming += data
+        self.descriptors += [int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary]
+
+    def holds_frame(self):
+        coming = self.coming
+        return len(coming) >= HEADER.size and len(coming) >= HEADER.size + int.from_bytes(coming[:4], "little")
+
+    def take_frame(self):
+        length, kind, flags, slot, id, a, b = HEADER.unpack_from(self.coming)
+        end = HEADER.size + length
+        inline = 0 if flags & REGION or kind == CREDIT else a
+        if length > BODY_MAX or inline > length or (flags & DESCRIPTOR and not self.descriptors):
+            die("the server sent a frame that is none")
+        meta, payload = self.coming[HEADER.size : end - inline], self.coming[end - inline : end]
+        del self.coming[:end]
+        if flags & DESCRIPTOR:
+            descriptor = self.descriptors.popleft()
+            payload = memoryview(mmap.mmap(descriptor, 0))[:a]
+            os.close(descriptor)
+        return kind, slot, id, a, b, meta, payload
+
+    def push(self, kind, slot, id, meta, payload=()):
+        """Sends a frame with the next flush; answers the length of the payload. What is too long for a frame goes at once."""
+        size = sum(map(len, payload))
+        if len(meta) + size <= BODY_MAX:
+            self.going += (HEADER.pack(len(meta) + size, kind, 0, slot, id, size, 0), meta, *payload)
+            return size
+        self.flush()
+        region = Region(size)
+        region.write(payload)
+        descriptor = region.descriptor.to_bytes(4, sys.byteorder)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)]
+        self.deliver([HEADER.pack(len(meta), kind, REGION | DESCRIPTOR, slot, id, size, 0), meta], ancillary)
+        return size
+
+    def flush(self):
+        if self.going:
+            going, self.going = b"".join(self.going), []
+            self.deliver([going], [])
+
     def header(self):
         """A header, and the descriptor that came with its first byte."""
         try:
@@ -882,10 +1369,12 @@ class Channel:
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, region.descriptor.to_bytes(4, sys.byteorder))]
             region.write(payload)
             payload = ()
-        parts = [HEADER.pack(length, kind, flags, slot, id, size, 0), meta, *payload]
+        self.deliver([HEADER.pack(length, kind, flags, slot, id, size, 0), meta, *payload], ancillary)
+
+    def deliver(self, parts, ancillary):
         try:
             sent = self.socket.sendmsg(parts, ancillary, socket.MSG_NOSIGNAL)
-            if sent < HEADER.size + length:
+            if sent < sum(map(len, parts)):
                 self.socket.sendall(b"".join(parts)[sent:], socket.MSG_NOSIGNAL)
         except OSError:
             os._exit(0)
@@ -979,6 +1468,20 @@ class Run:
         return left
 
 
+class StreamRun(Run):
+    """What the server asks to be answered with a stream: one row. Its head begins with the limit in microseconds."""
+
+    def __init__(self, slot, id, microseconds, meta, payload, streams_at):
+        super().__init__(slot, id, microseconds, meta[8:], payload)
+        self.limit = int.from_bytes(meta[:8], "little") / 1e6
+        self.cell = streams_at + STEP.size * (1 + slot)
+
+    def left(self, control, start, end):
+        """A function that says whether the reader has left. The server notes the id of the stream in its slot's part of the control
+        region, so that a step that takes long can know of it."""
+        return lambda: NUMBER.unpack_from(control, self.cell)[0] == self.id
+
+
 class Warmup:
     """A run that the model asked for, or that tries it with zeros. It has no caller."""
 
@@ -1045,6 +1548,7 @@ class Failure:
 
     def __init__(self, error):
         known = isinstance(error, Wrong)
+        self.is_cancelled = type(error).__name__ == "CancelledError"
         self.kind = error.kind if known else RAISED
         self.error = cut(str(error), ERROR_MAX) if known else error_text(error)
         self.traceback = None if known else traceback_text(error)

@@ -4,4 +4,5 @@ mod batched;
 mod faults;
 mod loading;
 mod modes;
+mod streams;
 mod support;

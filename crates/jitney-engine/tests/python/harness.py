@@ -52,6 +52,7 @@ class Worker:
             "max_concurrency": None,
             "memory": None,
             "max_batch": 32,
+            "streams_at": 1024,
         }
         self.send(HELLO, json.dumps({**body, **hello}).encode(), descriptor=self.control.descriptor)
         self.kind, self.greeting = None, None

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::control::Control;
 use super::net::NetOptions;
 use super::options::{Engine, ModelOptions, RowByRow};
 use super::source::ModelSource;
+use super::versions::VersionPolicy;
 
 /// The content of a configuration file. Relative paths in it begin at its folder.
 ///
@@ -31,8 +33,10 @@ pub struct ConfigFile {
     pub options: ModelOptions,
     /// The Python that runs Python models, and in whose packages ONNX Runtime is looked for.
     pub python: Option<PathBuf>,
-    /// Whether models are loaded again when their files change.
-    pub reload: Option<bool>,
+    /// When models are loaded and unloaded.
+    pub control: Option<Control>,
+    /// Which models are loaded at the start, by their names.
+    pub load_model: Option<Vec<String>>,
 }
 
 /// A configuration file could not be used.
@@ -115,7 +119,9 @@ struct ConfigToml {
     #[serde(default)]
     models: Vec<String>,
     python: Option<PathBuf>,
+    control: Option<Control>,
     reload: Option<bool>,
+    load_model: Option<Vec<String>>,
     http: Option<SocketAddr>,
     workers: Option<usize>,
     max_connections: Option<usize>,
@@ -144,6 +150,7 @@ struct ConfigToml {
     memory_mb: Option<usize>,
     recycle_after: Option<usize>,
     recycle_above_mb: Option<usize>,
+    versions: Option<VersionPolicy>,
 }
 
 impl ConfigToml {
@@ -152,6 +159,16 @@ impl ConfigToml {
             ModelSource::parse(text)
                 .map_err(|error| format!("models: \"{}\": {error}", text.escape_debug()))
         });
+        let control = match (self.control, self.reload) {
+            (Some(_), Some(_)) => {
+                return Err(
+                    "control and reload exclude each other: reload = true is control = \"poll\""
+                        .to_owned(),
+                );
+            }
+            (None, Some(true)) => Some(Control::Poll),
+            (said, _) => said,
+        };
         Ok(ConfigFile {
             models: models.collect::<Result<_, _>>()?,
             net: NetOptions {
@@ -185,9 +202,11 @@ impl ConfigToml {
                 memory_mb: self.memory_mb,
                 recycle_after: self.recycle_after,
                 recycle_above_mb: self.recycle_above_mb,
+                versions: self.versions,
             },
             python: self.python,
-            reload: self.reload,
+            control,
+            load_model: self.load_model,
         })
     }
 }
@@ -201,7 +220,8 @@ mod tests {
         let text = r#"
             models = ["digits=models/digits", "echo:FP32[2]"]
             python = "venv/bin/python"
-            reload = true
+            control = "explicit"
+            load_model = ["digits"]
             http = "[::1]:0"
             workers = 15
             max_connections = 1
@@ -230,6 +250,7 @@ mod tests {
             memory_mb = 16
             recycle_after = 17
             recycle_above_mb = 18
+            versions = "all"
         "#;
         let expected = ConfigFile {
             models: vec![
@@ -267,12 +288,24 @@ mod tests {
                 memory_mb: Some(16),
                 recycle_after: Some(17),
                 recycle_above_mb: Some(18),
+                versions: Some(VersionPolicy::All),
             },
             python: Some("venv/bin/python".into()),
-            reload: Some(true),
+            control: Some(Control::Explicit),
+            load_model: Some(vec!["digits".to_owned()]),
         };
         assert_eq!(ConfigFile::parse(text).unwrap(), expected);
         assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
+    }
+
+    #[test]
+    fn reloading_is_polling() {
+        let control = |text: &str| ConfigFile::parse(text).map(|file| file.control);
+        assert_eq!(control("reload = true").unwrap(), Some(Control::Poll));
+        assert_eq!(control("reload = false").unwrap(), None);
+        assert_eq!(control("control = \"none\"").unwrap(), Some(Control::None));
+        let both = control("reload = true\ncontrol = \"poll\"").unwrap_err();
+        assert!(both.to_string().contains("exclude each other"), "{both}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `model.toml`: what a model's folder says about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use super::options::{Engine, ModelOptions, RowByRow};
+use super::versions::{Version, VersionLabels, VersionPolicy, check_labels};
 
 /// The content of a `model.toml`. An empty file is as good as none.
 ///
@@ -41,6 +43,8 @@ pub struct Manifest {
     pub sketch: Option<Sketch>,
     /// The source text of a fake model.
     pub echo: Option<String>,
+    /// Words that stand for versions in requests.
+    pub version_labels: VersionLabels,
 }
 
 /// What the places of an output mean.
@@ -95,6 +99,7 @@ impl Manifest {
         if let Some(sketch) = &self.sketch {
             sketch.check()?;
         }
+        check_labels(&self.version_labels)?;
         match (self.options.engine, &self.echo, &self.file) {
             (Some(Engine::Auto | Engine::Echo) | None, Some(_), None) | (_, None, _) => Ok(()),
             (Some(engine), Some(_), None) => Err(format!(
@@ -151,6 +156,9 @@ struct ModelToml {
     memory_mb: Option<usize>,
     recycle_after: Option<usize>,
     recycle_above_mb: Option<usize>,
+    versions: Option<VersionPolicy>,
+    #[serde(default)]
+    version_labels: BTreeMap<String, Version>,
 }
 
 #[derive(Deserialize)]
@@ -161,6 +169,8 @@ struct Page {
 
 impl ModelToml {
     fn into_manifest(self) -> Result<Manifest, String> {
+        let labels = self.version_labels.into_iter();
+        let labels = labels.map(|(label, Version(version))| (label, version));
         Ok(Manifest {
             options: ModelOptions {
                 engine: self.engine,
@@ -178,6 +188,7 @@ impl ModelToml {
                 memory_mb: self.memory_mb,
                 recycle_after: self.recycle_after,
                 recycle_above_mb: self.recycle_above_mb,
+                versions: self.versions,
             },
             name: self.name,
             file: self.file,
@@ -186,6 +197,7 @@ impl ModelToml {
             labels: self.labels,
             sketch: self.page.and_then(|page| page.sketch),
             echo: self.echo.as_ref().map(echo_source).transpose()?,
+            version_labels: labels.collect(),
         })
     }
 }
@@ -303,6 +315,8 @@ mod tests {
             memory_mb = 700
             recycle_after = 8
             recycle_above_mb = 900
+            versions = [1, "3"]
+            version_labels = { stable = 1, next = "3" }
             [page]
             sketch = { width = 8, height = 9, max = 16 }
         "#;
@@ -323,7 +337,11 @@ mod tests {
                 memory_mb: Some(700),
                 recycle_after: Some(8),
                 recycle_above_mb: Some(900),
+                versions: Some(VersionPolicy::Listed(vec!["1".into(), "3".into()])),
             },
+            version_labels: [("stable", "1"), ("next", "3")]
+                .map(|(label, version)| (label.into(), version.into()))
+                .into(),
             class: Some("Net".to_owned()),
             name: Some("digits".to_owned()),
             file: Some("v2/net.onnx".to_owned()),
@@ -369,7 +387,7 @@ mod tests {
             ),
             (
                 "queue = 1\nmax_bach = 3",
-                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `class`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`, `load_limit_ms`, `max_concurrency`, `memory_mb`, `recycle_after`, `recycle_above_mb`",
+                "TOML parse error at line 2, column 1\n  |\n2 | max_bach = 3\n  | ^^^^^^^^\nunknown field `max_bach`, expected one of `name`, `file`, `class`, `description`, `labels`, `page`, `echo`, `engine`, `max_batch`, `max_wait_ms`, `instances`, `threads`, `queue`, `deadline_ms`, `run_limit_ms`, `row_by_row`, `warmup`, `load_limit_ms`, `max_concurrency`, `memory_mb`, `recycle_after`, `recycle_above_mb`, `versions`, `version_labels`",
             ),
             (
                 "row_by_row = \"maybe\"",
@@ -406,6 +424,10 @@ mod tests {
             (
                 "page = { sketch = { width = 8, height = 8, max = inf } }",
                 "page.sketch.max must be a number above 0, but is inf",
+            ),
+            (
+                "version_labels = { 3 = \"1\" }",
+                "version_labels must have words such as stable for keys, which are no numbers, but has \"3\"",
             ),
             (
                 "file = \"m.onnx\"\n[echo]",

@@ -11,19 +11,30 @@
 //! [`Settings::for_model`] is the one place where this is decided. What concerns the server as a whole has the same order without the
 //! third place. Models named on the command line replace those named in the file.
 
+mod control;
 mod file;
+mod load_request;
 mod manifest;
 mod net;
 mod options;
 mod source;
+mod versions;
 
+pub use control::{AtStart, Control};
 pub use file::{ConfigError, ConfigFile};
+pub(crate) use load_request::load_request;
 pub use manifest::{Labels, Manifest, Sketch};
 pub use net::{HeaderPattern, NetConfig, NetOptions};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
+pub use versions::{VersionLabels, VersionPolicy};
+pub(crate) use versions::{is_version, number};
+
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+
+use crate::observe::logging::Levels;
 
 /// Everything a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +45,8 @@ pub struct Config {
     pub settings: Settings,
     /// Its models.
     pub models: Vec<ModelSource>,
+    /// The switches of the process's log, where requests of administrators may set them.
+    pub levels: Option<Arc<dyn Levels>>,
 }
 
 /// Reads a file's text; the error shows the place of the mistake.

@@ -9,6 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+use super::control::{AtStart, Control};
+use super::versions::VersionPolicy;
+
 /// The settings of a model as one place says them; `None` where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelOptions {
@@ -42,6 +45,8 @@ pub struct ModelOptions {
     pub recycle_after: Option<usize>,
     /// Resident memory in MiB above which a process of a Python model is replaced.
     pub recycle_above_mb: Option<usize>,
+    /// Which versions are served.
+    pub versions: Option<VersionPolicy>,
 }
 
 /// What every place but `model.toml` says, and what concerns every model.
@@ -53,8 +58,10 @@ pub struct Settings {
     pub file: ModelOptions,
     /// The Python that runs Python models, and in whose packages ONNX Runtime is looked for. By default the active one.
     pub python: Option<PathBuf>,
-    /// Whether models are loaded again when their files change.
-    pub reload: bool,
+    /// When models are loaded and unloaded.
+    pub control: Control,
+    /// Which models are loaded at the start, where they can be loaded on request later.
+    pub at_start: AtStart,
     /// How long the batch sizes of a fast model are measured while it is loaded: 50 ms where nothing is said.
     pub measuring: Option<Duration>,
     /// The longest time that a process of a Python model is given to leave, where that is less than the 10 s that it has anyway.
@@ -96,6 +103,8 @@ pub struct ModelSettings {
     pub recycle_after: Option<u64>,
     /// Resident memory in bytes above which a process of a Python model is replaced. Default none.
     pub recycle_above: Option<u64>,
+    /// Which versions are served. Default the highest one.
+    pub versions: VersionPolicy,
 }
 
 /// What runs a model.
@@ -179,6 +188,7 @@ impl ModelOptions {
             memory_mb: self.memory_mb.or(other.memory_mb),
             recycle_after: self.recycle_after.or(other.recycle_after),
             recycle_above_mb: self.recycle_above_mb.or(other.recycle_above_mb),
+            versions: self.versions.clone().or_else(|| other.versions.clone()),
         }
     }
 
@@ -202,6 +212,7 @@ impl ModelOptions {
             memory: bytes(self.memory_mb),
             recycle_after: self.recycle_after.map(|requests| requests as u64),
             recycle_above: bytes(self.recycle_above_mb),
+            versions: self.versions.clone().unwrap_or_default(),
             ..default
         })
     }
@@ -252,6 +263,7 @@ impl Default for ModelSettings {
             memory: None,
             recycle_after: None,
             recycle_above: None,
+            versions: VersionPolicy::default(),
         }
     }
 }
@@ -394,6 +406,7 @@ mod tests {
             memory_mb: Some(512),
             recycle_after: Some(1000),
             recycle_above_mb: Some(256),
+            versions: Some(VersionPolicy::All),
         };
         let expected = ModelSettings {
             engine: Engine::Ort,
@@ -412,6 +425,7 @@ mod tests {
             memory: Some(512 << 20),
             recycle_after: Some(1000),
             recycle_above: Some(256 << 20),
+            versions: VersionPolicy::All,
         };
         let settings = |given: &ModelOptions, file: &ModelOptions| Settings {
             given: given.clone(),

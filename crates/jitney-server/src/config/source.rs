@@ -39,6 +39,16 @@ pub enum SourceError {
     /// The name is not one.
     #[error("{0}")]
     Name(String),
+    /// A model that shall be loaded at the start is in no source.
+    #[error(
+        "there is no model \"{name}\" to load; the sources hold {known}\n  hint: --load-model takes a name, * or none"
+    )]
+    Absent {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// Two sources give models of the same name.
     #[error(
         "two models are named \"{name}\": {first} and {second}\n  hint: name one of them otherwise, as in OTHER={second}"

@@ -1,8 +1,8 @@
 //! From sources to models: what a file, a model's folder or a repository holds.
 //!
 //! A model's folder has a `model.toml`, or a `model.onnx` (or `model.py`), or versions: folders whose names are whole numbers without a
-//! leading zero, each with a model file. With versions, a model file beside them is not looked at. A repository is a folder of models'
-//! folders; other folders in it, and those whose names begin with a dot, are passed over.
+//! leading zero, each with a model file. With versions, a model file beside them is not looked at, and the policy says which of them are
+//! served. A repository is a folder of models' folders; other folders in it, and those whose names begin with a dot, are passed over.
 //!
 //! What the command line says wrongly is an error. What the disk holds wrongly is a model that failed, so that the others are served.
 //!
@@ -14,20 +14,36 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::files::Scope;
 use crate::config::{
-    Engine, Labels, Manifest, ModelSettings, ModelSource, Settings, Sketch, SourceError,
-    SourceKind, check_name,
+    Control, Engine, Labels, Manifest, ModelSettings, ModelSource, Settings, Sketch, SourceError,
+    SourceKind, VersionLabels, check_name, is_version, number,
 };
 
-/// One version of one model, found but not loaded.
+/// What the sources hold.
+#[derive(Debug, Default)]
+pub(super) struct Discovery {
+    /// In the order of their names and versions.
+    pub(super) found: Vec<Found>,
+    /// What cannot be meant, and was passed over.
+    pub(super) mistakes: Vec<SourceError>,
+}
+
+/// One version of one model that is to be served, found but not loaded.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) name: String,
     pub(super) version: String,
     /// How to load it, or why that cannot even be tried.
     pub(super) plan: Result<Plan, String>,
-    /// The files that it is made of, as far as they are known, whether they are there or not.
-    pub(super) files: Vec<PathBuf>,
+    /// Words that stand for versions of the model.
+    pub(super) labels: VersionLabels,
+    /// The files that it is made of.
+    pub(super) scope: Scope,
+    /// The number of its source.
+    pub(super) source: usize,
+    /// Whether it stands for a source that held nothing, or that could not be read.
+    pub(super) instead: bool,
     /// Its folder or file as a person would name it.
     origin: String,
     /// Versions of one model have the same group; models with the same name must not have different ones.
@@ -68,33 +84,30 @@ const PYTHON_FILE: &str = "model.py";
 /// More text than labels or a `model.toml` have.
 const LONGEST_TEXT: u64 = 1024 * 1024;
 
-/// Every model of these sources, in the order of their names and versions.
-pub(super) fn discover(
-    sources: &[ModelSource],
-    settings: &Settings,
-) -> Result<Vec<Found>, SourceError> {
+/// Every version of every model of these sources that is to be served.
+pub(super) fn discover(sources: &[ModelSource], settings: &Settings) -> Discovery {
     let mut search = Search {
         settings,
         found: Vec::new(),
+        mistakes: Vec::new(),
+        source: 0,
         groups: 0,
     };
-    for source in sources {
-        search.source(source)?;
+    for (number, source) in sources.iter().enumerate() {
+        search.source = number;
+        if let Err(mistake) = search.source(source) {
+            search.mistakes.push(mistake);
+        }
     }
-    check_unique(&search.found)?;
-    let key = |found: &Found| (found.name.clone(), number(&found.version));
-    search.found.sort_by_cached_key(key);
-    Ok(search.found)
-}
-
-/// The number of a version; 0 for what is none.
-pub(super) fn number(version: &str) -> u64 {
-    version.parse().unwrap_or(0)
+    search.end()
 }
 
 struct Search<'a> {
     settings: &'a Settings,
     found: Vec<Found>,
+    mistakes: Vec<SourceError>,
+    /// The number of the source that is looked at.
+    source: usize,
     groups: usize,
 }
 
@@ -139,15 +152,21 @@ impl Search<'_> {
     ) -> Result<(), SourceError> {
         let name = source.name.as_deref().unwrap_or(fallback);
         check_name(name).map_err(SourceError::Name)?;
-        let files = source.kind.path().map(Path::to_owned).into_iter().collect();
+        let path = source.kind.path();
+        let scope = path.map_or(Scope::Nothing, |path| Scope::File(path.to_owned()));
+        let instead = file.is_err();
         let plan = file.and_then(|file| self.plan(file, &Manifest::default(), Card::default()));
-        self.add(
-            name.to_owned(),
-            "1".to_owned(),
-            source.origin(),
-            files,
+        self.found.push(Found {
+            name: name.to_owned(),
+            version: "1".to_owned(),
             plan,
-        );
+            labels: VersionLabels::new(),
+            scope,
+            source: self.source,
+            instead,
+            origin: source.origin(),
+            group: self.groups,
+        });
         self.groups += 1;
         Ok(())
     }
@@ -164,6 +183,10 @@ impl Search<'_> {
             .iter()
             .filter_map(|entry| Folder::look(&path.join(entry), path))
             .collect();
+        if folders.is_empty() && self.settings.control != Control::None {
+            tracing::warn!(source = %path.display(), "the source holds no model yet");
+            return Ok(());
+        }
         if folders.is_empty() {
             return self.single(source, &stem(path), Err(no_model(path)));
         }
@@ -174,9 +197,12 @@ impl Search<'_> {
                 folders.len()
             )));
         }
-        folders
-            .iter()
-            .try_for_each(|folder| self.folder(None, folder))
+        for folder in &folders {
+            if let Err(mistake) = self.folder(None, folder) {
+                self.mistakes.push(mistake);
+            }
+        }
+        Ok(())
     }
 
     fn folder(&mut self, name: Option<&str>, folder: &Folder) -> Result<(), SourceError> {
@@ -187,27 +213,43 @@ impl Search<'_> {
             .or(said)
             .unwrap_or_else(|| stem(&folder.path));
         check_name(&name).map_err(SourceError::Name)?;
-        let origin = folder.path.display().to_string();
-        if folder.versions.is_empty() {
-            let (files, plan) = (
-                folder.files(&folder.path),
-                self.plan_in(folder, &folder.path),
-            );
-            self.add(name, "1".to_owned(), origin, files, plan);
-        } else {
-            for version in &folder.versions {
-                let place = folder.path.join(version);
-                let (files, plan) = (folder.files(&place), self.plan_in(folder, &place));
-                self.add(name.clone(), version.clone(), origin.clone(), files, plan);
-            }
+        for version in self.chosen(folder) {
+            self.found.push(Found {
+                name: name.clone(),
+                plan: self.plan_in(folder, &version),
+                labels: folder.labels(),
+                scope: Scope::Folder {
+                    folder: folder.path.clone(),
+                    version: (!folder.versions.is_empty()).then(|| version.clone()),
+                },
+                version,
+                source: self.source,
+                instead: false,
+                origin: folder.path.display().to_string(),
+                group: self.groups,
+            });
         }
         self.groups += 1;
         Ok(())
     }
 
-    fn plan_in(&self, folder: &Folder, place: &Path) -> Result<Plan, String> {
+    /// The versions that are to be served. Where it cannot be known which, the highest tells why.
+    fn chosen(&self, folder: &Folder) -> Vec<String> {
+        let only = ["1".to_owned()];
+        let there = match &folder.versions[..] {
+            [] => &only,
+            versions => versions,
+        };
+        let manifest = folder.manifest.as_ref();
+        let said = manifest.map_or_else(|_| Default::default(), |said| said.options.clone());
+        let policy = self.settings.for_model(&said);
+        let policy = policy.map_or_else(|_| Default::default(), |settings| settings.versions);
+        policy.choose(there, &folder.labels())
+    }
+
+    fn plan_in(&self, folder: &Folder, version: &str) -> Result<Plan, String> {
         let manifest = folder.manifest.as_ref().map_err(Clone::clone)?;
-        let file = folder.model_file(manifest, place)?;
+        let file = folder.model_file(manifest, &folder.place(version)?)?;
         self.plan(file, manifest, folder.card(manifest)?)
     }
 
@@ -233,22 +275,27 @@ impl Search<'_> {
         }
     }
 
-    fn add(
-        &mut self,
-        name: String,
-        version: String,
-        origin: String,
-        files: Vec<PathBuf>,
-        plan: Result<Plan, String>,
-    ) {
-        self.found.push(Found {
-            name,
-            version,
-            plan,
-            files,
-            origin,
-            group: self.groups,
+    fn end(mut self) -> Discovery {
+        let mut groups: HashMap<String, (usize, String)> = HashMap::new();
+        let mistakes = &mut self.mistakes;
+        self.found.retain(|model| {
+            let own = (model.group, model.origin.clone());
+            let first = groups.entry(model.name.clone()).or_insert(own);
+            if first.0 != model.group {
+                mistakes.push(SourceError::Duplicate {
+                    name: model.name.clone(),
+                    first: first.1.clone(),
+                    second: model.origin.clone(),
+                });
+            }
+            first.0 == model.group
         });
+        let key = |found: &Found| (found.name.clone(), number(&found.version));
+        self.found.sort_by_cached_key(key);
+        Discovery {
+            found: self.found,
+            mistakes: self.mistakes,
+        }
     }
 }
 
@@ -284,16 +331,23 @@ impl Folder {
         })
     }
 
-    /// What speaks of the model that lies in that place.
-    fn files(&self, place: &Path) -> Vec<PathBuf> {
-        let said = self.manifest.as_ref().ok();
-        let named = said.and_then(|manifest| manifest.file.as_deref());
-        let models = match named {
-            Some(name) => vec![name],
-            None => vec![ONNX_FILE, PYTHON_FILE],
-        };
-        let models = models.into_iter().map(|name| place.join(name));
-        models.chain([self.path.join(MANIFEST)]).collect()
+    /// Where a version lies, if it is there.
+    fn place(&self, version: &str) -> Result<PathBuf, String> {
+        if self.versions.is_empty() && version == "1" {
+            return Ok(self.path.clone());
+        }
+        if self.versions.iter().any(|there| there == version) {
+            return Ok(self.path.join(version));
+        }
+        Err(format!(
+            "{}: version {version} is asked for, but there is no folder {version} with a model in it",
+            self.path.display()
+        ))
+    }
+
+    fn labels(&self) -> VersionLabels {
+        let manifest = self.manifest.as_ref();
+        manifest.map_or_else(|_| VersionLabels::new(), |said| said.version_labels.clone())
     }
 
     fn model_file(&self, manifest: &Manifest, place: &Path) -> Result<ModelFile, String> {
@@ -365,21 +419,6 @@ impl Folder {
     }
 }
 
-fn check_unique(found: &[Found]) -> Result<(), SourceError> {
-    let mut seen: HashMap<&str, &Found> = HashMap::new();
-    for model in found {
-        let first = *seen.entry(&model.name).or_insert(model);
-        if first.group != model.group {
-            return Err(SourceError::Duplicate {
-                name: model.name.clone(),
-                first: first.origin.clone(),
-                second: model.origin.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// The names of the folders in a folder, sorted, without the hidden ones.
 fn subfolders(path: &Path) -> Result<Vec<String>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
@@ -402,11 +441,6 @@ fn subfolders(path: &Path) -> Result<Vec<String>, String> {
     }
     names.sort();
     Ok(names)
-}
-
-fn is_version(name: &str) -> bool {
-    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
-    digits && !name.starts_with('0') && name.parse::<u64>().is_ok()
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, String> {

@@ -9,16 +9,17 @@ use jitney::tree::Node;
 use jitney_engine::LoadError;
 use tokio::sync::watch;
 
-use super::discover::{Card, Found, Plan};
+use super::discover::{Card, Plan};
 use super::failures::{SOON, draining, no_instance};
+use super::index::IndexRow;
+use super::keeper::Ways;
 use super::lane::Lane;
-use super::loader::Job;
-use super::reload::Ways;
+use super::loads::Job;
 use super::state::{Event, ModelState};
 use super::{Loaded, ModelStatus, engines};
 use crate::failure::{Code, Failure};
 use crate::observe::logging;
-use crate::observe::metrics::{Metrics, ModelMetrics, Reload};
+use crate::observe::metrics::{ModelMetrics, Reload};
 
 /// One version of one model.
 pub(super) struct Entry {
@@ -26,18 +27,16 @@ pub(super) struct Entry {
     pub(super) version: String,
     pub(super) metrics: Arc<ModelMetrics>,
     node: Node,
-    /// How many models are still being loaded.
-    pending: watch::Sender<usize>,
     slot: Mutex<Slot>,
 }
 
 pub(super) struct Slot {
     pub(super) state: ModelState,
-    /// There is one as soon as it was ready, and from then on.
+    /// There is one from the time when it was ready until it leaves.
     pub(super) lane: Option<Arc<Lane>>,
     card: Card,
-    /// The lanes whose place it has taken, as long as requests hold them.
-    replaced: Vec<Arc<Lane>>,
+    /// Lanes that requests cannot get hold of any more, as long as they hold them.
+    replaced: Vec<Replaced>,
     /// Of the loads that have ended, the one that began last.
     newest: u64,
     /// Why that one failed, where there is a lane all the same.
@@ -46,54 +45,67 @@ pub(super) struct Slot {
     workers: Vec<Node>,
     /// When somebody last looked whether the lane is alive.
     looked: Instant,
+    /// How many models the server waits for before it is ready, where this is one of them.
+    pending: Option<watch::Sender<usize>>,
+}
+
+struct Replaced {
+    lane: Arc<Lane>,
+    since: Instant,
+    /// It was closed because requests have held it for too long.
+    closed: bool,
 }
 
 /// Requests look whether their model is alive when nobody has for so long.
 const FRESH: Duration = Duration::from_millis(100);
 
 impl Entry {
+    /// A model that is about to be loaded. `pending` counts those that the server waits for before it is ready.
     pub(super) fn new(
-        found: Found,
-        metrics: &Metrics,
-        node: &Node,
-        pending: &watch::Sender<usize>,
-    ) -> (Arc<Entry>, Result<Plan, String>) {
-        let node = node.child(format!("model {} version {}", found.name, found.version));
+        name: &str,
+        version: &str,
+        metrics: Arc<ModelMetrics>,
+        parent: &Node,
+        pending: Option<watch::Sender<usize>>,
+    ) -> Arc<Entry> {
+        let node = parent.child(format!("model {name} version {version}"));
         node.label(ModelState::Loading.word());
-        let card = found.plan.as_ref().map(|plan| plan.card.clone());
-        let entry = Entry {
-            metrics: metrics.model(&found.name, &found.version),
-            name: found.name,
-            version: found.version,
+        if let Some(pending) = &pending {
+            pending.send_modify(|pending| *pending += 1);
+        }
+        Arc::new(Entry {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            metrics,
             node,
-            pending: pending.clone(),
             slot: Mutex::new(Slot {
                 state: ModelState::Loading,
                 lane: None,
-                card: card.unwrap_or_default(),
+                card: Card::default(),
                 replaced: Vec::new(),
                 newest: 0,
                 reload_failure: None,
                 workers: Vec::new(),
                 looked: Instant::now(),
+                pending,
             }),
-        };
-        (Arc::new(entry), found.plan)
+        })
     }
 
     /// How it is loaded; `None` where that cannot even be tried. Loads are numbered in the order in which they begin, the first with 0.
     pub(super) fn job(
         self: &Arc<Entry>,
         plan: Result<Plan, String>,
-        ways: &Ways,
+        ways: &Arc<Ways>,
         number: u64,
     ) -> Option<Job> {
         let plan = plan.map_err(|why| self.unloadable(why, number)).ok()?;
-        let (loading, failing, ways) = (Arc::clone(self), Arc::clone(self), ways.clone());
+        self.slot().expect(&plan.card);
+        let (loading, failing, ways) = (Arc::clone(self), Arc::clone(self), Arc::clone(ways));
         Some(Job {
             name: self.name.clone(),
             limit: plan.settings.load_limit,
-            load: Box::new(move || loading.load(plan, ways, number)),
+            load: Box::new(move || loading.load(plan, &ways, number)),
             fail: Box::new(move |why| {
                 failing.unloadable(format!("{}: {why}", failing.name), number);
             }),
@@ -101,9 +113,9 @@ impl Entry {
     }
 
     /// The work of the loading thread. A panic of the engine is a model that failed.
-    fn load(&self, plan: Plan, ways: Ways, number: u64) {
+    fn load(&self, plan: Plan, ways: &Ways, number: u64) {
         let surroundings = Surroundings {
-            courier: ways.courier,
+            courier: ways.courier.clone(),
             node: Some(self.node.clone()),
             ..Surroundings::default()
         };
@@ -147,15 +159,15 @@ impl Entry {
             "model loaded"
         );
         let mut slot = self.slot();
-        let closed = matches!(slot.state, ModelState::Draining | ModelState::Closed);
-        if closed || number < slot.newest {
-            return;
+        if slot.is_leaving() || number < slot.newest {
+            drop(slot);
+            return drop(lane);
         }
         slot.newest = number;
         slot.card = card;
         slot.reload_failure = None;
-        let before = slot.lane.replace(Arc::new(lane));
-        slot.replaced.extend(before);
+        slot.retire_lane();
+        slot.lane = Some(Arc::new(lane));
         slot.change(self, Event::Alive);
         if number > 0 {
             self.metrics.reloaded(Reload::Ok);
@@ -165,7 +177,7 @@ impl Entry {
     /// Takes down why a load failed. Where there is a lane, it goes on as if nothing had happened.
     pub(super) fn unloadable(&self, why: String, number: u64) {
         let mut slot = self.slot();
-        if slot.state == ModelState::Closed || number < slot.newest {
+        if slot.is_leaving() || number < slot.newest {
             return;
         }
         slot.newest = number;
@@ -183,23 +195,83 @@ impl Entry {
         }
     }
 
-    /// Whether its first load goes on.
-    pub(super) fn is_loading(&self) -> bool {
-        self.slot().state == ModelState::Loading
+    /// How the load of that number ended; `None` while it goes on.
+    pub(super) fn outcome(&self, number: u64) -> Option<Result<(), String>> {
+        let slot = self.slot();
+        if slot.is_leaving() {
+            return Some(Err("it was unloaded while it was being loaded".to_owned()));
+        }
+        if slot.newest < number || slot.state == ModelState::Loading {
+            return None;
+        }
+        match (&slot.state, &slot.reload_failure) {
+            (_, Some(why)) => Some(Err(why.clone())),
+            (ModelState::Failed { message }, None) if slot.lane.is_none() => {
+                Some(Err(message.clone()))
+            }
+            _ => Some(Ok(())),
+        }
     }
 
-    /// Lanes that were replaced and that no request holds any more. Dropping one waits for what runs it.
-    pub(super) fn abandoned(&self) -> Vec<Arc<Lane>> {
+    /// Takes it from the requests: those that hold its lane go on, and nobody gets hold of it any more.
+    pub(super) fn retire(&self) {
+        let mut slot = self.slot();
+        slot.change(self, Event::Close);
+        slot.retire_lane();
+    }
+
+    /// Accepts no calls from now on, not even from those that hold its lanes. What is queued is still answered.
+    pub(super) fn close(&self) {
+        self.slot().change(self, Event::Close);
+        for lane in self.lanes() {
+            lane.close();
+        }
+    }
+
+    /// Everyone has been answered.
+    pub(super) fn emptied(&self) {
+        self.slot().change(self, Event::Emptied);
+    }
+
+    /// Lanes that were replaced and that no request holds any more. Those that are held for longer than the limit are closed, so that
+    /// what holds them comes to its end; after as long again nobody looks after them.
+    pub(super) fn abandoned(&self, limit: Duration) -> Vec<Arc<Lane>> {
         let mut slot = self.slot();
         // Nobody can get hold of it again: it is not where requests look for it.
-        let abandoned = |lane: &mut Arc<Lane>| Arc::strong_count(lane) == 1;
-        slot.replaced.extract_if(.., abandoned).collect()
+        let abandoned = |replaced: &mut Replaced| {
+            Arc::strong_count(&replaced.lane) == 1 || replaced.since.elapsed() > limit * 2
+        };
+        let abandoned: Vec<Replaced> = slot.replaced.extract_if(.., abandoned).collect();
+        for replaced in &mut slot.replaced {
+            if !replaced.closed && replaced.since.elapsed() > limit {
+                replaced.closed = true;
+                replaced.lane.close();
+            }
+        }
+        abandoned
+            .into_iter()
+            .map(|replaced| replaced.lane)
+            .collect()
+    }
+
+    /// Whether there are lanes that requests hold although they cannot be got hold of any more.
+    pub(super) fn is_held(&self) -> bool {
+        !self.slot().replaced.is_empty()
     }
 
     /// Its lane and those that it has replaced.
     pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
         let slot = self.slot();
-        slot.lane.iter().chain(&slot.replaced).cloned().collect()
+        let replaced = slot.replaced.iter().map(|replaced| &replaced.lane);
+        slot.lane.iter().chain(replaced).cloned().collect()
+    }
+
+    /// Gives its lanes away, for the end of the server.
+    pub(super) fn take_lanes(&self) -> Vec<Arc<Lane>> {
+        let mut slot = self.slot();
+        slot.retire_lane();
+        let replaced = slot.replaced.drain(..);
+        replaced.map(|replaced| replaced.lane).collect()
     }
 
     /// Says in the task tree what the processes of the model are doing at this moment.
@@ -222,11 +294,18 @@ impl Entry {
         }
     }
 
+    /// Its lane, where it can be called.
+    pub(super) fn ready_lane(&self) -> Option<Arc<Lane>> {
+        let slot = self.slot_for_a_request();
+        slot.lane
+            .as_ref()
+            .filter(|_| slot.state == ModelState::Ready)
+            .cloned()
+    }
+
+    /// Its lane, or why it cannot be called.
     pub(super) fn lane(&self) -> Result<Arc<Lane>, Failure> {
-        let mut slot = self.slot();
-        if slot.looked.elapsed() > FRESH {
-            slot.look(self);
-        }
+        let slot = self.slot_for_a_request();
         match (&slot.state, &slot.lane) {
             (ModelState::Ready, Some(lane)) => Ok(Arc::clone(lane)),
             (ModelState::Loading | ModelState::Ready, _) => Err(Failure::new(
@@ -272,9 +351,25 @@ impl Entry {
         }
     }
 
+    /// Its row in the index.
+    pub(super) fn row(&self) -> IndexRow {
+        let slot = self.looked_at();
+        let reload_failure = slot.reload_failure.clone();
+        IndexRow::of(&self.name, &self.version, &slot.state, reload_failure)
+    }
+
     pub(super) fn slot(&self) -> MutexGuard<'_, Slot> {
         // What is behind the lock is changed by single assignments, so a panic elsewhere leaves it whole.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slot, looked at anew only where nobody has for a while.
+    fn slot_for_a_request(&self) -> MutexGuard<'_, Slot> {
+        let mut slot = self.slot();
+        if slot.looked.elapsed() > FRESH {
+            slot.look(self);
+        }
+        slot
     }
 
     /// The slot as it is at this moment.
@@ -292,18 +387,32 @@ impl Slot {
             return false;
         };
         entry.node.label(next.word());
-        if let ModelState::Draining | ModelState::Closed = next {
-            self.lane
-                .iter()
-                .chain(&self.replaced)
-                .for_each(|lane| lane.close());
-        }
-        let was_loading = self.state == ModelState::Loading;
         self.state = next;
-        if was_loading {
-            entry.pending.send_modify(|pending| *pending -= 1);
+        if let Some(pending) = self.pending.take() {
+            // Whatever became of it, it is not waited for any more.
+            pending.send_modify(|pending| *pending -= 1);
         }
         true
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.state, ModelState::Draining | ModelState::Closed)
+    }
+
+    /// What is known of a model before it is loaded.
+    fn expect(&mut self, card: &Card) {
+        if self.lane.is_none() {
+            self.card = card.clone();
+        }
+    }
+
+    fn retire_lane(&mut self) {
+        let lane = self.lane.take();
+        self.replaced.extend(lane.map(|lane| Replaced {
+            lane,
+            since: Instant::now(),
+            closed: false,
+        }));
     }
 
     /// Finds out whether a loaded model is alive.

@@ -54,22 +54,26 @@ pub(super) fn failure(error: &BatchError<stack::Error>) -> Failure {
         BatchError::CountMismatch { .. } => Failure::new(Code::OutputMismatch, error.to_string()),
         BatchError::Panicked(_) => crashed(),
         BatchError::Failed(_) => no_instance(),
-        BatchError::Model(error) => match &**error {
-            stack::Error::Run(error) => run_failure(error),
-            stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
-        },
+        BatchError::Model(error) => model_failure(error),
         BatchError::Lost => Failure::new(Code::Internal, "the server lost the request"),
     }
 }
 
 /// What a model's own error is to a caller.
-pub(super) fn run_failure(error: &RunError) -> Failure {
+pub(super) fn model_failure(error: &stack::Error) -> Failure {
     match error {
-        RunError::InvalidInput(message) => Failure::invalid(message),
-        RunError::Failed(message) => Failure::new(Code::ModelError, message),
-        RunError::Crashed(_) => Failure::new(Code::WorkerCrashed, error.to_string()),
-        RunError::RunLimit(_) => Failure::new(Code::DeadlineExceeded, error.to_string()),
-        RunError::Unavailable(message) => Failure::new(Code::Failed, message).retry_after(SOON * 5),
+        stack::Error::Run(RunError::InvalidInput(message)) => Failure::invalid(message),
+        stack::Error::Run(RunError::Failed(message)) => Failure::new(Code::ModelError, message),
+        stack::Error::Run(RunError::Crashed(_)) => {
+            Failure::new(Code::WorkerCrashed, error.to_string())
+        }
+        stack::Error::Run(RunError::RunLimit(_)) => {
+            Failure::new(Code::DeadlineExceeded, error.to_string())
+        }
+        stack::Error::Run(RunError::Unavailable(message)) => {
+            Failure::new(Code::Failed, message).retry_after(SOON * 5)
+        }
+        stack::Error::Mismatch(message) => Failure::new(Code::OutputMismatch, message),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the repository holds, in the words of the protocol's repository extension.
 
 use super::ModelState;
+use super::discover::Found;
+use crate::config::number;
 
 /// One version of one model in the repository, loaded or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,5 +66,25 @@ impl IndexRow {
             state,
             reason,
         }
+    }
+
+    /// The row of a model that waits to be loaded.
+    pub(super) fn not_loaded(found: &Found) -> IndexRow {
+        let reason = match &found.plan {
+            Ok(_) => "it is not loaded".to_owned(),
+            Err(why) => why.clone(),
+        };
+        IndexRow {
+            name: found.name.clone(),
+            version: Some(found.version.clone()),
+            state: IndexState::Unavailable,
+            reason,
+        }
+    }
+
+    /// Where it stands in the index.
+    pub(super) fn place(&self) -> (String, u64) {
+        let version = self.version.as_deref();
+        (self.name.clone(), version.map_or(0, number))
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use jitney::batch::{
-    self, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings, Terms,
+    self, Answer, BatchError, Batcher, Batching, Blame, Context, Refused, Stats, Surroundings,
+    Terms,
 };
 use jitney_engine::{
     BatchAxis, Health, Instance, Items, LoadError, Model, Request, RunError, Spec, Streaming,
@@ -22,10 +23,10 @@ use super::failures::{died_once, failure, quarantined, refusal};
 use super::quarantine::{Verdict, Ward};
 use super::warmup::{self, Effort, Warmth};
 use crate::call::{Call, Outcome};
-use crate::config::{ModelSettings, RowByRow};
+use crate::config::{ModelSettings, RowByRow, VersionPolicy};
 use crate::failure::Failure;
 use crate::observe::logging;
-use crate::observe::metrics::ModelMetrics;
+use crate::observe::metrics::{self, ModelMetrics, Totals};
 
 /// A model that can be called.
 pub struct Lane {
@@ -39,6 +40,8 @@ pub struct Lane {
     labels: Vec<String>,
     /// Most rows in one request.
     max_rows: usize,
+    max_wait: Duration,
+    policy: VersionPolicy,
     deadline: Duration,
     took_to_load: Duration,
     metrics: Arc<ModelMetrics>,
@@ -110,6 +113,21 @@ impl Lane {
         }
     }
 
+    /// Most rows in one request, whether they are then run together or one by one.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Longest time that a request is held back for others to join.
+    pub fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+
+    /// Which versions of the model are served.
+    pub fn version_policy(&self) -> &VersionPolicy {
+        &self.policy
+    }
+
     /// How many instances it has when all are well.
     pub fn instances(&self) -> usize {
         self.instances.get()
@@ -161,6 +179,13 @@ impl Lane {
         self.model.workers()
     }
 
+    /// What the model has done since the server started, over all its loads; the batches of another lane that still ends are missing.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.metrics.totals();
+        metrics::add(&mut totals.batches, &self.stats().batch_runs);
+        totals
+    }
+
     /// What batching is expected to give for this model, as a sentence.
     pub fn batching(&self) -> String {
         gain_sentence(&self.sharing, &self.stats())
@@ -179,12 +204,10 @@ impl Lane {
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
         self.screen(&call.inputs)?;
-        let outcome = match &self.work {
-            Work::Batches(batcher) => self.batched(batcher, call).await?,
-            Work::Streams(streams) => streams.gather(call).await?,
-        };
-        self.metrics.trip(&outcome.trip);
-        Ok(outcome)
+        match &self.work {
+            Work::Batches(batcher) => self.batched(batcher, call).await,
+            Work::Streams(streams) => streams.gather(call).await,
+        }
     }
 
     /// Begins the stream of results for a call of one row whose inputs have passed [`Spec::check`]; waits for a place where all are taken.
@@ -254,6 +277,8 @@ impl Lane {
             instances,
             model,
             work: Work::Batches(batcher),
+            max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
             deadline: settings.deadline,
             took_to_load: started.elapsed().saturating_sub(measuring),
             metrics,
@@ -282,6 +307,8 @@ impl Lane {
             labels: Vec::new(),
             work: Work::Streams(Streams::new(about, settings, streaming)),
             model,
+            max_wait: settings.max_wait,
+            policy: settings.versions.clone(),
             deadline: settings.deadline,
             took_to_load: started.elapsed(),
             metrics,
@@ -336,19 +363,25 @@ impl Lane {
             priority: call.meta.step(),
             ..Terms::default()
         };
-        let queued = self.queued(call)?;
-        let ticket = batcher
-            .submit_on(queued, &terms)
-            .map_err(|refused| self.refused(&refused))?;
-        let answer = ticket.await.map_err(|error| self.failed(&error))?;
+        let began = Instant::now();
+        let rows = self.rows(&call)?;
+        let trace = self.metrics.called(began, call.meta.id.as_ref());
+        let queued = self.queued(call, rows);
+        let answered = match batcher.submit_on(queued, &terms) {
+            Ok(ticket) => ticket.await.map_err(|error| self.failed(&error)),
+            Err(refused) => Err(self.refused(&refused)),
+        };
+        let Answer { value, trip } =
+            answered.inspect_err(|_| self.metrics.failed(began.elapsed()))?;
+        self.metrics.answered(&trip, rows, trace);
         Ok(Outcome {
-            outputs: answer.value,
-            trip: answer.trip,
+            outputs: value,
+            trip,
         })
     }
 
-    /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
-    fn queued(&self, call: Call) -> Result<Queued, Failure> {
+    /// Counts the rows of a call, and refuses too many.
+    fn rows(&self, call: &Call) -> Result<usize, Failure> {
         let rows = match call.inputs.first() {
             Some(first) if self.spec().batched() => first.rows().max(1),
             _ => 1,
@@ -361,11 +394,16 @@ impl Lane {
             // A bad request like any other: the batcher has not received it, so it is none of those that it refused.
             return Err(refusal(&refused));
         }
+        Ok(rows)
+    }
+
+    /// Rows that are run alone count as one however many the request has: the batcher must not refuse it for them.
+    fn queued(&self, call: Call, rows: usize) -> Queued {
         let rows = match self.sharing {
             Sharing::Together { .. } => rows,
             Sharing::Alone { .. } => 1,
         };
-        Ok(Queued { call, rows })
+        Queued { call, rows }
     }
 
     /// Refuses what is known to crash the model or to make it hang.
@@ -398,6 +436,12 @@ impl Lane {
             return died_once();
         }
         failure(error)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.metrics.keep(&self.stats().batch_runs);
     }
 }
 

@@ -3,41 +3,43 @@
 //! Discovery finds what the sources hold, the [`Catalog`] has them loaded, and a loaded one is a [`Lane`]. A model that cannot be loaded
 //! fails alone: the others serve, and its state says why.
 
+mod bell;
 mod classes;
+mod closing;
 mod discover;
 mod engines;
 mod entry;
 mod failures;
+mod files;
 mod index;
+mod keeper;
 mod lane;
-mod loader;
+mod loads;
 #[cfg(test)]
 mod probe;
 mod quarantine;
-mod reload;
+mod roster;
 mod state;
 mod warmup;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::thread;
 
+use arc_swap::ArcSwap;
 use jitney::batch::{Courier, Stats};
 use jitney::tree::Node;
 use jitney_engine::WorkerStatus;
 use tokio::sync::watch;
 
+use self::discover::discover;
 use self::entry::Entry;
+use self::failures::draining;
 pub use self::index::{IndexRow, IndexState};
+use self::keeper::{Keeper, Surroundings, Ways, Wish};
 pub use self::lane::{Answers, Lane, Sharing};
-use self::loader::Loader;
-use self::reload::{Reloader, Watched, Ways};
-use self::state::Event;
+use self::roster::Roster;
 pub use self::state::ModelState;
-use crate::config::{ModelSource, Settings, Sketch, SourceError};
+use crate::config::{Control, ModelSource, Settings, Sketch, SourceError, load_request};
 use crate::failure::{Code, Failure};
 use crate::observe::logging;
 use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading, WorkerReading};
@@ -95,90 +97,112 @@ impl Catalog {
         node: &Node,
         courier: Option<&Courier>,
     ) -> Result<Catalog, SourceError> {
-        let ways = Ways {
+        let ways = Arc::new(Ways {
             sources: sources.to_vec(),
             settings: settings.clone(),
             courier: courier.cloned(),
+        });
+        let (pending, _) = watch::channel(0);
+        let surroundings = Surroundings {
+            metrics: metrics.models(),
+            node: node.clone(),
+            pending: pending.clone(),
         };
-        let found = discover::discover(sources, settings)?;
-        let (pending, _) = watch::channel(found.len());
-        let files: Vec<_> = found.iter().map(|found| found.files.clone()).collect();
-        let (entries, plans): (Vec<_>, Vec<_>) = found
-            .into_iter()
-            .map(|found| Entry::new(found, metrics, node, &pending))
-            .unzip();
-        let reloader = if settings.reload {
-            watch_files(&entries, files, &ways)
-        } else {
-            None
-        };
-        let jobs = entries.iter().zip(plans);
-        let jobs = jobs.filter_map(|(entry, plan)| entry.job(plan, &ways, 0));
-        let at_once = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let roster = Arc::new(ArcSwap::from_pointee(Roster::default()));
         let shelf = Arc::new(Shelf {
-            loader: Loader::start(jobs.collect(), at_once),
-            by_name: by_name(&entries),
-            entries,
+            keeper: Keeper::start(&ways, surroundings, &roster)?,
+            roster,
             pending,
-            reloader,
+            ways,
         });
         let watched = Arc::downgrade(&shelf);
         metrics.watch_models(move || readings(&watched));
         Ok(Catalog(shelf))
     }
 
-    /// The lane of a ready model: of that version, or of the highest where none is named.
+    /// The lane of a ready model: of that version, for which a label may stand, or of the highest that is ready where none is named.
+    ///
+    /// Hold it as long as what you do with it lasts, and no longer: a model that was replaced or unloaded is closed when nobody holds it,
+    /// and at the latest when the time for a drain has passed twice.
     ///
     /// # Errors
     /// `unknown_model` where there is no such name or version; `not_ready`, `failed` or `draining` where it cannot be called now.
     pub fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<Lane>, Failure> {
-        self.entry(name, version)?.lane()
+        let mut roster = self.0.roster.load();
+        loop {
+            let failure = match roster.lane(name, version) {
+                Ok(lane) => return Ok(lane),
+                Err(failure) => failure,
+            };
+            // What one roster shows may leave between the look at it and the look at the model. Then there is another one.
+            let now = self.0.roster.load();
+            if Arc::ptr_eq(&roster, &now) {
+                return Err(failure);
+            }
+            roster = now;
+        }
     }
 
     /// Where requests to a configured model are recorded, whether it can be called or not; `None` where there is no such name or version.
     pub fn metrics(&self, name: &str, version: Option<&str>) -> Option<Arc<ModelMetrics>> {
-        let entry = self.entry(name, version).ok()?;
+        let roster = self.0.roster.load();
+        let entry = roster.entry(name, version).ok()?;
         Some(Arc::clone(&entry.metrics))
     }
 
-    /// The versions of a model, lowest first; empty where there is no such model.
-    pub fn versions(&self, name: &str) -> Vec<String> {
-        let entries = self.0.by_name.get(name).into_iter().flatten();
-        entries.map(|entry| entry.version.clone()).collect()
+    /// Whether there is a model of that name, whether it can be called or not.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    pub fn known(&self, name: &str) -> Result<(), Failure> {
+        self.0.roster.load().versions(name).map(|_| ())
     }
 
-    /// Every version of every model by name.
+    /// The versions of a model that can be called, lowest first; empty where there is no such model.
+    pub fn versions(&self, name: &str) -> Vec<String> {
+        let roster = self.0.roster.load();
+        let entries = roster.versions(name).map(|versions| &versions.entries[..]);
+        let ready = entries.unwrap_or_default().iter();
+        ready
+            .filter(|entry| entry.is_ready())
+            .map(|entry| entry.version.clone())
+            .collect()
+    }
+
+    /// Every version of every model that is served or should be, by name.
     pub fn statuses(&self) -> Vec<ModelStatus> {
+        let roster = self.0.roster.load();
         let is_default = |entry: &Arc<Entry>| {
-            let versions = self.0.by_name.get(&entry.name);
-            versions
-                .and_then(|versions| versions.last())
-                .is_some_and(|highest| Arc::ptr_eq(highest, entry))
+            let default = roster.entry(&entry.name, None);
+            default.is_ok_and(|default| Arc::ptr_eq(default, entry))
         };
-        let entries = self.0.entries.iter();
+        let entries = roster.entries.iter();
         entries
             .map(|entry| entry.status(is_default(entry)))
             .collect()
     }
 
-    /// What the repository holds, loaded or not, by name and version.
+    /// What the sources hold, loaded or not, by name and version. Where models are loaded on request, this reads the folders of the sources,
+    /// and may take as long as that does.
     pub fn index(&self) -> Vec<IndexRow> {
-        let statuses = self.statuses().into_iter();
-        statuses
-            .map(|status| {
-                IndexRow::of(
-                    &status.name,
-                    &status.version,
-                    &status.state,
-                    status.reload_failure,
-                )
-            })
-            .collect()
+        let roster = self.0.roster.load_full();
+        let shown = roster.entries.iter().chain(&roster.leaving);
+        let mut rows: Vec<IndexRow> = shown.map(|entry| entry.row()).collect();
+        if self.explicit() {
+            let found = discover(&self.0.ways.sources, &self.0.ways.settings).found;
+            let absent = found
+                .iter()
+                .filter(|found| roster.versions(&found.name).is_err());
+            rows.extend(absent.map(IndexRow::not_loaded));
+        }
+        rows.sort_by_key(IndexRow::place);
+        rows.dedup_by(|a, b| a.place() == b.place());
+        rows
     }
 
     /// Whether models are loaded and unloaded by [`Catalog::load`] and [`Catalog::unload`].
     pub fn explicit(&self) -> bool {
-        false
+        self.0.ways.settings.control == Control::Explicit
     }
 
     /// Loads a model, or loads it again beside the one that serves, and waits until it serves. `settings` is a model configuration of the
@@ -191,8 +215,9 @@ impl Catalog {
     /// # Cancel safety
     /// Dropping the future changes nothing about the load.
     pub async fn load(&self, name: &str, settings: Option<&str>) -> Result<(), Failure> {
-        let _ = (name, settings);
-        Err(not_explicit())
+        self.check_explicit()?;
+        let options = load_request(name, settings.unwrap_or_default()).map_err(Failure::invalid)?;
+        self.order(name, Wish::Load(Box::new(options))).await
     }
 
     /// Takes every version of a model from the requests at once, and waits until what they had accepted is answered and the model is freed.
@@ -204,25 +229,28 @@ impl Catalog {
     /// # Cancel safety
     /// Dropping the future changes nothing about what was begun.
     pub async fn unload(&self, name: &str) -> Result<(), Failure> {
-        let _ = name;
-        Err(not_explicit())
+        self.check_explicit()?;
+        self.order(name, Wish::Unload).await
     }
 
     /// Says in the task tree what the processes of the models are doing at this moment.
     pub fn show_workers(&self) {
-        for entry in &self.0.entries {
+        for entry in &self.0.roster.load().entries {
             entry.show_workers();
         }
     }
 
-    /// Whether there is something to call and nothing more to wait for: no model is being loaded, and one or more can be called. A model that
-    /// failed does not keep the others from traffic: that would make one broken file an outage of everything.
+    /// Whether there is something to call and nothing more to wait for: no model is being loaded for the first time since the start, and one
+    /// or more can be called. A model that failed does not keep the others from traffic: that would make one broken file an outage of
+    /// everything. Where models come and go, having none is no failure.
     pub fn is_ready(&self) -> bool {
         let loading = *self.0.pending.borrow() > 0;
-        !loading && self.0.entries.iter().any(|entry| entry.is_ready())
+        let entries = &self.0.roster.load().entries;
+        let none = entries.is_empty() && self.0.ways.settings.control != Control::None;
+        !loading && (none || entries.iter().any(|entry| entry.is_ready()))
     }
 
-    /// Waits until every model is ready, failed or closed.
+    /// Waits until every model that was there at the start is ready, failed or closed.
     ///
     /// # Cancel safety
     /// Can be dropped and called again.
@@ -235,19 +263,19 @@ impl Catalog {
     /// Ends every stream of results now: the last that each gives is `draining`. For when the time to shut down is over; models whose calls
     /// have one answer go on.
     pub fn cut_streams(&self) {
-        let lanes = self.0.entries.iter().flat_map(|entry| entry.lanes());
-        lanes.for_each(|lane| lane.cut_streams());
+        for entry in self.0.roster.load().all() {
+            for lane in entry.lanes() {
+                lane.cut_streams();
+            }
+        }
     }
 
     /// Accepts no calls from now on. What is queued is still answered. Models that are being loaded are closed at once: the load goes on,
     /// since engines cannot be interrupted, but nobody waits for it.
     pub fn close(&self) {
-        self.0.loader.close();
-        if let Some(reloader) = &self.0.reloader {
-            reloader.close();
-        }
-        for entry in &self.0.entries {
-            entry.slot().change(entry, Event::Close);
+        self.0.keeper.close();
+        for entry in self.0.roster.load().all() {
+            entry.close();
         }
     }
 
@@ -256,18 +284,20 @@ impl Catalog {
     /// # Cancel safety
     /// Can be dropped and called again.
     pub async fn wait_closed(&self) {
-        for entry in &self.0.entries {
+        let roster = self.0.roster.load_full();
+        for entry in roster.all() {
             for lane in entry.lanes() {
                 lane.wait_closed().await;
             }
-            entry.slot().change(entry, Event::Emptied);
+            entry.emptied();
         }
     }
 }
 
 impl fmt::Debug for Catalog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let states = self.0.entries.iter();
+        let roster = self.0.roster.load();
+        let states = roster.entries.iter();
         f.debug_list()
             .entries(states.map(|entry| (&entry.name, &entry.version, entry.slot().state.word())))
             .finish()
@@ -276,65 +306,44 @@ impl fmt::Debug for Catalog {
 
 /// What the handles of a catalog share.
 struct Shelf {
-    entries: Vec<Arc<Entry>>,
-    /// Lowest version first.
-    by_name: HashMap<String, Vec<Arc<Entry>>>,
-    /// How many models are still being loaded.
+    keeper: Keeper,
+    roster: Arc<ArcSwap<Roster>>,
+    /// How many of the models that were there at the start are still being loaded.
     pending: watch::Sender<usize>,
-    loader: Loader,
-    /// Only where files are watched.
-    reloader: Option<Reloader>,
+    ways: Arc<Ways>,
 }
 
 impl Catalog {
-    fn entry(&self, name: &str, version: Option<&str>) -> Result<&Arc<Entry>, Failure> {
-        let versions = self.0.by_name.get(name);
-        let versions = versions.ok_or_else(|| unknown_model(name))?;
-        let entry = match version {
-            None => versions.last(),
-            Some(version) => versions.iter().find(|entry| entry.version == version),
-        };
-        entry.ok_or_else(|| {
-            let known: Vec<&str> = versions.iter().map(|entry| &*entry.version).collect();
-            let message = format!(
-                "model \"{name}\" has no version \"{}\"; it has {}",
-                logging::escaped(version.unwrap_or_default()),
-                known.join(", "),
-            );
-            Failure::new(Code::UnknownModel, message)
-        })
+    fn check_explicit(&self) -> Result<(), Failure> {
+        if self.explicit() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::Forbidden,
+            "models are loaded and unloaded on request only by a server that was started with --control explicit",
+        ))
+    }
+
+    async fn order(&self, name: &str, wish: Wish) -> Result<(), Failure> {
+        let answer = self.0.keeper.order(name, wish)?;
+        answer.await.unwrap_or_else(|_| Err(draining()))
+    }
+}
+
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        self.keeper.close();
+        let roster = self.roster.load_full();
+        let lanes = roster.all().flat_map(|entry| entry.take_lanes());
+        closing::drop_together(lanes.collect());
     }
 }
 
 /// The answer about a model that is not there, or that whoever asks may not see.
 pub(crate) fn unknown_model(name: &str) -> Failure {
     let name = logging::escaped(name);
-    Failure::new(Code::UnknownModel, format!("there is no model \"{name}\""))
-}
-
-fn not_explicit() -> Failure {
-    Failure::new(
-        Code::Forbidden,
-        "models are loaded and unloaded on request only by a server that was started with --control explicit",
-    )
-}
-
-fn by_name(entries: &[Arc<Entry>]) -> HashMap<String, Vec<Arc<Entry>>> {
-    let mut by_name: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
-    for entry in entries {
-        let versions = by_name.entry(entry.name.clone()).or_default();
-        versions.push(Arc::clone(entry));
-    }
-    by_name
-}
-
-/// Without it the models are served all the same.
-fn watch_files(entries: &[Arc<Entry>], files: Vec<Vec<PathBuf>>, ways: &Ways) -> Option<Reloader> {
-    let watched = entries.iter().zip(files);
-    let watched = watched.map(|(entry, files)| Watched::new(entry, files));
-    Reloader::start(watched.collect(), ways.clone())
-        .inspect_err(|error| tracing::error!(%error, "no thread to watch files: models are not loaded again when they change"))
-        .ok()
+    let message = format!("there is no model \"{name}\"");
+    Failure::new(Code::UnknownModel, message)
 }
 
 fn worker_readings(lane: &Lane) -> Vec<WorkerReading> {
@@ -363,7 +372,7 @@ fn readings(shelf: &Weak<Shelf>) -> Vec<ModelReading> {
             workers: lane.map_or_else(Vec::new, |lane| worker_readings(&lane)),
         }
     };
-    shelf.entries.iter().map(reading).collect()
+    shelf.roster.load().entries.iter().map(reading).collect()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+mod explicit;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,10 +14,21 @@ use super::*;
 use crate::call::Call;
 use crate::config::{ModelOptions, ModelSettings};
 
+const LONG: Duration = Duration::from_secs(60);
+
+/// The first of the models that are served.
+fn first_entry(catalog: &Catalog) -> Arc<Entry> {
+    Arc::clone(&catalog.0.roster.load().entries[0])
+}
+
 /// A catalog of these sources, all loaded.
 async fn catalog(sources: &[&str]) -> (Catalog, Metrics, Tree) {
     let (catalog, metrics, tree) = loading(sources, &Settings::default());
     catalog.wait_loaded().await;
+    // From here on nobody but the test looks after the lanes.
+    while !catalog.0.keeper.is_over() {
+        tokio::task::yield_now().await;
+    }
     (catalog, metrics, tree)
 }
 
@@ -151,7 +164,7 @@ async fn the_highest_version_is_the_default() {
         std::fs::create_dir_all(model.join(version)).unwrap();
         std::fs::write(model.join(version).join("model.onnx"), "").unwrap();
     }
-    std::fs::write(model.join("model.toml"), "[echo]").unwrap();
+    std::fs::write(model.join("model.toml"), "versions = \"all\"\n[echo]").unwrap();
     let source = repository.path().display().to_string();
     let (catalog, ..) = catalog(&[&source]).await;
     assert_eq!(catalog.versions("e"), ["2", "9", "10"]);
@@ -254,7 +267,7 @@ async fn fragile() -> (Catalog, Metrics, Arc<AtomicBool>) {
         Surroundings::default(),
         || Ok(Box::new(probe)),
     );
-    catalog.0.entries[0].slot().lane = Some(Arc::new(lane.unwrap()));
+    first_entry(&catalog).slot().lane = Some(Arc::new(lane.unwrap()));
     (catalog, metrics, lost)
 }
 
@@ -316,7 +329,7 @@ fn replace(catalog: &Catalog, metrics: &Metrics, probe: &Probe, number: u64) {
         || Ok(probe),
     );
     let card = Card::default();
-    catalog.0.entries[0].replace(lane.unwrap(), card, number);
+    first_entry(&catalog).replace(lane.unwrap(), card, number);
 }
 
 fn item(text: &'static str) -> Call {
@@ -454,16 +467,16 @@ async fn a_replaced_lane_lives_as_long_as_somebody_holds_it() {
     let (first, second) = (Probe::json(|_| Ok(())), Probe::json(|_| Ok(())));
     let (catalog, metrics, _tree, held) = with_probe(&first).await;
     replace(&catalog, &metrics, &second, 2);
-    let entry = &catalog.0.entries[0];
+    let entry = first_entry(&catalog);
     // The model of the catalog before the first probe was held by nobody.
-    assert_eq!(entry.abandoned().len(), 1);
+    assert_eq!(entry.abandoned(LONG).len(), 1);
     let lane = catalog.model("e", None).unwrap();
     assert!(!Arc::ptr_eq(&lane, &held));
     assert!(held.infer(item("late")).await.is_ok());
     assert_eq!((first.seen().len(), second.seen().len()), (1, 0));
-    assert!(entry.abandoned().is_empty());
+    assert!(entry.abandoned(LONG).is_empty());
     drop(held);
-    assert_eq!(entry.abandoned().len(), 1);
+    assert_eq!(entry.abandoned(LONG).len(), 1);
     assert!(lane.infer(item("new")).await.is_ok());
     assert_eq!(second.seen().len(), 1);
     let reloads = r#"jitney_model_reloads_total{model="e",version="1",outcome="ok"} 2"#;
@@ -487,7 +500,7 @@ async fn closing_reaches_lanes_that_were_replaced() {
 async fn of_two_loads_the_one_that_began_last_counts() {
     let (newer, older) = (Probe::json(|_| Ok(())), Probe::json(|_| Ok(())));
     let (catalog, metrics, _tree) = catalog(&["e=echo:FP32[2]"]).await;
-    let entry = &catalog.0.entries[0];
+    let entry = first_entry(&catalog);
     replace(&catalog, &metrics, &newer, 2);
     replace(&catalog, &metrics, &older, 1);
     entry.unloadable("an old mistake".to_owned(), 1);

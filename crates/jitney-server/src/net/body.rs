@@ -400,7 +400,7 @@ mod tests {
         let read = read_in(Frames::new(&gzip(&fits), 999, true), manner, &admission).await;
         assert_eq!(read.unwrap(), fits);
         assert_eq!(admission.bytes_held(), 0);
-        let bomb = gzip(&vec![0; 64 << 20]);
+        let bomb = gzip(&vec![0; 8 << 20]);
         for (room, code) in [(3 << 20, Code::Overloaded), (1 << 30, Code::TooLarge)] {
             let admission = Admission::new(room);
             let refusal = read_in(Frames::new(&bomb, 1 << 16, true), manner, &admission).await;

@@ -338,7 +338,7 @@ mod tests {
     use super::super::reply::{self, JSON};
     use super::*;
 
-    fn headers(name: http::HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &http::HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), value.parse().unwrap());
@@ -401,7 +401,7 @@ mod tests {
             (&["identity", "identity"], None),
         ];
         for (values, expected) in rows {
-            let read = of_request(&headers(CONTENT_ENCODING, values));
+            let read = of_request(&headers(&CONTENT_ENCODING, values));
             if let Err(failure) = &read {
                 assert_eq!(failure.code, Code::UnsupportedMediaType);
             }
@@ -431,7 +431,7 @@ mod tests {
         ];
         for (values, expected) in rows {
             assert_eq!(
-                accepted(&headers(ACCEPT_ENCODING, values)),
+                accepted(&headers(&ACCEPT_ENCODING, values)),
                 expected,
                 "{values:?}"
             );

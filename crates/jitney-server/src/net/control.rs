@@ -11,9 +11,11 @@ use super::router::{ModelRef, View};
 use crate::access::Grant;
 use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
+use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Loaded, ModelState, ModelStatus};
 use crate::observe::metrics::{self, ModelMetrics, Phase, Quantiles};
+use crate::protocol::extension::{self as documents, Document};
 use crate::protocol::metadata::{self, ModelMetadata};
 
 const NAME: &str = "jitney";
@@ -26,18 +28,19 @@ pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, 
         View::Status => Ok(status(net, grant)),
         View::Metrics => Ok(numbers(net)),
         View::DebugTree => tree(net),
-        View::Server => Ok(json(|out| metadata::server(out, NAME, VERSION, &[]))),
+        View::Server => Ok(json(|out| {
+            metadata::server(out, NAME, VERSION, &extension::served(net.levels()));
+        })),
         View::Live => Ok(json(|out| metadata::live(out, true))),
         View::Ready => ready(net),
         View::Models => Ok(models(net, grant)),
         View::Model(model) => model_metadata(net, model),
         View::ModelReady(model) => model_ready(net, model),
-        View::Docs
-        | View::OpenApi
-        | View::Configuration(_)
-        | View::Statistics(_)
-        | View::Logging
-        | View::Tracing(_) => Err(Failure::new(Code::NotFound, "not served")),
+        View::Configuration(model) => configuration(net, model),
+        View::Statistics(model) => statistics(net, grant, model),
+        View::Logging => Ok(document(&extension::logging::get(net.levels())?)),
+        View::Tracing(model) => tracing(net, model),
+        View::Docs | View::OpenApi => Err(Failure::new(Code::NotFound, "not served")),
     }
 }
 
@@ -45,6 +48,10 @@ fn json(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
     let mut out = Vec::new();
     write(&mut out);
     reply::ok(JSON, out)
+}
+
+fn document(document: &impl Document) -> Reply {
+    reply::ok(JSON, documents::body(document))
 }
 
 fn page() -> Reply {
@@ -214,4 +221,24 @@ fn model_metadata(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
 fn model_ready(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
     let lane = net.catalog.model(model.name, model.version)?;
     Ok(json(|out| metadata::model_ready(out, lane.name(), true)))
+}
+
+fn configuration(net: &Net, model: ModelRef<'_>) -> Result<Reply, Failure> {
+    let lane = net.catalog.model(model.name, model.version)?;
+    Ok(document(&extension::configuration::of_lane(&lane)))
+}
+
+fn statistics(net: &Net, grant: &Grant, model: Option<ModelRef<'_>>) -> Result<Reply, Failure> {
+    let statistics = match model {
+        Some(model) => extension::statistics::of_model(&net.catalog, model.name, model.version)?,
+        None => extension::statistics::of_all(&net.catalog, |model| grant.sees(model)),
+    };
+    Ok(document(&statistics))
+}
+
+fn tracing(net: &Net, model: Option<&str>) -> Result<Reply, Failure> {
+    if let Some(model) = model {
+        net.catalog.known(model)?;
+    }
+    Ok(document(&extension::trace::get(&net.metrics, model)))
 }

@@ -19,7 +19,7 @@ use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::stream::Ask;
-use super::{control, infer, stream, websocket};
+use super::{control, infer, manage, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -153,9 +153,8 @@ async fn answer(
         Route::Stream(Channel::Generate, model) => {
             stream::events(exchange, Ask::Generate, model, headers, body).await
         }
-        Route::Stream(Channel::WebSocket, _) | Route::Manage(_) | Route::Grpc(_) => {
-            Err(no_route(NoRoute::NotFound))
-        }
+        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
+        Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.

@@ -367,3 +367,35 @@ fn capacity(outputs: &[Tensor]) -> usize {
 fn text_length(output: &Tensor) -> usize {
     12 * output.elements()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HeaderPattern;
+
+    #[test]
+    fn a_model_is_told_what_the_head_says_where_the_body_says_nothing_else() {
+        let config = NetConfig {
+            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
+            ..NetConfig::default()
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
+        let said = Said::of(&headers, &config);
+        let told = said.clone().with(Meta::default());
+        assert_eq!(told.id.as_deref(), Some("7"));
+        assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
+        let body = Meta {
+            id: Some("8".to_owned()),
+            priority: 2,
+            parameters: Some(r#"{"x-tenant":1}"#.to_owned()),
+            ..Meta::default()
+        };
+        assert_eq!(said.with(body.clone()), body);
+        let nothing = Said::of(&headers, &NetConfig::default());
+        assert_eq!(nothing.with(Meta::default()).parameters, None);
+    }
+}

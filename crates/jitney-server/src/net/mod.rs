@@ -2,7 +2,7 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, and [`coding`] inflates it, [`infer`] and [`control`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`control`] and [`manage`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
@@ -13,6 +13,7 @@ mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
+mod manage;
 mod payload;
 mod record;
 mod reply;
@@ -40,6 +41,7 @@ use crate::access::Access;
 use crate::admit::Admission;
 use crate::config::NetConfig;
 use crate::models::Catalog;
+use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// What every connection of one server shares.
@@ -55,6 +57,8 @@ pub(crate) struct Net {
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Arc<Metrics>,
+    /// The switches of the process's log, where the server may set them.
+    pub(crate) levels: Option<Arc<dyn Levels>>,
     pub(crate) tree: Tree,
     pub(crate) jitter: Jitter,
     pub(crate) http: auto::Builder<Executor>,
@@ -67,6 +71,10 @@ impl Net {
     /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
     pub(crate) fn is_private(&self) -> bool {
         self.address.ip().is_loopback()
+    }
+
+    pub(crate) fn levels(&self) -> Option<&dyn Levels> {
+        self.levels.as_deref()
     }
 
     /// Starts a task of the server's group on a plane.

@@ -124,66 +124,107 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
     resource(segments).ok_or(NoRoute::NotFound)?.on(method)
 }
 
-fn resource<'a>(segments: &[&'a str]) -> Option<Resource<'a>> {
-    Some(match *segments {
-        [""] => view(View::Page),
-        ["docs"] => view(View::Docs),
-        ["openapi.json"] => view(View::OpenApi),
-        ["status"] => view(View::Status),
-        ["metrics"] => view(View::Metrics),
-        ["debug", "tree"] => view(View::DebugTree),
-        ["predict", name] => infer(Form::Predict, model(name, None)),
-        ["predict", name, "batch"] => infer(Form::PredictBatch, model(name, None)),
-        ["predict", name, "stream"] => stream(Channel::Predict, model(name, None)),
-        ["v2"] | ["v2", ""] => view(View::Server),
-        ["v2", "health", "live"] => view(View::Live),
-        ["v2", "health", "ready"] => view(View::Ready),
-        ["v2", "logging"] => view_and_order(View::Logging, Order::Logging),
-        ["v2", "trace", "setting"] => tracing(None),
-        ["v2", "repository", "index"] => order(Order::Index(None)),
-        ["v2", "repository", repository, "index"] => order(Order::Index(Some(repository))),
-        ["v2", "repository", "models", name, "load"] => order(Order::Load(None, name)),
-        ["v2", "repository", "models", name, "unload"] => order(Order::Unload(None, name)),
-        ["v2", "repository", repository, "models", name, "load"] => {
-            order(Order::Load(Some(repository), name))
+/// Writes a table of paths: the patterns of their segments, and what is served under each. The patterns are kept as text too, from which the
+/// document of the server's paths is made: it cannot lack one.
+macro_rules! table {
+    ($(#[$doc:meta])* fn $name:ident($segments:ident $(, $model:ident)?), $patterns:ident: $($pattern:pat $(if $guard:expr)? => $resource:expr,)*) => {
+        const $patterns: &[&str] = &[$(stringify!($pattern)),*];
+
+        $(#[$doc])*
+        fn $name<'a>($($model: ModelRef<'a>,)? $segments: &[&'a str]) -> Option<Resource<'a>> {
+            Some(match *$segments {
+                $($pattern $(if $guard)? => $resource,)*
+                _ => return None,
+            })
         }
-        ["v2", "repository", repository, "models", name, "unload"] => {
-            order(Order::Unload(Some(repository), name))
-        }
-        ["v2", "models"] => view(View::Models),
-        ["v2", "models", "stats"] => view(View::Statistics(None)),
-        ["v2", "models", name, "versions", version, ref of_model @ ..] => {
-            return model_resource(model(name, Some(version)), of_model);
-        }
-        ["v2", "models", name, "trace", "setting"] => tracing(Some(name)),
-        ["v2", "models", name, ref of_model @ ..] => {
-            return model_resource(model(name, None), of_model);
-        }
-        // The name of a service has its package before a dot.
-        [service, method] if service.contains('.') => Resource {
-            get: None,
-            post: Some(Route::Grpc(Call { service, method })),
-        },
-        _ => return None,
-    })
+    };
 }
 
-/// What stands behind the name of a model, or behind its version.
-fn model_resource<'a>(model: ModelRef<'a>, segments: &[&'a str]) -> Option<Resource<'a>> {
-    Some(match *segments {
-        [] => view(View::Model(model)),
-        ["ready"] => view(View::ModelReady(model)),
-        ["config"] => view(View::Configuration(model)),
-        ["stats"] => view(View::Statistics(Some(model))),
-        ["infer"] => infer(Form::Protocol, model),
-        ["generate"] => infer(Form::Generate, model),
-        ["generate_stream"] => stream(Channel::Generate, model),
-        ["stream"] => Resource {
-            get: Some(Route::Stream(Channel::WebSocket, model)),
-            post: None,
-        },
-        _ => return None,
-    })
+table! {
+    fn resource(segments), PATTERNS:
+    [""] => view(View::Page),
+    ["docs"] => view(View::Docs),
+    ["openapi.json"] => view(View::OpenApi),
+    ["status"] => view(View::Status),
+    ["metrics"] => view(View::Metrics),
+    ["debug", "tree"] => view(View::DebugTree),
+    // What Amazon SageMaker asks.
+    ["ping"] => view(View::Ready),
+    ["predict", name] => infer(Form::Predict, model(name, None)),
+    ["predict", name, "batch"] => infer(Form::PredictBatch, model(name, None)),
+    ["predict", name, "stream"] => stream(Channel::Predict, model(name, None)),
+    ["v2"] | ["v2", ""] => view(View::Server),
+    ["v2", "health", "live"] => view(View::Live),
+    ["v2", "health", "ready"] => view(View::Ready),
+    ["v2", "logging"] => view_and_order(View::Logging, Order::Logging),
+    ["v2", "trace", "setting"] => tracing(None),
+    ["v2", "repository", "index"] => order(Order::Index(None)),
+    ["v2", "repository", repository, "index"] => order(Order::Index(Some(repository))),
+    ["v2", "repository", "models", name, "load"] => order(Order::Load(None, name)),
+    ["v2", "repository", "models", name, "unload"] => order(Order::Unload(None, name)),
+    ["v2", "repository", repository, "models", name, "load"] => order(Order::Load(Some(repository), name)),
+    ["v2", "repository", repository, "models", name, "unload"] => order(Order::Unload(Some(repository), name)),
+    ["v2", "models"] => view(View::Models),
+    ["v2", "models", "stats"] => view(View::Statistics(None)),
+    ["v2", "models", name, "versions", version, ref of_model @ ..] => {
+        return model_resource(model(name, Some(version)), of_model);
+    },
+    ["v2", "models", name, "trace", "setting"] => tracing(Some(name)),
+    ["v2", "models", name, ref of_model @ ..] => {
+        return model_resource(model(name, None), of_model);
+    },
+    // The name of a service has its package before a dot.
+    [service, method] if service.contains('.') => Resource {
+        get: None,
+        post: Some(Route::Grpc(Call { service, method })),
+    },
+}
+
+table! {
+    /// What stands behind the name of a model, or behind its version.
+    fn model_resource(segments, model), MODEL_PATTERNS:
+    [] => view(View::Model(model)),
+    ["ready"] => view(View::ModelReady(model)),
+    ["config"] => view(View::Configuration(model)),
+    ["stats"] => view(View::Statistics(Some(model))),
+    ["infer"] => infer(Form::Protocol, model),
+    ["generate"] => infer(Form::Generate, model),
+    ["generate_stream"] => stream(Channel::Generate, model),
+    ["stream"] => Resource {
+        get: Some(Route::Stream(Channel::WebSocket, model)),
+        post: None,
+    },
+}
+
+/// Every path that is served, as `/v2/models/{name}`, in the order of the table. A path is a template of itself: [`route`] takes it.
+pub(crate) fn paths() -> Vec<String> {
+    let (mut paths, models) = (
+        Vec::new(),
+        MODEL_PATTERNS.iter().map(|pattern| path(pattern)),
+    );
+    let models: Vec<_> = models.collect();
+    for pattern in PATTERNS {
+        match path(pattern).strip_suffix("/..") {
+            None => paths.push(path(pattern)),
+            Some(path) => paths.extend(models.iter().map(|of_model| {
+                format!("{path}{}", of_model.strip_suffix('/').unwrap_or(of_model))
+            })),
+        }
+    }
+    paths
+}
+
+/// The path of a pattern: of `["v2", "models", name]`, `/v2/models/{name}`. Of several patterns that mean the same, the first.
+fn path(pattern: &str) -> String {
+    let first = pattern.split(" | ").next().unwrap_or_default();
+    let segments = first.trim_matches(['[', ']']).split(',').map(str::trim);
+    let segment = |segment: &str| match segment.trim_matches('"') {
+        rest if rest.ends_with("..") => "..".to_owned(),
+        literal if literal.len() < segment.len() || segment.is_empty() => literal.to_owned(),
+        name => format!("{{{name}}}"),
+    };
+    let segments: Vec<String> = segments.map(segment).collect();
+    format!("/{}", segments.join("/"))
 }
 
 const fn view(view: View<'_>) -> Resource<'_> {
@@ -446,6 +487,31 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn every_pattern_is_a_path_that_is_served() {
+        let paths = paths();
+        for expected in [
+            "/",
+            "/v2",
+            "/predict/{name}/batch",
+            "/v2/models/{name}",
+            "/v2/models/{name}/versions/{version}",
+            "/v2/models/{name}/versions/{version}/infer",
+            "/v2/repository/{repository}/models/{name}/load",
+        ] {
+            assert!(paths.iter().any(|path| path == expected), "{expected}");
+        }
+        let served = |path: &str| {
+            [Method::GET, Method::POST]
+                .iter()
+                .any(|method| route(method, path).is_ok())
+        };
+        // Which services there are is not the router's to say.
+        let lost: Vec<_> = paths.iter().filter(|path| !served(path)).collect();
+        assert_eq!(lost, ["/{service}/{method}"]);
+        assert!(paths.iter().all(|path| !path.contains("..")), "{paths:?}");
     }
 
     #[test]

@@ -2,6 +2,28 @@
 
 use std::fmt;
 
+/// Which lines the process writes to its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// Errors.
+    pub error: bool,
+    /// Warnings.
+    pub warning: bool,
+    /// What is of interest to whoever runs the server.
+    pub info: bool,
+    /// 0; 1 with lines for debugging; 2 with all that there are.
+    pub verbose: u32,
+}
+
+/// The switches of the log, which belongs to the process and not to the server.
+pub trait Levels: fmt::Debug + Send + Sync {
+    /// How they stand.
+    fn get(&self) -> Level;
+
+    /// Sets them, for lines from now on.
+    fn set(&self, level: Level);
+}
+
 /// The field that names a model.
 pub const MODEL: &str = "model";
 /// The field that names a model's version.

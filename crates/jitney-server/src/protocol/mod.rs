@@ -25,6 +25,7 @@
 //! strings when all of them are UTF-8, else all of them in base64 with `"parameters": {"content_type": "base64"}`.
 
 pub mod error;
+pub mod extension;
 pub mod frames;
 pub mod generate;
 pub mod infer;

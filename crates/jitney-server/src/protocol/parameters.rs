@@ -18,24 +18,19 @@ pub(crate) fn with_fields(
     let Some(mut taken) = names(said) else {
         return parameters;
     };
-    let mut out = Vec::with_capacity(said.len() + 64 * fields.len());
-    // Those of the request follow behind, without the brace that they begin with.
+    // What the request says follows behind, without the brace that it begins with.
     let rest = said.trim_start().strip_prefix('{').unwrap_or_default();
-    let mut last = taken.is_empty();
-    out.push(b'{');
-    for (name, value) in fields {
-        if name.starts_with("triton_") || !taken.insert(name.clone()) {
-            continue;
-        }
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        write::string(&mut out, name);
+    let is_empty = taken.is_empty();
+    let new = fields
+        .iter()
+        .filter(|(name, _)| !name.starts_with("triton_") && taken.insert(name.clone()));
+    let mut out = vec![b'{'];
+    write::separated(&mut out, new, |out, (name, value)| {
+        write::string(out, name);
         out.push(b':');
-        write::string(&mut out, value);
-    }
-    last |= out.len() == 1;
-    if !last {
+        write::string(out, value);
+    });
+    if out.len() > 1 && !is_empty {
         out.push(b',');
     }
     write::text(&mut out, rest);
@@ -60,26 +55,27 @@ mod tests {
 
     #[test]
     fn fields_stand_before_what_the_request_says() {
-        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let rows: [(Option<&str>, &[(String, String)], Option<&str>); 7] = [
-            (None, &[], None),
+        let rows = [
+            (None, &[][..], None),
             (Some("{}"), &[], Some("{}")),
-            (None, &[field("x-a", "1")], Some(r#"{"x-a":"1"}"#)),
-            (Some("{ }"), &[field("x-a", "\"")], Some(r#"{"x-a":"\"" }"#)),
+            (None, &[("x-a", "1")], Some(r#"{"x-a":"1"}"#)),
+            (Some("{ }"), &[("x-a", "\"")], Some(r#"{"x-a":"\"" }"#)),
             (
                 Some(r#"{"colour": ["a", NaN]}"#),
-                &[field("x-a", "1"), field("x-b", ""), field("x-a", "2")],
+                &[("x-a", "1"), ("x-b", ""), ("x-a", "2")],
                 Some(r#"{"x-a":"1","x-b":"","colour": ["a", NaN]}"#),
             ),
             (
                 Some(r#"{"x\u002da":1}"#),
-                &[field("x-a", "2")],
+                &[("x-a", "2")],
                 Some(r#"{"x\u002da":1}"#),
             ),
-            (None, &[field("triton_x", "2")], Some("{}")),
+            (None, &[("triton_x", "2")], Some("{}")),
         ];
         for (parameters, fields, expected) in rows {
-            let got = with_fields(parameters.map(str::to_owned), fields);
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let fields: Vec<_> = fields.iter().map(owned).collect();
+            let got = with_fields(parameters.map(str::to_owned), &fields);
             assert_eq!(got.as_deref(), expected);
         }
     }

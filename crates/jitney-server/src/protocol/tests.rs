@@ -947,7 +947,7 @@ fn halves_have_no_json_form_in_the_protocol_but_are_predicted_from_numbers() {
             r#"{{"inputs":[{{"name":"x","shape":[1,2],"datatype":"{datatype}","data":[0.5,-1]}}]}}"#
         );
         let words = format!(
-            "inputs[0].datatype: expected a datatype that the protocol has a JSON form for, got {datatype}: send its numbers to /predict/NAME"
+            "inputs[0].data: expected a datatype that the protocol has a JSON form for, got {datatype}: send its raw bytes, or its numbers to /predict/NAME"
         );
         check_refused(&spec, &[(&body, &words)]);
         let inputs = predict::decode_item(br#"{"x":[0.5,-1]}"#, &spec).unwrap();

@@ -6,7 +6,9 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod binary;
 mod drain;
+mod extensions;
 mod golden;
 mod http2;
 mod load;
@@ -14,5 +16,6 @@ mod planes;
 mod predict;
 mod proto;
 mod refusals;
+mod reloads;
 mod support;
 mod wire;

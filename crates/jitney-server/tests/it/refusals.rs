@@ -90,7 +90,7 @@ fn routes_methods_and_heads() {
         (
             "POST",
             "/predict/m",
-            "content-type: application/json\r\ncontent-encoding: gzip\r\n",
+            "content-type: application/json\r\ncontent-encoding: br\r\n",
             ITEM,
             415,
             "unsupported_media_type",

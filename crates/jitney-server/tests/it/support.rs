@@ -31,12 +31,10 @@ pub(crate) fn start_queued(
     queue: usize,
     adjust: impl FnOnce(&mut NetConfig),
 ) -> Fixture {
-    let given = ModelOptions {
-        max_batch: Some(1),
-        queue: Some(queue),
-        ..ModelOptions::default()
-    };
-    start_given(models, given, adjust)
+    start_config(models, |config| {
+        config.settings.given.queue = Some(queue);
+        adjust(&mut config.net);
+    })
 }
 
 pub(crate) fn start_given(
@@ -44,25 +42,38 @@ pub(crate) fn start_given(
     given: ModelOptions,
     adjust: impl FnOnce(&mut NetConfig),
 ) -> Fixture {
-    let mut net = NetConfig {
+    start_config(models, |config| {
+        config.settings.given = given;
+        adjust(&mut config.net);
+    })
+}
+
+/// A server whose settings are changed as a whole before it starts.
+pub(crate) fn start_config(models: &[&str], adjust: impl FnOnce(&mut Config)) -> Fixture {
+    let net = NetConfig {
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         ..NetConfig::default()
     };
-    adjust(&mut net);
     let models = models
         .iter()
         .map(|source| ModelSource::parse(source).unwrap())
         .collect();
+    let given = ModelOptions {
+        max_batch: Some(1),
+        ..ModelOptions::default()
+    };
     let settings = Settings {
         given,
         ..Settings::default()
     };
-    let running = Server::start(Config {
+    let mut config = Config {
         net,
         settings,
         models,
-    })
-    .unwrap();
+        levels: None,
+    };
+    adjust(&mut config);
+    let running = Server::start(config).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

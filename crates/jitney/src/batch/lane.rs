@@ -124,6 +124,7 @@ struct Counts {
     cancelled: u64,
     batches: [u64; Reason::ALL.len()],
     batch_rows: Vec<u64>,
+    batch_runs: Vec<(u64, Duration)>,
     replaced: u64,
 }
 
@@ -188,6 +189,7 @@ impl<M: Model> Lane<M> {
             due: None,
             counts: Counts {
                 batch_rows: vec![0; batching.max_batch.get()],
+                batch_runs: vec![(0, Duration::ZERO); batching.max_batch.get()],
                 ..Counts::default()
             },
             batching,
@@ -655,6 +657,10 @@ impl<M: Model> Lane<M> {
         }
         self.arrivals.answered(now, running.rows);
         let trip = running.trip(now);
+        if let Some((count, together)) = self.counts.batch_runs.get_mut(running.rows - 1) {
+            *count += 1;
+            *together += trip.run;
+        }
         for (rider, result) in running.riders.iter_mut().zip(results) {
             self.counts.tell(rider, result, &trip, due);
         }
@@ -815,6 +821,7 @@ impl<M: Model> Lane<M> {
                 .map(|at| now.saturating_duration_since(at)),
             batches: self.counts.batches,
             batch_rows: self.counts.batch_rows.clone(),
+            batch_runs: self.counts.batch_runs.clone(),
             instances: (self.slots.iter().filter(alive).count()).div_ceil(1 + self.batching.ahead),
             replaced: self.counts.replaced,
             dead: self.dead(),

@@ -596,6 +596,9 @@ pub struct Stats {
     pub batches: [u64; Reason::ALL.len()],
     /// Batches by their size: at index 0 those of one row.
     pub batch_rows: Vec<u64>,
+    /// Batches that came back from the model, by their size as in `batch_rows`: how many, and how long they were inside it together. One that
+    /// was run again in parts to find out who is guilty counts once, with the time of all its parts. Those that were given up are missing.
+    pub batch_runs: Vec<(u64, Duration)>,
     /// Instances that are alive now.
     pub instances: usize,
     /// Instances replaced after a panic or a hang.

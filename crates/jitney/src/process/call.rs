@@ -172,18 +172,13 @@ impl<'a> Calling<'a> {
     }
 
     fn read(&self, frame: Frame, took: Duration, sent: Option<Sent>) -> Result<Reply, CallError> {
-        let Frame { header, mut body } = frame;
-        let payload = match sent {
-            Some(sent) if header.has(REGION) => self.read_region(&sent, header.a)?,
-            _ => body.split_off(
-                body.len()
-                    - usize::try_from(header.a)
-                        .unwrap_or(usize::MAX)
-                        .min(body.len()),
-            ),
+        let header = frame.header;
+        let (meta, payload) = match sent {
+            Some(sent) if header.has(REGION) => (frame.body, self.read_region(&sent, header.a)?),
+            _ => frame.split(),
         };
         Ok(Reply {
-            meta: body,
+            meta,
             payload,
             b: header.b,
             took,

@@ -3,12 +3,16 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use super::Request;
+use rustix::time::{ClockId, clock_gettime};
+
 use super::frame::{DESCRIPTOR, HEADER, Header, INLINE_MAX, Kind, REGION};
 use super::link::Link;
+use super::outbox::Outbox;
 use super::region::{Foreign, Region};
-use super::supervisor::{CallId, Place};
+use super::supervisor::{CallId, Marks, Place};
+use super::{Request, Settings};
 use crate::lock::lock;
 
 /// One process, as callers see it. It lives as long as anybody reads from it, and dies with its process otherwise: regions are never
@@ -19,8 +23,13 @@ pub(super) struct Channel {
     pub(super) link: Link,
     /// Frames go out one at a time, and in the order in which the supervisor heard of them.
     pub(super) sending: Mutex<()>,
+    /// What goes to a child that answers with streams, which nobody may wait for.
+    pub(super) outbox: Outbox,
     slots: Vec<Slot>,
     control: Region,
+    /// Where the streams have their part of the control region.
+    streams_at: u64,
+    streams: usize,
 }
 
 /// The regions of one slot. Whoever holds the slot is alone with them, so that these locks are never waited for.
@@ -44,16 +53,48 @@ pub(super) struct Flags {
 }
 
 impl Channel {
-    pub(super) fn new(generation: u64, link: Link, depth: usize) -> io::Result<Self> {
-        let control = Region::exactly((depth * CONTROL_SLOT).next_multiple_of(CONTROL) as u64)?;
-        let slots = (0..depth).map(|_| Slot::default()).collect();
+    pub(super) fn new(generation: u64, link: Link, settings: &Settings) -> io::Result<Self> {
+        let (streams_at, streams) = (settings.streams_at(), settings.streams);
+        let length = streams_at + STEP + streams * STREAM_SLOT;
+        let control = Region::exactly(length.next_multiple_of(CONTROL) as u64)?;
+        let slots = (0..settings.depth).map(|_| Slot::default()).collect();
         Ok(Self {
             generation,
             link,
             sending: Mutex::new(()),
+            outbox: Outbox::default(),
             slots,
             control,
+            streams_at: streams_at as u64,
+            streams,
         })
+    }
+
+    /// Tells a child that may be at work on the stream that its reader has left, in its slot's part of the control region.
+    pub(super) fn stop(&self, slot: usize, id: CallId) {
+        let at = self.streams_at + (STEP + slot * STREAM_SLOT) as u64;
+        let _ = self.control.write(&[IoSlice::new(&id.to_le_bytes())], at);
+    }
+
+    /// What the child has written down about its streams.
+    pub(super) fn marks(&self) -> Marks {
+        let mut bytes = vec![0; STEP + self.streams * STREAM_SLOT];
+        self.control.read(&mut bytes, self.streams_at);
+        let numbers: Vec<u64> = bytes
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .map(u64::from_le_bytes)
+            .collect();
+        let &[since, stepped, ref slots @ ..] = &*numbers else {
+            return Marks::default();
+        };
+        let age = Duration::from_nanos(monotonic_ns().saturating_sub(since));
+        Marks {
+            stepped: (stepped != 0).then_some((stepped, age)),
+            begun: slots.iter().skip(1).step_by(2).copied().collect(),
+        }
     }
 
     /// The control region, which goes out with HELLO.
@@ -231,11 +272,31 @@ impl Greeting {
     }
 }
 
+impl Settings {
+    /// The offset in the control region at which the streams' part begins: 16 bytes that the child writes, the time in nanoseconds of
+    /// `CLOCK_MONOTONIC` since when it has been at work on a stream, and the number of that stream, or 0. Then 16 bytes for each slot: the
+    /// number of the stream whose reader has left, which the pool writes, and that of the stream which has begun, which the child does.
+    pub fn streams_at(&self) -> usize {
+        self.depth * CONTROL_SLOT
+    }
+}
+
+/// The clock that children go by too.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
 /// The least length of the control region.
 const CONTROL: usize = 4096;
 /// What each slot has of it: the number of the run, and flags.
 const CONTROL_SLOT: usize = 512;
 const FLAGS: usize = CONTROL_SLOT - 8;
+/// What a child says of the stream that it is at work on: since when, and which.
+const STEP: usize = 16;
+/// What each slot for a stream has: the stream that was left, and the one that has begun.
+const STREAM_SLOT: usize = 16;
 
 #[cfg(test)]
 mod tests {

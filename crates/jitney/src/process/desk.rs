@@ -10,6 +10,7 @@ use rustix::io::{read, write};
 
 use super::channel::Channel;
 use super::frame::Frame;
+use super::replies::Tray;
 use super::supervisor::{CallId, StartFailure, Supervisor, Verdict};
 use crate::lock::lock;
 
@@ -27,6 +28,7 @@ pub(super) struct Desk {
 pub(super) struct Inner {
     pub(super) supervisor: Supervisor,
     pub(super) mailboxes: HashMap<CallId, Arc<Mailbox>>,
+    pub(super) trays: HashMap<CallId, Arc<Tray>>,
 }
 
 /// One worker's place.
@@ -67,6 +69,7 @@ impl Desk {
             inner: Mutex::new(Inner {
                 supervisor,
                 mailboxes: HashMap::new(),
+                trays: HashMap::new(),
             }),
             news: Condvar::new(),
             seats: (0..seats).map(|_| seat()).collect::<std::io::Result<_>>()?,
@@ -81,9 +84,17 @@ impl Desk {
         let Inner {
             supervisor,
             mailboxes,
+            trays,
         } = &mut *inner;
         for (id, verdict) in supervisor.take_verdicts() {
-            deliver(mailboxes, id, verdict);
+            let tray = match verdict {
+                Verdict::Assigned(_) => trays.get(&id).cloned(),
+                _ => trays.remove(&id),
+            };
+            match tray {
+                Some(tray) => tray.tell(verdict),
+                None => deliver(mailboxes, id, verdict),
+            }
         }
         let mut nudged = 0_u64;
         for seat in supervisor.take_nudges().filter(|&seat| Some(seat) != own) {

@@ -24,12 +24,20 @@ pub(super) enum Kind {
     Run = 2,
     /// To the child: leave.
     Close = 3,
+    /// To the child: a stream has credit for so many more replies.
+    Credit = 4,
+    /// To the child: nobody reads the stream any more.
+    Stop = 5,
     /// From the child: it can serve.
     Ready = 65,
     /// From the child: it cannot.
     Failed = 66,
     /// From the child: the reply to a run.
     Done = 67,
+    /// From the child: one reply of a stream. A payload that is not in the frame has a region of its own, which comes with it.
+    Chunk = 68,
+    /// From the child: the end of a stream.
+    End = 69,
 }
 
 /// What precedes every body. Little-endian: length of the body u32, kind u8, flags u8, slot u16, id u64, a u64, b u64.
@@ -122,16 +130,32 @@ impl Header {
         if self.flags & !(DESCRIPTOR | REGION) != 0 {
             return Err(format!("unknown flags {:#x}", self.flags));
         }
-        if self.kind == Kind::Done && !self.has(REGION) && self.a > self.body as u64 {
+        let has_payload = matches!(self.kind, Kind::Done | Kind::Chunk | Kind::End);
+        if has_payload && !self.has(REGION) && self.a > self.body as u64 {
             return Err(format!(
                 "a payload of {} bytes in a body of {}",
                 self.a, self.body
             ));
         }
-        if self.kind != Kind::Done && self.flags != 0 {
+        let allowed = match self.kind {
+            Kind::Done => true,
+            Kind::Chunk => self.has(REGION) == self.has(DESCRIPTOR),
+            _ => self.flags == 0,
+        };
+        if !allowed {
             return Err(format!("flags {:#x} on a frame that has none", self.flags));
         }
         Ok(())
+    }
+}
+
+impl Frame {
+    /// The head of the body, and the payload behind it.
+    pub(super) fn split(self) -> (Bytes, Bytes) {
+        let mut meta = self.body;
+        let payload = usize::try_from(self.header.a).unwrap_or(usize::MAX);
+        let payload = meta.split_off(meta.len() - payload.min(meta.len()));
+        (meta, payload)
     }
 }
 
@@ -141,6 +165,8 @@ impl Kind {
             65 => Ok(Self::Ready),
             66 => Ok(Self::Failed),
             67 => Ok(Self::Done),
+            68 => Ok(Self::Chunk),
+            69 => Ok(Self::End),
             _ => Err(format!("a frame of unknown kind {byte}")),
         }
     }

@@ -1,7 +1,7 @@
 //! The thread that looks after one worker: it starts the process, greets it, listens to it, and buries it.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -19,9 +19,10 @@ use super::frame::{DESCRIPTOR, Frame, Header, Inbox, Kind, REGION};
 use super::guard::Guard;
 use super::lines::{Lines, Meter};
 use super::link::{Link, Received};
+use super::outbox::Letter;
 use super::region::Foreign;
-use super::supervisor::{Advice, StartFailure, Supervisor};
-use super::{Output, Program, Settings, Stream};
+use super::supervisor::{Advice, StartFailure, Supervisor, cost};
+use super::{Output, Part, Program, Settings, Stream};
 use crate::lock::lock;
 
 /// What all keepers of a pool share.
@@ -85,6 +86,7 @@ impl Keeper {
                 (Advice::Spawn, _) => sitter = self.spawn(),
                 (Advice::Close, Some(sitter)) => sitter.dismiss(),
                 (Advice::Kill(why), Some(sitter)) => self.kill(sitter, why),
+                (Advice::Look, Some(sitter)) => self.look(sitter),
                 (Advice::Wait(until), Some(sitting)) => {
                     if self.attend(sitting, until) {
                         self.bury(sitting);
@@ -92,8 +94,22 @@ impl Keeper {
                     }
                 }
                 (Advice::Wait(until), None) => wait_for(self.bell(), until),
-                (Advice::Close | Advice::Kill(_), None) => {}
+                (Advice::Close | Advice::Kill(_) | Advice::Look, None) => {}
             }
+        }
+    }
+
+    /// Finds out whether a process that should have said something is stuck.
+    fn look(&self, sitter: &Sitter) {
+        self.mark(sitter);
+        self.supervise(|supervisor, now| supervisor.looked(self.index, now));
+    }
+
+    /// Reports what the process has written down about its streams.
+    fn mark(&self, sitter: &Sitter) {
+        if self.shared.settings.streams > 0 {
+            let marks = sitter.channel.marks();
+            self.supervise(|supervisor, _| supervisor.marked(self.index, marks));
         }
     }
 
@@ -154,7 +170,7 @@ impl Keeper {
             ..
         } = &*self.shared;
         let (link, theirs) = Link::pair()?;
-        let channel = Channel::new(generation, link, settings.depth)?;
+        let channel = Channel::new(generation, link, settings)?;
         let child = Child::spawn(
             program,
             theirs,
@@ -195,6 +211,7 @@ impl Keeper {
     fn report_death(&self, sitter: &Sitter, how: &str) {
         sitter.channel.link.shut();
         let turn = lock(&sitter.channel.sending);
+        self.mark(sitter);
         let failure = StartFailure::Died(how.to_owned());
         self.supervise(|supervisor, now| {
             supervisor.exited(self.index, failure, sitter.unread, now);
@@ -252,6 +269,7 @@ impl Keeper {
             // first; where they do not, this costs nothing.
             thread::yield_now();
             self.greet(sitter);
+            self.go_on_sending(sitter);
             self.listen(sitter);
         }
         if !stdout.is_empty() {
@@ -270,6 +288,14 @@ impl Keeper {
             && !matches!(greeting.go_on(&sitter.channel), Ok(false))
         {
             sitter.greeting = None;
+        }
+    }
+
+    /// Sends on what the channel would not take before.
+    fn go_on_sending(&self, sitter: &Sitter) {
+        let Channel { outbox, link, .. } = &*sitter.channel;
+        if outbox.flush(link).is_err() {
+            link.shut();
         }
     }
 
@@ -313,6 +339,7 @@ impl Keeper {
             &format!("did not keep to the protocol: {what}"),
             false,
         );
+        self.mark(sitter);
         self.supervise(|supervisor, _| supervisor.garbage(self.index, what));
         self.shared.desk.announce();
     }
@@ -325,19 +352,21 @@ impl Keeper {
     }
 
     fn heed(&self, sitter: &mut Sitter, frame: Frame) -> Result<(), String> {
-        if frame.header.has(DESCRIPTOR) {
-            let descriptor = sitter
-                .descriptors
-                .pop_front()
-                .ok_or("a frame without the descriptor that it announces")?;
-            sitter
-                .channel
-                .replace(frame.header.slot.into(), Foreign::accept(descriptor)?)?;
-        }
-        match frame.header.kind {
-            Kind::Ready => self.ready(sitter, &frame.body),
-            Kind::Failed => self.failed(sitter, frame.body),
-            _ => self.done(sitter, frame),
+        let region = match frame.header.has(DESCRIPTOR) {
+            true => Some(sitter.region()?),
+            false => None,
+        };
+        match (frame.header.kind, region) {
+            (Kind::Ready, _) => self.ready(sitter, &frame.body),
+            (Kind::Failed, _) => self.failed(sitter, frame.body),
+            (Kind::Chunk, region) => self.chunk(frame, region),
+            (Kind::End, _) => self.end(frame),
+            (_, Some(region)) => {
+                let slot = frame.header.slot.into();
+                sitter.channel.replace(slot, region)?;
+                self.done(sitter, frame)
+            }
+            (_, None) => self.done(sitter, frame),
         }
     }
 
@@ -381,6 +410,64 @@ impl Keeper {
             }
             Ok(())
         })
+    }
+
+    /// One reply of a stream. It is looked at only when it may come at all.
+    fn chunk(&self, frame: Frame, region: Option<Foreign>) -> Result<(), String> {
+        let Header { id, slot, a, b, .. } = frame.header;
+        if a > self.shared.settings.payload_max {
+            let max = self.shared.settings.payload_max;
+            return Err(format!("a payload of {a} bytes, where {max} is the most"));
+        }
+        let tray = self.shared.desk.with(Some(self.index), |inner| {
+            let now = Instant::now();
+            let supervisor = &mut inner.supervisor;
+            let read = supervisor.replied(self.index, id, slot.into(), cost(a), now)?;
+            Ok::<_, String>(inner.trays.get(&id).filter(|_| read).cloned())
+        })?;
+        let Some(tray) = tray else {
+            return Ok(());
+        };
+        let (meta, payload) = match region {
+            None => frame.split(),
+            Some(region) if region.holds(a) => {
+                let payload = region.read(a);
+                let payload =
+                    payload.map_err(|error| format!("a region that cannot be read: {error}"))?;
+                (frame.body, payload)
+            }
+            Some(_) => {
+                return Err(format!(
+                    "a payload of {a} bytes in a region that is smaller"
+                ));
+            }
+        };
+        tray.put(Part {
+            meta,
+            payload,
+            b,
+            last: false,
+        });
+        Ok(())
+    }
+
+    fn end(&self, frame: Frame) -> Result<(), String> {
+        let Header { id, slot, b, .. } = frame.header;
+        let tray = self.shared.desk.with(Some(self.index), |inner| {
+            let now = Instant::now();
+            let wanted = inner.supervisor.ended(self.index, id, slot.into(), now)?;
+            Ok::<_, String>(inner.trays.remove(&id).filter(|_| wanted))
+        })?;
+        if let Some(tray) = tray {
+            let (meta, payload) = frame.split();
+            tray.put(Part {
+                meta,
+                payload,
+                b,
+                last: true,
+            });
+        }
+        Ok(())
     }
 
     fn check_region(&self, sitter: &Sitter, slot: usize, bytes: u64) -> Result<(), String> {
@@ -488,8 +575,8 @@ impl Sitter {
     fn poll(&self, bell: &Bell, until: Option<Instant>) -> Option<[PollFlags; 5]> {
         let channel = match (self.listening, &self.greeting) {
             (false, _) => PollFlags::empty(),
-            (true, None) => PollFlags::IN,
-            (true, Some(_)) => PollFlags::IN | PollFlags::OUT,
+            (true, None) if self.channel.outbox.is_empty() => PollFlags::IN,
+            (true, _) => PollFlags::IN | PollFlags::OUT,
         };
         // A descriptor that is at its end would be ready for ever: the bell stands in for it.
         let channel = if self.listening {
@@ -524,8 +611,15 @@ impl Sitter {
     /// Tells the process to leave. If it cannot be told because it does not read, it will be killed.
     fn dismiss(&mut self) {
         self.dismissed = true;
-        let close = Header::new(Kind::Close).encode();
-        let _ = self.channel.link.try_send(&[IoSlice::new(&close)], None);
+        let close = Letter::new(Header::new(Kind::Close).encode().to_vec(), None);
+        let Channel { outbox, link, .. } = &*self.channel;
+        let _ = outbox.post(link, close, || true);
+    }
+
+    /// The region that came with a frame.
+    fn region(&mut self) -> Result<Foreign, String> {
+        let descriptor = self.descriptors.pop_front();
+        Foreign::accept(descriptor.ok_or("a frame without the descriptor that it announces")?)
     }
 
     fn kill(&mut self) {

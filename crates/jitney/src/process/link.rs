@@ -41,6 +41,12 @@ impl Link {
         Ok((Self { socket }, theirs))
     }
 
+    /// The other end, for tests.
+    #[cfg(test)]
+    pub(super) fn of(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
     /// Sends all of the pieces, with the descriptor beside the first byte. Waits while the child does not read; `stalled` is told once
     /// before that. [`Link::shut`] ends the wait.
     pub(super) fn send(

@@ -8,7 +8,11 @@
 //! The channel is a Unix socket pair that only the two ends hold. Payloads of more than 32 KiB travel in sealed memory descriptors, so
 //! nothing has a name in the file system and nothing is left behind. What a child sends is checked as coming from an enemy.
 //!
-//! Every method here blocks: call it from threads, not from tasks.
+//! A request can be answered by a stream too, by any number of replies one after another ([`Pool::open`]): a child works on many of them at a
+//! time, and is only as far ahead of each reader as that has room for. A child that dies costs the stream that it was at work on; those that
+//! it had not begun go to another child, and the others end with [`CallError::Unavailable`].
+//!
+//! Streams are for tasks. Every other method here blocks: call it from threads.
 
 mod call;
 mod channel;
@@ -20,12 +24,15 @@ mod guard;
 mod keeper;
 mod lines;
 mod link;
+mod outbox;
 mod program;
 mod region;
+mod replies;
 mod supervisor;
 
 pub use error::{CallError, StartError};
 pub use program::{Output, Program, RestartPolicy, Settings, Stream};
+pub use replies::{Part, Replies, StreamRequest};
 
 use std::fmt;
 use std::io;
@@ -199,6 +206,26 @@ impl Pool {
         Calling::begin(&self.shared.desk, id, request, &self.shared.settings)?.finish()
     }
 
+    /// Begins a stream: hands the request to the ready worker with the fewest of them, as soon as one may have one more. Does not wait;
+    /// nothing is sent before the stream is polled.
+    ///
+    /// If the worker dies or retires before it has begun, the request goes to another one. Of the streams of a worker that dies, the one that
+    /// it was at work on ends with [`CallError::Crashed`] or [`CallError::Hung`], the others with [`CallError::Unavailable`].
+    ///
+    /// # Errors
+    /// The request is too long, or [`Settings::streams`] is 0. What happens later the stream says.
+    pub fn open(&self, request: StreamRequest) -> Result<Replies, CallError> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        Replies::open(&self.shared, id, request)
+    }
+
+    /// Gives each worker at most so many streams at a time, and never more than [`Settings::streams`]: for programs that say only in their
+    /// greeting how many they can bear.
+    pub fn narrow(&self, streams: usize) {
+        let desk = &self.shared.desk;
+        desk.with(None, |inner| inner.supervisor.narrow(streams));
+    }
+
     /// How the pool is.
     pub fn health(&self) -> Health {
         self.shared
@@ -324,6 +351,9 @@ impl Settings {
             Self { depth, .. } if *depth > DEPTH_MAX => {
                 wrong("a worker can be given at most 64 runs at a time")
             }
+            Self { streams, .. } if *streams > STREAMS_MAX => {
+                wrong("a worker can be given at most 65535 streams at a time")
+            }
             Self {
                 recycle_after: Some(0),
                 ..
@@ -345,6 +375,8 @@ fn random() -> io::Result<[u8; 16]> {
 
 /// Descriptors that a child has sent but whose frames have not come are bounded, and so must the runs be that may bring one.
 const DEPTH_MAX: usize = 64;
+/// A frame names its slot by two bytes.
+const STREAMS_MAX: usize = u16::MAX as usize;
 
 impl<'a> Request<'a> {
     /// The most bytes that [`Request::meta`] may have.

@@ -39,6 +39,8 @@ pub struct Settings {
     pub workers: usize,
     /// How many runs one worker may be given at a time: one that runs, and those that wait in its pipe.
     pub depth: usize,
+    /// How many streams one worker may be given at a time: what [`super::Pool::open`] begins. They are counted apart from runs.
+    pub streams: usize,
     /// How long a worker may take until it is ready.
     pub start_limit: Duration,
     /// How long workers may take to leave after they were told to, before they are killed.
@@ -131,12 +133,13 @@ impl Program {
     }
 }
 
-/// One worker, one run at a time, two minutes to start, ten seconds to leave, payloads of at most 512 MiB.
+/// One worker, one run at a time and no streams, two minutes to start, ten seconds to leave, payloads of at most 512 MiB.
 impl Default for Settings {
     fn default() -> Self {
         Self {
             workers: 1,
             depth: 1,
+            streams: 0,
             start_limit: Duration::from_secs(120),
             close_limit: Duration::from_secs(10),
             recycle_after: None,

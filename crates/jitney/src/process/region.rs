@@ -50,6 +50,20 @@ impl Region {
         bytes <= self.capacity
     }
 
+    /// Fills the buffer with what lies from this offset on, as far as there is anything.
+    pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) {
+        while !buffer.is_empty() {
+            match pread(&self.memory, &mut *buffer, offset) {
+                Err(Errno::INTR) => {}
+                Ok(read) if read > 0 => {
+                    offset += read as u64;
+                    buffer = &mut buffer[read..];
+                }
+                _ => return,
+            }
+        }
+    }
+
     /// Writes the pieces one after another, from this offset on.
     pub(super) fn write(&self, pieces: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         let mut pieces = pieces.to_vec();

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 use super::support::{Folder, is_alive, wait_until};
 use crate::command::root;
@@ -109,4 +110,28 @@ fn models_of_other_engines_are_loaded_again_too() {
     let item = fs::read_to_string(root().join("examples/digits/samples/7.json")).unwrap();
     assert_eq!(served.post("/predict/digits", &item).status, 200);
     assert_eq!(served.post("/predict/late", &item).status, 200);
+}
+
+#[test]
+fn models_are_closed_all_at_once() {
+    let slow = "import time\n\n\nclass Slow:\n    def predict(self, item):\n        return item\n\n    def close(self):\n        time.sleep(1.5)\n";
+    let folder = Folder::with(&[
+        ("a/model.py", slow),
+        ("b/model.py", slow),
+        ("c/model.py", slow),
+        ("d/model.py", slow),
+    ]);
+    let served = Served::start(&[&folder.path("")]);
+    let workers = ["a", "b", "c", "d"].map(|model| served.worker_of(model));
+    let start = Instant::now();
+    let ended = served.stop();
+    let took = start.elapsed();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    // One after the other they would take six.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took > Duration::from_millis(1500),
+        "{took:?}: nobody waited"
+    );
+    assert_eq!(workers.map(is_alive), [false; 4]);
 }

@@ -29,11 +29,6 @@ class Async:
         return self.running
 
 
-class Stream:
-    def stream(self, item):
-        yield from range(item)
-
-
 class Close:
     def predict(self, item):
         return item

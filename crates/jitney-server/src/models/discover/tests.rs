@@ -23,15 +23,26 @@ fn disk(files: &[(&str, &str)]) -> TempDir {
 /// What is found at `[NAME=]PATH` within the disk: name, version, and the file or the beginning of what is wrong. `DISK` stands for the
 /// disk's own path.
 fn found(disk: &TempDir, sources: &[&str]) -> Result<Vec<(String, String, String)>, String> {
+    found_with(disk, sources, &Settings::default())
+}
+
+fn found_with(
+    disk: &TempDir,
+    sources: &[&str],
+    settings: &Settings,
+) -> Result<Vec<(String, String, String)>, String> {
     let root = disk.path().display().to_string();
     let sources: Vec<ModelSource> = sources
         .iter()
         .map(|text| ModelSource::parse(text).unwrap().beneath(disk.path()))
         .collect();
     let shown = |text: String| text.replace(&root, "DISK");
-    let found = discover(&sources, &Settings::default());
-    let found = found.map_err(|error| shown(error.to_string()))?;
-    Ok(found
+    let discovery = discover(&sources, settings);
+    if let Some(mistake) = discovery.mistakes.first() {
+        return Err(shown(mistake.to_string()));
+    }
+    Ok(discovery
+        .found
         .into_iter()
         .map(|found| {
             let file = match found.plan {
@@ -177,6 +188,7 @@ fn versions() {
             ("digits/v4/model.onnx", ""),
             ("digits/99999999999999999999/model.onnx", ""),
             ("digits/model.onnx", ""),
+            ("digits/model.toml", "versions = \"all\""),
         ],
         &["digits"],
         &[
@@ -187,7 +199,10 @@ fn versions() {
     );
     check(
         &[
-            ("digits/model.toml", "file = \"net.onnx\""),
+            (
+                "digits/model.toml",
+                "file = \"net.onnx\"\nversions = \"all\"",
+            ),
             ("digits/1/net.onnx", ""),
             ("digits/2/model.onnx", ""),
         ],
@@ -204,11 +219,82 @@ fn versions() {
 }
 
 #[test]
+fn the_policy_chooses_versions() {
+    let at = |version: &str, policy: &str| {
+        let disk = disk(&[
+            ("digits/1/model.onnx", ""),
+            ("digits/2/model.onnx", ""),
+            ("digits/10/model.onnx", ""),
+            ("digits/model.toml", policy),
+        ]);
+        let mut settings = Settings::default();
+        settings.file.versions = Some(version.parse().unwrap());
+        let found = found_with(&disk, &["digits"], &settings).unwrap();
+        let shown = found.into_iter().map(|(_, version, file)| {
+            let failed = file.starts_with("FAILED");
+            format!("{version}{}", if failed { "!" } else { "" })
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    };
+    let table = [
+        ("latest", "", "10"),
+        ("latest:2", "", "2 10"),
+        ("all", "", "1 2 10"),
+        // What is said closest to the model wins.
+        ("all", "versions = \"latest\"", "10"),
+        ("latest", "versions = [1, 2]", "1 2"),
+        ("latest", "versions = { latest = 2 }", "2 10"),
+        ("latest", "versions = [1, 7]", "1 7!"),
+        ("latest", "version_labels = { stable = \"1\" }", "1 10"),
+        ("latest", "version_labels = { stable = \"7\" }", "7! 10"),
+        ("all", "version_labels = { stable = \"x\" }", "1! 2! 10!"),
+    ];
+    for (version, policy, expected) in table {
+        assert_eq!(at(version, policy), expected, "{version} {policy}");
+    }
+    check(
+        &[
+            ("digits/model.onnx", ""),
+            ("digits/model.toml", "versions = [1, 2]"),
+        ],
+        &["digits"],
+        &[
+            ("digits", "1", "DISK/digits/model.onnx"),
+            (
+                "digits",
+                "2",
+                "FAILED DISK/digits: version 2 is asked for, but there is no folder 2 with a model in it",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn one_mistake_hides_nothing_else() {
+    let disk = disk(&[
+        ("a/digits/model.onnx", ""),
+        ("a/my model/model.onnx", ""),
+        ("b/digits/model.onnx", ""),
+        ("b/spam/model.onnx", ""),
+    ]);
+    let sources = ["a", "b"].map(|text| ModelSource::parse(text).unwrap().beneath(disk.path()));
+    let discovery = discover(&sources, &Settings::default());
+    let names: Vec<_> = discovery
+        .found
+        .iter()
+        .map(|found| (&*found.name, found.source))
+        .collect();
+    assert_eq!(names, [("digits", 0), ("spam", 1)]);
+    assert_eq!(discovery.mistakes.len(), 2, "{:?}", discovery.mistakes);
+}
+
+#[test]
 fn a_repository() {
     check(
         &[
             ("models/b/1/model.onnx", ""),
             ("models/b/2/model.py", ""),
+            ("models/b/model.toml", "versions = \"all\""),
             ("models/a/model.onnx", ""),
             ("models/bad/model.toml", "max_batch = 0"),
             ("models/bad/1/model.onnx", ""),
@@ -341,7 +427,7 @@ fn a_folder_describes_its_model() {
     let source = ModelSource::parse("digits").unwrap().beneath(disk.path());
     let plan = |settings: &Settings| {
         discover(std::slice::from_ref(&source), settings)
-            .unwrap()
+            .found
             .remove(0)
             .plan
             .unwrap()
@@ -372,7 +458,7 @@ fn an_engine_without_files_runs_none() {
     };
     let source = [ModelSource::parse("d.onnx").unwrap()];
     let why = discover(&source, &settings)
-        .unwrap()
+        .found
         .remove(0)
         .plan
         .unwrap_err();

@@ -22,10 +22,11 @@ use super::Lane;
 use crate::call::{Call, Outcome};
 use crate::config::ModelSettings;
 use crate::failure::{Code, Failure};
-use crate::models::failures::{SOON, crashed, draining, expired, refusal, run_failure};
+use crate::models::failures::{SOON, crashed, draining, expired, model_failure, refusal};
 use crate::models::quarantine::{Fingerprint, Verdict, Ward};
 use crate::observe::logging;
 use crate::observe::metrics::ModelMetrics;
+use crate::observe::trace::Trace;
 
 /// The results of a call as they come: tensors in the order of the model's outputs, of one row where there is a batch axis.
 ///
@@ -106,6 +107,10 @@ pub(super) struct Open {
 struct Place {
     about: Arc<About>,
     permit: Option<OwnedSemaphorePermit>,
+    came: Instant,
+    /// When it had waited long enough.
+    ran: Option<Instant>,
+    trace: Option<Trace>,
     ended: bool,
 }
 
@@ -118,11 +123,11 @@ struct Suspect(Fingerprint);
 enum Broke {
     Closed,
     Panicked(String),
-    Run(RunError),
+    Run(stack::Error),
 }
 
-impl From<RunError> for Broke {
-    fn from(error: RunError) -> Broke {
+impl From<stack::Error> for Broke {
+    fn from(error: stack::Error) -> Broke {
         Broke::Run(error)
     }
 }
@@ -147,7 +152,7 @@ impl Streams {
     /// Waits for a place and begins the stream.
     pub(super) async fn open(&self, call: Call) -> Result<Open, Failure> {
         self.check(&call)?;
-        let mut place = Place::take(&self.about, self.queue)?;
+        let mut place = Place::take(&self.about, self.queue, call.meta.id.as_ref())?;
         let suspect = self.about.suspect(&call.inputs);
         let begun = self
             .about
@@ -374,7 +379,12 @@ impl About {
     /// Holds a result to the signature.
     fn check(&self, outputs: Vec<Tensor>) -> Result<Vec<Tensor>, Failure> {
         let rows = self.spec.batched().then_some(1);
-        match stack::check_outputs(&self.spec, &outputs, rows) {
+        // Behind JSON values there may be the number of those that could not be said.
+        let checked = outputs.len().min(match self.spec.items {
+            Items::Json => 1,
+            Items::Tensors => usize::MAX,
+        });
+        match stack::check_outputs(&self.spec, &outputs[..checked], rows) {
             Ok(()) => Ok(outputs),
             Err(message) => Err(Failure::new(Code::OutputMismatch, message)),
         }
@@ -391,11 +401,15 @@ impl About {
             }
             Broke::Run(error) => {
                 match error {
-                    RunError::Crashed(_) => self.accuse(suspect, Verdict::Crashes),
-                    RunError::RunLimit(_) => self.accuse(suspect, Verdict::Hangs),
+                    stack::Error::Run(RunError::Crashed(_)) => {
+                        self.accuse(suspect, Verdict::Crashes);
+                    }
+                    stack::Error::Run(RunError::RunLimit(_)) => {
+                        self.accuse(suspect, Verdict::Hangs);
+                    }
                     _ => {}
                 }
-                run_failure(error)
+                model_failure(error)
             }
         }
     }
@@ -421,7 +435,9 @@ impl About {
 
 impl Place {
     /// A place in the queue.
-    fn take(about: &Arc<About>, queue: usize) -> Result<Place, Failure> {
+    fn take(about: &Arc<About>, queue: usize, id: Option<&String>) -> Result<Place, Failure> {
+        let came = Instant::now();
+        let trace = about.metrics.called(came, id);
         let mut tally = about.tally();
         tally.received += 1;
         let refused = if about.end.borrow().is_some() {
@@ -438,18 +454,23 @@ impl Place {
             return Ok(Place {
                 about: Arc::clone(about),
                 permit: None,
+                came,
+                ran: None,
+                trace,
                 ended: false,
             });
         };
         tally.refused += 1;
         drop(tally);
         about.metrics.refused(&refused);
+        about.metrics.failed(came.elapsed());
         Err(refusal(&refused))
     }
 
     /// It is a stream's place from now on.
     fn run(&mut self, permit: OwnedSemaphorePermit) {
         self.permit = Some(permit);
+        self.ran = Some(Instant::now());
         let mut tally = self.about.tally();
         tally.queued -= 1;
         tally.running += 1;
@@ -472,6 +493,25 @@ impl Place {
         }
         drop(tally);
         self.about.going.send_modify(|going| *going -= 1);
+        match ending {
+            Ending::Ok => {
+                let (trip, trace) = (self.trip(), self.trace.take());
+                self.about.metrics.answered(&trip, 1, trace);
+            }
+            Ending::Failed | Ending::Expired => self.about.metrics.failed(self.came.elapsed()),
+            Ending::Cancelled => {}
+        }
+    }
+
+    fn trip(&self) -> Trip {
+        let ran = self.ran.unwrap_or(self.came);
+        Trip {
+            queued: ran - self.came,
+            held: Duration::ZERO,
+            run: ran.elapsed(),
+            rows: 1,
+            reason: Reason::Idle,
+        }
     }
 }
 
@@ -491,8 +531,7 @@ impl Ending {
 }
 
 async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-    let mut list = vec![b'['];
-    let mut count = 0;
+    let (mut list, mut count, mut nulls) = (vec![b'['], 0, 0);
     while let Some(outputs) = answers.next().await {
         let outputs = outputs?;
         let texts = outputs.iter().filter_map(Tensor::byte_elements).flatten();
@@ -503,15 +542,19 @@ async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
             list.extend_from_slice(text);
             count += 1;
         }
+        let unsaid = outputs.get(1).and_then(Tensor::to_vec::<i64>);
+        nulls += unsaid.into_iter().flatten().sum::<i64>();
         if list.len() > GATHERED_BYTES || count > GATHERED_RESULTS {
             return Err(too_much());
         }
     }
     list.push(b']');
-    let list = Tensor::from_bytes([1], vec![list.into()]);
-    Ok(vec![list.map_err(|error| {
-        Failure::new(Code::Internal, error.to_string())
-    })?])
+    let mut outputs = vec![Tensor::from_bytes([1], vec![list.into()])];
+    if nulls > 0 {
+        outputs.push(Tensor::from_vec([1], vec![nulls]));
+    }
+    let outputs: Result<Vec<Tensor>, _> = outputs.into_iter().collect();
+    outputs.map_err(|error| Failure::new(Code::Internal, error.to_string()))
 }
 
 fn too_much() -> Failure {

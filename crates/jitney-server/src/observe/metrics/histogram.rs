@@ -33,6 +33,14 @@ impl Histogram {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    /// How many observations there were, and their exact sum.
+    pub(super) fn sum(&self) -> (u64, Duration) {
+        let counts = self.buckets.iter();
+        let count = counts.map(|bucket| bucket.load(Ordering::Relaxed)).sum();
+        let sum = Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed));
+        (count, sum)
+    }
+
     /// The count is the sum of the buckets as read, so that the two never contradict each other.
     pub(super) fn read(&self) -> Observed {
         let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);

@@ -16,6 +16,7 @@ use jitney::batch::{Refused, Stats, Trip};
 use prometheus_client::registry::Registry;
 
 use self::histogram::Histogram;
+use super::trace::{Book, Sampler, Trace, TraceChange, TraceSettings};
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -53,6 +54,56 @@ pub struct ModelMetrics {
     reloads: [Counter; Reload::ALL.len()],
     total: Histogram,
     phases: [Histogram; Phase::ALL.len()],
+    calls: Calls,
+    sampler: Sampler,
+}
+
+/// What is counted of the calls to a model beside their phases, whatever protocol they came by.
+#[derive(Debug)]
+struct Calls {
+    /// What `last` counts from.
+    since: Instant,
+    /// When the last call came, in milliseconds; 0 before the first.
+    last: AtomicU64,
+    /// Rows of answered calls.
+    rows: Counter,
+    failed: Counter,
+    failed_nanos: Counter,
+    /// The batches of lanes that are gone.
+    batches: Mutex<Batches>,
+}
+
+/// Batches by their size, at index 0 those of one row: how many came back, and how long they were inside the model together.
+pub type Batches = Vec<(u64, Duration)>;
+
+/// A number of things and the time they took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many.
+    pub count: u64,
+    /// How long, all together.
+    pub time: Duration,
+}
+
+/// What a model has done since the server started, over all its loads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How long ago the last call came; `None` before the first.
+    pub last: Option<Duration>,
+    /// Rows of answered calls.
+    pub rows: u64,
+    /// Calls that the batcher or the model failed, refusals included.
+    pub failed: Sum,
+    /// Reading requests into tensors.
+    pub decode: Sum,
+    /// Waiting for an instance and for company, of answered calls.
+    pub queue: Sum,
+    /// Inside the model, of answered calls.
+    pub run: Sum,
+    /// Writing answers.
+    pub encode: Sum,
+    /// The batches of lanes that are gone.
+    pub batches: Batches,
 }
 
 /// What kind of thing a request asked for.
@@ -158,6 +209,10 @@ pub struct Counter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
+/// The metrics of the models of one server.
+#[derive(Clone)]
+pub(crate) struct ModelTable(Arc<Shared>);
+
 type Probe = Box<dyn Fn() -> Vec<ModelReading> + Send + Sync>;
 
 struct Shared {
@@ -165,6 +220,7 @@ struct Shared {
     server: ServerMetrics,
     without_model: Arc<ModelMetrics>,
     models: Mutex<Vec<Arc<ModelMetrics>>>,
+    traces: Mutex<Book>,
     probe: Mutex<Option<Probe>>,
 }
 
@@ -176,6 +232,7 @@ impl Metrics {
             server: ServerMetrics::default(),
             without_model: Arc::new(ModelMetrics::new("", "")),
             models: Mutex::default(),
+            traces: Mutex::default(),
             probe: Mutex::default(),
         });
         let mut registry = Registry::default();
@@ -191,16 +248,28 @@ impl Metrics {
     /// The metrics of a configured model; the same ones for the same name and version. For the catalog: a name from a request must never
     /// come here, or strangers could fill the memory with labels.
     pub fn model(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
-        let mut models = lock(&self.shared.models);
-        let known = models
-            .iter()
-            .find(|known| known.model == model && known.version == version);
-        if let Some(known) = known {
-            return Arc::clone(known);
+        self.models().model(model, version)
+    }
+
+    /// The metrics of all models, for whoever adds models while the server runs.
+    pub(crate) fn models(&self) -> ModelTable {
+        ModelTable(Arc::clone(&self.shared))
+    }
+
+    /// Which requests are traced: of this model, or of those of which nothing else is said.
+    pub fn traces(&self, model: Option<&str>) -> TraceSettings {
+        lock(&self.shared.traces).settings(model)
+    }
+
+    /// Changes which requests are traced: of this configured model, or of those of which nothing else is said.
+    pub fn change_traces(&self, model: Option<&str>, change: &TraceChange) {
+        // The order of the locks is that of `model`.
+        let models = lock(&self.shared.models);
+        let mut traces = lock(&self.shared.traces);
+        traces.change(model, change);
+        for known in &*models {
+            traces.apply(&known.model, &known.sampler);
         }
-        let new = Arc::new(ModelMetrics::new(model, version));
-        models.push(Arc::clone(&new));
-        new
     }
 
     /// The metrics of requests that reached no model; their model label is empty.
@@ -219,6 +288,29 @@ impl Metrics {
         // Writing to a string cannot fail, and no encoder here fails by itself.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl ModelTable {
+    /// The metrics of a model, as [`Metrics::model`] has them.
+    pub(crate) fn model(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
+        let mut models = lock(&self.0.models);
+        let known = models
+            .iter()
+            .find(|known| known.model == model && known.version == version);
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(ModelMetrics::new(model, version));
+        lock(&self.0.traces).apply(model, &new.sampler);
+        models.push(Arc::clone(&new));
+        new
+    }
+
+    /// Shows a model no more. Versions come and go without end, and so would their labels.
+    pub(crate) fn forget(&self, model: &str, version: &str) {
+        let mut models = lock(&self.0.models);
+        models.retain(|known| known.model != model || known.version != version);
     }
 }
 
@@ -264,11 +356,63 @@ impl ModelMetrics {
         }
     }
 
-    /// Records how an answered item travelled through the batcher.
-    pub(crate) fn trip(&self, trip: &Trip) {
+    /// Records that a call came. The trace of it where it is one of those that are traced, for [`ModelMetrics::answered`].
+    pub(crate) fn called(&self, at: Instant, id: Option<&String>) -> Option<Trace> {
+        let millis = at.saturating_duration_since(self.calls.since).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.calls.last.store(millis.max(1), Ordering::Relaxed);
+        let picked = self.sampler.picks();
+        picked.then(|| Trace::begin(id.cloned(), at))
+    }
+
+    /// Records how an answered call of so many rows travelled through the batcher.
+    pub(crate) fn answered(&self, trip: &Trip, rows: usize, trace: Option<Trace>) {
         self.phase(Phase::Queue, trip.queued);
         self.phase(Phase::Hold, trip.held);
         self.phase(Phase::Run, trip.run);
+        self.calls.rows.add(rows as u64);
+        if let Some(trace) = trace {
+            trace.end(&self.model, &self.version, trip);
+        }
+    }
+
+    /// Records that a call failed after so long.
+    pub(crate) fn failed(&self, took: Duration) {
+        self.calls.failed.add(1);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.calls.failed_nanos.add(nanos);
+    }
+
+    /// Keeps what a lane has run that ends.
+    pub(crate) fn keep(&self, batches: &Batches) {
+        add(&mut lock(&self.calls.batches), batches);
+    }
+
+    /// What the model has done so far.
+    pub fn totals(&self) -> Totals {
+        let sum = |phase: Phase| {
+            let (count, time) = self.phases[phase as usize].sum();
+            Sum { count, time }
+        };
+        let (queue, hold) = (sum(Phase::Queue), sum(Phase::Hold));
+        let last = self.calls.last.load(Ordering::Relaxed);
+        let last = Duration::from_millis(last);
+        Totals {
+            last: (!last.is_zero()).then(|| self.calls.since.elapsed().saturating_sub(last)),
+            rows: self.calls.rows.get(),
+            failed: Sum {
+                count: self.calls.failed.get(),
+                time: Duration::from_nanos(self.calls.failed_nanos.get()),
+            },
+            decode: sum(Phase::Decode),
+            queue: Sum {
+                count: queue.count,
+                time: queue.time + hold.time,
+            },
+            run: sum(Phase::Run),
+            encode: sum(Phase::Encode),
+            batches: lock(&self.calls.batches).clone(),
+        }
     }
 
     /// How long a part of the answered requests took.
@@ -313,6 +457,15 @@ impl ModelMetrics {
             reloads: Default::default(),
             total: Histogram::default(),
             phases: Default::default(),
+            calls: Calls {
+                since: Instant::now(),
+                last: AtomicU64::new(0),
+                rows: Counter::default(),
+                failed: Counter::default(),
+                failed_nanos: Counter::default(),
+                batches: Mutex::default(),
+            },
+            sampler: Sampler::default(),
         }
     }
 
@@ -474,6 +627,16 @@ impl Cause {
             Cause::Closed => "closed",
             Cause::Failed => "failed",
         }
+    }
+}
+
+/// Adds batches to batches of the same sizes.
+pub fn add(sum: &mut Batches, more: &[(u64, Duration)]) {
+    if sum.len() < more.len() {
+        sum.resize(more.len(), (0, Duration::ZERO));
+    }
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum = (sum.0 + more.0, sum.1 + more.1);
     }
 }
 

@@ -53,13 +53,14 @@ fn requests_are_counted_by_route_and_answer() {
 fn trips_and_refusals_are_counted() {
     let metrics = Metrics::new();
     let digits = metrics.model("digits", "1");
-    digits.trip(&Trip {
+    let trip = Trip {
         queued: Duration::from_millis(1),
         held: Duration::from_millis(2),
         run: Duration::from_millis(4),
         rows: 3,
         reason: Reason::Gain,
-    });
+    };
+    digits.answered(&trip, 2, None);
     digits.refused(&Refused::Closed);
     let samples = samples(&metrics);
     for (phase, sum) in [
@@ -74,6 +75,63 @@ fn trips_and_refusals_are_counted() {
     }
     let closed = r#"jitney_refused_items_total{model="digits",version="1",cause="closed"}"#;
     assert_eq!(samples[closed], 1.0);
+}
+
+#[test]
+fn totals_add_up_what_was_recorded() {
+    let metrics = Metrics::new();
+    let digits = metrics.model("digits", "1");
+    assert_eq!(digits.totals(), Totals::default());
+    let trip = Trip {
+        queued: Duration::from_millis(1),
+        held: Duration::from_millis(2),
+        run: Duration::from_millis(4),
+        rows: 3,
+        reason: Reason::Gain,
+    };
+    assert!(
+        digits.called(Instant::now(), None).is_none(),
+        "nothing is traced"
+    );
+    digits.answered(&trip, 2, None);
+    digits.answered(&trip, 1, None);
+    digits.failed(Duration::from_millis(5));
+    digits.keep(&vec![(1, Duration::from_millis(7))]);
+    digits.keep(&vec![
+        (1, Duration::from_millis(1)),
+        (2, Duration::from_millis(9)),
+    ]);
+    let sum = |count, millis| Sum {
+        count,
+        time: Duration::from_millis(millis),
+    };
+    let totals = digits.totals();
+    assert!(totals.last.is_some());
+    let expected = Totals {
+        last: totals.last,
+        rows: 3,
+        failed: sum(1, 5),
+        queue: sum(2, 6),
+        run: sum(2, 8),
+        batches: vec![(2, Duration::from_millis(8)), (2, Duration::from_millis(9))],
+        ..Totals::default()
+    };
+    assert_eq!(totals, expected);
+}
+
+#[test]
+fn a_model_that_comes_later_is_traced_as_was_said() {
+    let metrics = Metrics::new();
+    let change = TraceChange {
+        on: Some(Some(true)),
+        rate: Some(Some(1)),
+        count: Some(Some(Some(1))),
+    };
+    metrics.change_traces(None, &change);
+    let digits = metrics.model("digits", "1");
+    assert!(digits.called(Instant::now(), None).is_some());
+    assert!(digits.called(Instant::now(), None).is_none());
+    assert_eq!(metrics.traces(Some("digits")).count, Some(0));
 }
 
 #[test]

@@ -146,16 +146,17 @@ fn elements_that_run_over() {
     let spec = echo(&[("x", "BYTES[2]")]);
     let rows: [(&[u8], &str); 6] = [
         (
-            b"\x05\0\0\0",
-            "inputs[0].data[0]: expected the 5 bytes that its length says, got 0",
+            b"\x0d\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            "inputs[0].data[0]: expected the 13 bytes that its length says, got 12",
         ),
         (
-            b"\0\0\0\0\xff\xff\xff\xff",
-            "inputs[0].data[1]: expected the 4294967295 bytes",
+            b"\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0",
+            "inputs[0].data[1]: expected the 4294967295 bytes that its length says, got 8",
         ),
+        // Only the last of four lengths is cut off.
         (
-            b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
-            "inputs[0].data: expected 4 elements (BYTES), each after its length in 4 bytes, got fewer in 14 bytes",
+            b"\x04\0\0\0abcd\0\0\0\0\0\0\0\0\0\0",
+            "inputs[0].data: expected 4 elements (BYTES), each after its length in 4 bytes, got fewer in 18 bytes",
         ),
         (b"", "inputs[0].data: expected 4 elements"),
         (

@@ -5,9 +5,11 @@
 //! changes what another's keeper has to do, that keeper is among [`Supervisor::take_nudges`].
 
 mod backoff;
+mod flows;
 mod seat;
 #[cfg(test)]
 mod simulation;
+mod streams;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,7 +18,10 @@ use std::vec::Drain;
 use bytes::Bytes;
 
 use self::backoff::Backoff;
+pub(super) use self::flows::Marks;
 use self::seat::{Seat, State};
+use self::streams::Flow;
+pub(super) use self::streams::{CREDIT, cost};
 use super::{Health, Settings, WorkerState};
 
 /// The number of a call, and of its run.
@@ -31,6 +36,8 @@ pub(super) struct Supervisor {
     calls: HashMap<CallId, Call>,
     /// The calls that have no worker, in order.
     queue: VecDeque<CallId>,
+    /// How many streams a worker is given at a time.
+    streams_max: usize,
     backoff: Backoff,
     /// Starts in a row that failed, over all workers.
     failures: u32,
@@ -51,6 +58,8 @@ pub(super) enum Advice {
     Close,
     /// Kill the process and its group, for this reason where it has not been told already.
     Kill(Option<&'static str>),
+    /// Look what the process has written down, and report [`Supervisor::marked`] and [`Supervisor::looked`].
+    Look,
     /// Nothing, until something happens or that time comes.
     Wait(Option<Instant>),
     /// Nothing ever again.
@@ -104,6 +113,16 @@ pub(super) enum StartFailure {
 struct Call {
     terms: Terms,
     stage: Stage,
+    way: Way,
+}
+
+/// How a call is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By one reply. The runs of a worker are done one after another.
+    Once,
+    /// By any number of replies.
+    Stream(Flow),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +153,8 @@ impl Supervisor {
         let seats = settings.workers + usize::from(spare);
         Self {
             phase: Phase::Open,
-            seats: (0..seats).map(|_| Seat::new(settings.depth, now)).collect(),
+            seats: (0..seats).map(|_| Seat::new(&settings, now)).collect(),
+            streams_max: settings.streams,
             calls: HashMap::new(),
             queue: VecDeque::new(),
             backoff: Backoff::new(settings.restart, seed),
@@ -149,10 +169,12 @@ impl Supervisor {
 
     /// A call came. Its first verdict may be there at once.
     pub(super) fn called(&mut self, id: CallId, terms: Terms) {
-        let stage = Stage::Queued;
-        self.calls.insert(id, Call { terms, stage });
-        self.queue.push_back(id);
-        self.dispatch();
+        self.enqueue(id, terms, Way::Once);
+    }
+
+    /// A stream is to begin. Its first verdict may be there at once.
+    pub(super) fn opened(&mut self, id: CallId, terms: Terms) {
+        self.enqueue(id, terms, Way::Stream(Flow::NEW));
     }
 
     /// The run is about to be sent there, behind those that were sent before. False: it has lost that place, and another verdict is due.
@@ -165,6 +187,10 @@ impl Supervisor {
         }
         call.stage = Stage::Sent(place);
         let seat = &mut self.seats[place.seat];
+        if let Way::Stream(_) = call.way {
+            seat.flows.owe(call.terms.limit, now);
+            return true;
+        }
         if seat.pipe.is_empty() {
             seat.head_since = now;
         }
@@ -299,8 +325,14 @@ impl Supervisor {
             State::Resting => Advice::Wait(None),
             State::Backoff { until } if *until <= now => self.spawn(index, now),
             State::Backoff { until } | State::Starting { until } => Advice::Wait(Some(*until)),
-            State::Ready => Advice::Wait(limit),
-            State::Draining => Advice::Wait(limit.into_iter().chain(kill_at).min()),
+            State::Ready | State::Draining if seat.flows.look_at().is_some_and(|at| at <= now) => {
+                Advice::Look
+            }
+            State::Ready => Advice::Wait(limit.into_iter().chain(seat.flows.look_at()).min()),
+            State::Draining => {
+                let look_at = seat.flows.look_at();
+                Advice::Wait(limit.into_iter().chain(kill_at).chain(look_at).min())
+            }
             State::Leaving {
                 told: told @ false, ..
             } => {
@@ -444,6 +476,13 @@ impl Supervisor {
 
 /// Calls.
 impl Supervisor {
+    fn enqueue(&mut self, id: CallId, terms: Terms, way: Way) {
+        let stage = Stage::Queued;
+        self.calls.insert(id, Call { terms, stage, way });
+        self.queue.push_back(id);
+        self.dispatch();
+    }
+
     /// Gives waiting calls to workers that are free, or turns them away if there will be none.
     fn dispatch(&mut self) {
         while let Some(&id) = self.queue.front() {
@@ -465,12 +504,25 @@ impl Supervisor {
 
     /// Takes a slot of the ready worker that has the least to do.
     fn assign(&mut self, id: CallId) -> Option<Place> {
-        let free = |seat: &Seat| seat.is_ready() && seat.free_slot().is_some();
-        let candidates = self.seats.iter().enumerate().filter(|(_, seat)| free(seat));
+        let stream = matches!(self.calls.get(&id)?.way, Way::Stream(_));
+        let streams_max = self.streams_max;
+        let free = |seat: &Seat| match stream {
+            true => seat.flows.count() < streams_max,
+            false => seat.free_slot().is_some(),
+        };
+        let ready = |seat: &Seat| seat.is_ready() && free(seat);
+        let candidates = self.seats.iter().enumerate();
+        let candidates = candidates.filter(|(_, seat)| ready(seat));
         let (index, _) = candidates.min_by_key(|(_, seat)| seat.in_flight())?;
         let seat = &mut self.seats[index];
-        let slot = seat.free_slot()?;
-        seat.slots[slot] = Some(id);
+        let slot = match stream {
+            true => seat.flows.take(id, streams_max)?,
+            false => {
+                let slot = seat.free_slot()?;
+                seat.slots[slot] = Some(id);
+                slot
+            }
+        };
         let place = Place {
             seat: index,
             generation: seat.generation,
@@ -498,16 +550,17 @@ impl Supervisor {
     fn condemn(&mut self, index: usize, verdict: Verdict) {
         let seat = &mut self.seats[index];
         seat.state = State::dying(match verdict {
-            Verdict::Hung(_) => Some("its run took longer than it may"),
+            Verdict::Hung(_) => Some("it worked longer on one thing than it may"),
             Verdict::Garbage(_) => None,
             _ => Some("the pool closes"),
         });
         let mut held: Vec<CallId> = seat.slots.iter_mut().filter_map(Option::take).collect();
         if let Some(head) = seat.pipe.front().copied() {
             held.retain(|&id| id != head);
-            self.answer(head, verdict);
+            self.answer(head, verdict.clone());
         }
         self.seats[index].pipe.clear();
+        held.extend(self.end_streams(index, &verdict));
         held.retain(|id| self.calls.contains_key(id));
         held.sort_unstable();
         for id in held.into_iter().rev() {
@@ -519,6 +572,9 @@ impl Supervisor {
     fn requeue(&mut self, id: CallId) {
         if let Some(call) = self.calls.get_mut(&id) {
             call.stage = Stage::Queued;
+            if let Way::Stream(flow) = &mut call.way {
+                *flow = Flow::NEW;
+            }
             self.queue.push_front(id);
         }
     }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::CallId;
-use crate::process::WorkerState;
+use super::flows::Flows;
+use crate::process::{Settings, WorkerState};
 
 /// What is known of one place.
 #[derive(Debug)]
@@ -27,7 +28,8 @@ pub(super) struct Seat {
     pub(super) pipe: VecDeque<CallId>,
     /// Since when the first run of the pipe is first.
     pub(super) head_since: Instant,
-    /// This process has finished a run.
+    pub(super) flows: Flows,
+    /// This process has finished a run, or given a reply of a stream.
     pub(super) proved: bool,
     /// When this process said that it is ready.
     pub(super) ready_at: Option<Instant>,
@@ -64,7 +66,8 @@ impl State {
 }
 
 impl Seat {
-    pub(super) fn new(depth: usize, now: Instant) -> Self {
+    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+        let depth = settings.depth;
         Self {
             state: State::Resting,
             generation: 0,
@@ -76,6 +79,7 @@ impl Seat {
             slots: vec![None; depth],
             pipe: VecDeque::with_capacity(depth),
             head_since: now,
+            flows: Flows::new(settings.streams, now),
             proved: false,
             ready_at: None,
         }
@@ -91,6 +95,7 @@ impl Seat {
         self.ready_at = None;
         self.slots.fill(None);
         self.pipe.clear();
+        self.flows.clear(now);
     }
 
     pub(super) fn free_slot(&self) -> Option<usize> {
@@ -98,7 +103,7 @@ impl Seat {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.slots.iter().flatten().count() + self.flows.count()
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -130,7 +135,7 @@ impl Seat {
             State::Resting | State::Gone => WorkerState::Resting,
             State::Backoff { .. } => WorkerState::Backoff,
             State::Starting { .. } => WorkerState::Starting,
-            State::Ready if self.pipe.is_empty() => WorkerState::Idle,
+            State::Ready if self.pipe.is_empty() && self.flows.count() == 0 => WorkerState::Idle,
             State::Ready => WorkerState::Busy,
             State::Draining => WorkerState::Draining,
             State::Leaving { .. } | State::Dying { .. } => WorkerState::Stopping,

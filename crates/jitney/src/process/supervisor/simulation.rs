@@ -544,6 +544,7 @@ impl World {
                         self.die(seat);
                     }
                 }
+                Advice::Look => unreachable!("there are no streams here"),
                 Advice::Wait(at) => return self.wake_at(seat, at),
                 Advice::Stop => {
                     assert!(self.children[seat].is_none(), "seed {}", self.seed);

@@ -12,7 +12,7 @@ use crate::observe::metrics::Metrics;
 
 const S: Duration = Duration::from_secs(1);
 
-type Given = Result<Vec<Tensor>, RunError>;
+type Given = Result<Vec<Tensor>, stack::Error>;
 
 /// A model whose streams give what the test sends, in the order in which they are opened.
 struct Scripted {
@@ -54,7 +54,7 @@ impl Streaming for Scripted {
         &self,
         _: &Request<'_>,
         _: StreamTerms,
-    ) -> BoxFuture<'static, Result<Results, RunError>> {
+    ) -> BoxFuture<'static, Result<Results, stack::Error>> {
         let script = self.scripts.lock().unwrap().remove(0);
         let results = stream::unfold(script, |mut script| async move {
             Some((script.recv().await?, script))
@@ -367,7 +367,7 @@ async fn inputs_that_crash_the_model_twice_are_not_run_a_third_time() {
         RunError::Crashed("it was killed".to_owned()),
     ];
     for (script, error) in scripts.iter().zip(errors) {
-        script.send(Err(error)).await.unwrap();
+        script.send(Err(error.into())).await.unwrap();
     }
     for (item, code) in [
         ("guilty", Code::WorkerCrashed),

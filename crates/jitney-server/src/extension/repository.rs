@@ -1,0 +1,76 @@
+//! Which models there are, and loading and unloading them on request.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task;
+
+use crate::failure::{Code, Failure};
+use crate::models::{Catalog, IndexState};
+use crate::observe::logging;
+use crate::protocol::extension::repository::{IndexLine, LoadRequest};
+
+/// What the caller may know of the repository.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// Only models that can be called.
+    pub(crate) ready: bool,
+    /// Whether reasons are told: they may name files, which is nobody's business on a network.
+    pub(crate) reasons: bool,
+}
+
+/// The index of the models that the caller sees.
+pub(crate) fn index(catalog: &Catalog, wish: Wish, sees: impl Fn(&str) -> bool) -> Vec<IndexLine> {
+    let rows = aside(|| catalog.index()).into_iter();
+    rows.filter(|row| sees(&row.name))
+        .filter(|row| !wish.ready || row.state == IndexState::Ready)
+        .map(|row| IndexLine {
+            name: row.name,
+            version: row.version,
+            state: row.state.word(),
+            reason: if wish.reasons {
+                row.reason
+            } else {
+                String::new()
+            },
+        })
+        .collect()
+}
+
+/// Does what may read folders without keeping the tasks of its thread from going on.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Loads a model and waits for it.
+///
+/// # Errors
+/// Those of [`Catalog::load`].
+///
+/// # Cancel safety
+/// A load that has begun goes on when this is dropped.
+pub(crate) async fn load(
+    catalog: &Catalog,
+    name: &str,
+    request: &LoadRequest,
+) -> Result<(), Failure> {
+    catalog.load(name, request.config.as_deref()).await
+}
+
+/// Checks the name of a repository: there is one, and it has none.
+///
+/// # Errors
+/// `not_found`.
+pub(crate) fn check_repository(name: &str) -> Result<(), Failure> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotFound,
+        format!(
+            "there is no repository \"{}\": the server's models are one repository without a name",
+            logging::escaped(name)
+        ),
+    ))
+}
