@@ -36,7 +36,7 @@ def parts(answer):
     return head, raw
 
 
-def tensor(size=16, shape=(1, 4), name="input", datatype="FP32", **more):
+def tensor(size: object = 16, shape=(1, 4), name="input", datatype="FP32", **more):
     sized = {"parameters": {"binary_data_size": size}} if size is not None else {}
     return {"name": name, "shape": list(shape), "datatype": datatype, **sized, **more}
 
