@@ -18,7 +18,6 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::stream::Ask;
 use super::{control, infer, manage, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
@@ -143,15 +142,12 @@ async fn answer(
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
-        Route::Infer(Form::Generate, model) => {
-            stream::generate(exchange, model, headers, body).await
-        }
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
         Route::Stream(Channel::Predict, model) => {
-            stream::events(exchange, Ask::Item, model, headers, body).await
+            stream::events(exchange, Form::Predict, model, headers, body).await
         }
         Route::Stream(Channel::Generate, model) => {
-            stream::events(exchange, Ask::Generate, model, headers, body).await
+            stream::events(exchange, Form::Generate, model, headers, body).await
         }
         Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
         Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::{Spec, Tensor};
@@ -17,26 +17,39 @@ use super::exchange::Exchange;
 use super::payload::Body;
 use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
+use super::stream::{self, Asked};
 use crate::admit::{self, Admitted};
 use crate::call::{Call, Meta};
 use crate::config::NetConfig;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::models::Lane;
 use crate::observe::metrics::{ModelMetrics, Times};
 use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
-use crate::protocol::{error, infer, parameters, predict};
+use crate::protocol::{error, generate, infer, parameters, predict};
 
 /// A body that may be decoded for a model.
 ///
 /// The body is let go as soon as it is decoded: it may be large, and the connection's next request is read into its memory.
-struct Work {
-    lane: Arc<Lane>,
+pub(super) struct Work {
+    pub(super) lane: Arc<Lane>,
     media: Media,
-    body: Bytes,
-    deadline: Instant,
+    pub(super) body: Bytes,
+    pub(super) deadline: Instant,
+    /// Whether the head says how long the client will wait.
+    pub(super) hurried: bool,
     /// What the head says of the request to those behind it.
-    said: Said,
+    pub(super) said: Said,
+}
+
+/// A request that has been read, and has come in.
+pub(super) struct Received {
+    pub(super) work: Work,
+    pub(super) admitted: Admitted,
+    /// How the client would like its answer compressed.
+    accepted: Option<Coding>,
+    /// When all of it was there.
+    read: Instant,
 }
 
 /// What the head of a request says to the model.
@@ -75,21 +88,40 @@ struct Answered {
     ran: Instant,
 }
 
-/// A request whose body was read.
-pub(super) struct Received {
-    pub(super) lane: Arc<Lane>,
-    pub(super) media: Media,
-    pub(super) body: Bytes,
-    pub(super) deadline: Instant,
-    /// Whether the head said how long the caller will wait.
-    pub(super) asked: bool,
-    pub(super) said: Said,
-    /// How the answer may be compressed.
-    accepted: Option<Coding>,
-    pub(super) admitted: Admitted,
+/// Answers a request for a prediction.
+pub(crate) async fn answer(
+    mut exchange: Exchange<'_>,
+    form: Form,
+    model: ModelRef<'_>,
+    headers: HeaderMap,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let Received {
+        work,
+        admitted: _admitted,
+        accepted,
+        read,
+    } = received;
+    let Exchange {
+        started, record, ..
+    } = exchange;
+    let Answered {
+        reply,
+        decoded,
+        ran,
+    } = run(form, work, started).await?;
+    let reply = coding::compress(reply, accepted).await;
+    let done = Instant::now();
+    record.took(Times {
+        decode: decoded - read,
+        encode: done - ran,
+        total: done - started,
+    });
+    Ok(reply)
 }
 
-/// Looks at the head, lets the request in, and reads its body.
+/// Reads a request for a model, if it may come in.
 pub(super) async fn receive(
     exchange: &mut Exchange<'_>,
     form: Form,
@@ -120,60 +152,25 @@ pub(super) async fn receive(
         deadline,
     };
     let body = body::read(body, manner, &mut admitted, limits).await?;
-    Ok(Received {
+    let read = Instant::now();
+    let work = Work {
         // Looked up again: while the body came, which may take long, another lane may have taken the place of the first.
         lane: net.catalog.model(model.name, model.version)?,
         media,
         body,
         deadline,
-        asked: asked.is_some(),
-        said,
-        accepted,
-        admitted,
-    })
-}
-
-/// Answers a request for a prediction.
-pub(crate) async fn answer(
-    mut exchange: Exchange<'_>,
-    form: Form,
-    model: ModelRef<'_>,
-    headers: HeaderMap,
-    body: Incoming,
-) -> Result<Reply, Refusal> {
-    let received = receive(&mut exchange, form, model, headers, body).await?;
-    let Received {
-        lane,
-        media,
-        body,
-        deadline,
-        asked: _,
-        said,
-        accepted,
-        // The bytes count until the answer is made.
-        admitted: _admitted,
-    } = received;
-    let work = Work {
-        lane,
-        media,
-        body,
-        deadline,
+        hurried: asked.is_some(),
         said,
     };
-    let read = Instant::now();
-    let Answered {
-        reply,
-        decoded,
-        ran,
-    } = run(form, work, exchange.started).await?;
-    let reply = coding::compress(reply, accepted).await;
-    let done = Instant::now();
-    exchange.record.took(Times {
-        decode: decoded - read,
-        encode: done - ran,
-        total: done - exchange.started,
-    });
-    Ok(reply)
+    if media == Media::Ndjson && form != Form::PredictBatch {
+        return Err(checks::only_json().into());
+    }
+    Ok(Received {
+        work,
+        admitted,
+        accepted,
+        read,
+    })
 }
 
 /// A model that is configured has its own metrics, whether it can be called or not.
@@ -189,12 +186,11 @@ pub(super) fn metrics_of(
 }
 
 async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
-    match (form, work.media) {
-        (Form::PredictBatch, _) => predict_batch(work).await,
-        (_, Media::Ndjson) => Err(checks::only_json()),
-        (Form::Generate, _) => Err(Failure::new(Code::NotFound, "not served")),
-        (Form::Predict, _) => predict_one(work).await,
-        (Form::Protocol, _) => protocol_infer(work, started).await,
+    match form {
+        Form::Predict => predict_one(work).await,
+        Form::PredictBatch => predict_batch(work).await,
+        Form::Protocol => protocol_infer(work, started).await,
+        Form::Generate => generate_one(work, started).await,
     }
 }
 
@@ -228,6 +224,7 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
         body,
         deadline,
         said,
+        ..
     } = work;
     let spec = lane.spec();
     let infer::Request {
@@ -257,6 +254,24 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     })
 }
 
+/// The model's one result; a model that streams may give more, or none.
+async fn generate_one(work: Work, started: Instant) -> Result<Answered, Failure> {
+    let spec_of = Arc::clone(&work.lane);
+    let (lane, spec) = (&spec_of, spec_of.spec());
+    let Asked { call, id } = stream::generated(work, started)?;
+    let decoded = Instant::now();
+    let outputs = stream::only(lane, call).await?;
+    let ran = Instant::now();
+    let mut out = Vec::with_capacity(capacity(&outputs));
+    let (name, version) = (lane.name(), lane.version());
+    generate::encode(&mut out, name, version, id.as_deref(), spec, &outputs);
+    Ok(Answered {
+        reply: reply::ok(JSON, out),
+        decoded,
+        ran,
+    })
+}
+
 fn decode(body: &Bytes, media: Media, spec: &Spec) -> Result<infer::Request, Failure> {
     match media {
         Media::Binary { json } => infer::decode_binary(body, json, spec),
@@ -280,7 +295,7 @@ fn protocol_reply(json: Vec<u8>, raw: Vec<Bytes>) -> Reply {
 }
 
 /// A call of which the body says nothing but the tensors.
-fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
+pub(super) fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
     let mut call = Call::new(inputs, deadline);
     call.meta = said.with(call.meta);
     call
@@ -302,6 +317,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
         body,
         deadline,
         said,
+        ..
     } = work;
     let (lane, said, spec) = (&*lane, &said, lane.spec());
     let format = match media {
@@ -312,7 +328,7 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     drop(body);
     let decoded = Instant::now();
     let ahead = lane.max_batch().saturating_mul(2);
-    let answers: Vec<_> = stream::iter(items)
+    let answers: Vec<_> = futures_util::stream::iter(items)
         .map(|item| async move {
             let outcome = lane.infer(call(item?, deadline, said.clone())).await?;
             Ok(outcome.outputs)

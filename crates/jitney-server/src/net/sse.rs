@@ -39,7 +39,7 @@ const TOGETHER: usize = 16 * 1024;
 /// What the events are made from.
 pub(crate) struct Source {
     pub(crate) lane: Arc<Lane>,
-    pub(crate) form: Form,
+    pub(crate) style: Style,
     /// The first result, which has been waited for; `None` when there is none.
     pub(crate) first: Option<Vec<Tensor>>,
     pub(crate) answers: Answers,
@@ -48,7 +48,7 @@ pub(crate) struct Source {
 }
 
 /// How a result is written, and what is written behind the last one.
-pub(crate) enum Form {
+pub(crate) enum Style {
     /// `{"prediction": ..}`, and at the end an event of the name `end` that says how many there were.
     Prediction,
     /// As Triton writes it, which marks no end.
@@ -90,7 +90,7 @@ pub(crate) fn reply(source: Source, net: &Net, plane: Plane) -> Reply {
 
 struct Events {
     lane: Arc<Lane>,
-    form: Form,
+    style: Style,
     first: Option<Vec<Tensor>>,
     results: u64,
     /// `None` when the last event is written.
@@ -104,14 +104,14 @@ impl Events {
     fn new(source: Source) -> Events {
         let Source {
             lane,
-            form,
+            style,
             first,
             answers,
             going,
         } = source;
         Events {
             lane,
-            form,
+            style,
             first,
             results: 0,
             live: Some((answers, going)),
@@ -140,7 +140,7 @@ impl Events {
                 self.end(Err(failure.code));
             }
             None => {
-                if matches!(self.form, Form::Prediction) {
+                if matches!(self.style, Style::Prediction) {
                     let results = self.results;
                     let text = format!("event: end\ndata: {{\"results\":{results}}}\n\n");
                     out.extend_from_slice(text.as_bytes());
@@ -152,9 +152,9 @@ impl Events {
 
     fn write_result(&self, out: &mut Vec<u8>, outputs: &[Tensor]) {
         let lane = &self.lane;
-        match &self.form {
-            Form::Prediction => predict::encode_item(out, lane.spec(), outputs),
-            Form::Generated { id } => {
+        match &self.style {
+            Style::Prediction => predict::encode_item(out, lane.spec(), outputs),
+            Style::Generated { id } => {
                 let (name, version) = (lane.name(), lane.version());
                 generate::encode(out, name, version, id.as_deref(), lane.spec(), outputs);
             }

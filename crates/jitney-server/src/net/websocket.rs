@@ -313,13 +313,8 @@ impl<'n> Session<'n> {
             }
             match self.decoder.next(&mut self.input)? {
                 None => break,
-                Some(Event::Text(message)) => self.message(&message),
-                Some(Event::Binary(_)) => {
-                    return Err(End::Close(
-                        close::UNSUPPORTED,
-                        "messages are JSON: send them as text",
-                    ));
-                }
+                Some(Event::Text(message)) => self.message(&message, false),
+                Some(Event::Binary(message)) => self.message(&message, true),
                 Some(Event::Ping(payload)) => {
                     self.pulse.ping()?;
                     frames::pong(&mut self.out, &payload);
@@ -340,7 +335,7 @@ impl<'n> Session<'n> {
         }
     }
 
-    fn message(&mut self, message: &Bytes) {
+    fn message(&mut self, message: &Bytes, binary: bool) {
         let (name, version) = &self.model;
         let model = ModelRef {
             name,
@@ -353,9 +348,16 @@ impl<'n> Session<'n> {
         }
         let lane = match lane {
             Ok(lane) => lane,
-            Err(failure) => return self.refuse(socket::id(message).as_deref(), &failure, record),
+            Err(failure) => {
+                let id = socket::id(message, binary);
+                return self.refuse(id.as_deref(), &failure, record);
+            }
         };
-        match socket::decode(message, lane.spec()) {
+        let decoded = match binary {
+            true => socket::decode_binary(message, lane.spec()),
+            false => socket::decode(message, lane.spec()),
+        };
+        match decoded {
             Ok(Message::Request(request)) => self.request(lane, request, record, message.len()),
             Ok(Message::Cancel(id)) => {
                 record.discard();
@@ -428,7 +430,7 @@ impl<'n> Session<'n> {
     /// Writes an answer, and those that are ready too.
     fn speak(&mut self, mut next: Option<Answer>) {
         while let Some(answer) = next {
-            frames::text(&mut self.out, &answer.message);
+            answer.write(&mut self.out);
             if answer.last {
                 self.ids.retain(|(id, _)| *id != answer.id);
             }
@@ -554,7 +556,22 @@ enum Step {
 struct Answer {
     id: Arc<str>,
     last: bool,
-    message: Vec<u8>,
+    json: Vec<u8>,
+    /// Raw tensors behind the JSON.
+    raw: Vec<Bytes>,
+}
+
+impl Answer {
+    fn write(&self, out: &mut Vec<u8>) {
+        if self.raw.is_empty() {
+            return frames::text(out, &self.json);
+        }
+        let length = u32::try_from(self.json.len()).unwrap_or(u32::MAX);
+        let length = length.to_le_bytes();
+        let head = [length.as_slice(), &self.json];
+        let pieces = head.into_iter().chain(self.raw.iter().map(|raw| &**raw));
+        frames::binary(out, pieces);
+    }
 }
 
 impl Running {
@@ -588,46 +605,47 @@ impl Running {
     fn result(&mut self, mut outputs: Vec<Tensor>) -> Answer {
         self.results += 1;
         let lane = &self.lane;
-        let last = !lane.streams();
-        let mut message = Vec::new();
-        let request = (&*self.id, &self.form);
-        let model = (lane.name(), lane.version());
         if let Form::Outputs(wanted) = &self.form {
             infer::put_classes(lane.spec(), wanted, lane.labels(), &mut outputs);
         }
-        match socket::result(&mut message, model, request, lane.spec(), &outputs, last) {
+        let last = !lane.streams();
+        let mut json = Vec::new();
+        let request = (&*self.id, &self.form);
+        let model = (lane.name(), lane.version());
+        match socket::result(&mut json, model, request, lane.spec(), &outputs, last) {
             Err(failure) => self.failure(&failure),
-            Ok(()) if last => self.last(message, Ok(())),
-            Ok(()) => self.answer(message, false),
+            Ok(raw) if last => self.last(json, raw, Ok(())),
+            Ok(raw) => self.answer(json, raw, false),
         }
     }
 
     fn failure(&mut self, failure: &Failure) -> Answer {
-        let mut message = Vec::new();
-        socket::failure(&mut message, Some(&self.id), failure);
-        self.last(message, Err(failure.code))
+        let mut json = Vec::new();
+        socket::failure(&mut json, Some(&self.id), failure);
+        self.last(json, Vec::new(), Err(failure.code))
     }
 
     fn end(&mut self) -> Answer {
-        let mut message = Vec::new();
-        socket::end(&mut message, &self.id, self.results);
-        self.last(message, Ok(()))
+        let mut json = Vec::new();
+        socket::end(&mut json, &self.id, self.results);
+        self.last(json, Vec::new(), Ok(()))
     }
 
-    fn last(&mut self, message: Vec<u8>, answer: Result<(), Code>) -> Answer {
+    fn last(&mut self, json: Vec<u8>, raw: Vec<Bytes>, answer: Result<(), Code>) -> Answer {
         self.step = Step::Over;
         if let Some((record, admitted)) = self.going.take() {
             record.finish(answer);
             drop(admitted);
         }
-        self.answer(message, true)
+        self.answer(json, raw, true)
     }
 
-    fn answer(&self, message: Vec<u8>, last: bool) -> Answer {
+    fn answer(&self, json: Vec<u8>, raw: Vec<Bytes>, last: bool) -> Answer {
         Answer {
             id: Arc::clone(&self.id),
             last,
-            message,
+            json,
+            raw,
         }
     }
 }

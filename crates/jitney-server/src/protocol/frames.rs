@@ -68,8 +68,6 @@ pub mod close {
     pub const GOING_AWAY: u16 = 1001;
     /// The frames are not what a client may send.
     pub const PROTOCOL_ERROR: u16 = 1002;
-    /// The message is of a kind that is not read here.
-    pub const UNSUPPORTED: u16 = 1003;
     /// A text is not UTF-8.
     pub const NOT_UTF8: u16 = 1007;
     /// The client does what is allowed too slowly.

@@ -268,8 +268,9 @@ fn encode_tensors(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
         write::text(out, r#","parameters":{"#);
         write::separated(out, notes.into_iter(), |out, (name, noted)| {
             write::string(out, name);
-            out.push(b':');
+            write::text(out, ":{");
             noted.write(out);
+            out.push(b'}');
         });
         out.push(b'}');
     }
@@ -288,8 +289,9 @@ fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
     }
     let notes = Notes::of_json(outputs);
     if !notes.is_empty() {
-        write::text(out, r#","parameters":"#);
+        write::text(out, r#","parameters":{"#);
         notes.write(out);
+        out.push(b'}');
     }
 }
 

@@ -321,7 +321,7 @@ fn read_request_parameters(scanner: &mut Scanner<'_>, meta: &mut Meta) -> Outcom
     Ok(form)
 }
 
-/// Reads a parameter of a request, whatever the form of its tensors.
+/// Reads one parameter of a request that has nothing to do with the form of its answer.
 pub(super) fn read_request_parameter(
     scanner: &mut Scanner<'_>,
     name: &str,

@@ -10,10 +10,14 @@
 //! Each request has an `id` that no other request on its way has: its answers, of which any number may come between those of other
 //! requests, carry it. Each answer is what the same form is answered with elsewhere, and has `final`, which is `true` in the last one.
 //!
+//! Raw tensors go with `inputs` as they do elsewhere. Such a request is one binary message: the length of its JSON as four bytes, lowest first,
+//! the JSON, and the raw bytes. So is an answer with raw tensors.
+//!
 //! A request that gives one result has it in its last answer. The last answer of any other is `{"id": "a", "results": 5, "final": true}`,
 //! or a failure: `{"error": .., "code": .., "id": "a", "final": true}`. A failure without an id is about a message of which it could not be
 //! read which request it is.
 
+use bytes::{Buf, Bytes};
 use jitney_engine::{Spec, Tensor};
 
 use super::infer::{self, Wanted, optional, read_request_parameter};
@@ -84,52 +88,69 @@ pub struct Refused {
 /// # Ok::<(), socket::Refused>(())
 /// ```
 pub fn decode(message: &[u8], spec: &Spec) -> Result<Message, Refused> {
-    let mut envelope = Envelope::default();
-    let read = envelope.read(message);
-    let read = read.and_then(|()| envelope.message(message, spec));
-    read.map_err(|fault| Refused {
-        id: envelope.id,
-        failure: fault.into(),
+    refused(message, |envelope| {
+        envelope.message(spec, message, || infer::decode(message, spec))
     })
 }
 
-/// The id in a message, where it can be read: for a failure that has nothing to do with the rest.
-pub fn id(message: &[u8]) -> Option<String> {
+/// Reads a binary message, whose raw tensors become slices of it.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_binary(message: &Bytes, spec: &Spec) -> Result<Message, Refused> {
+    let Some((json, body)) = split(message) else {
+        return Err(Refused {
+            id: None,
+            failure: Failure::invalid(
+                "expected four bytes that say how long the JSON behind them is, lowest first, got more than there is or nothing",
+            ),
+        });
+    };
+    let text = body.get(..json).unwrap_or_default();
+    refused(text, |envelope| {
+        envelope.message(spec, text, || infer::decode_binary(&body, json, spec))
+    })
+}
+
+/// The id in a message, text or binary, where it can be read: for a failure that has nothing to do with the rest.
+pub fn id(message: &Bytes, binary: bool) -> Option<String> {
     let mut envelope = Envelope::default();
-    // What is wrong with it does not matter any more.
-    let _ = envelope.read(message);
+    // What else is wrong with it does not matter.
+    let _ = match split(message).filter(|_| binary) {
+        Some((json, body)) => envelope.read(body.get(..json).unwrap_or_default()),
+        None => envelope.read(message),
+    };
     envelope.id
 }
 
-/// Writes one answer of a model, the last or not.
+/// Writes the JSON of one answer of a model, the last or not. Gives the raw bytes that follow it, where there are any.
 ///
 /// # Errors
 /// As [`infer::encode`].
 pub fn result(
     out: &mut Vec<u8>,
     (model, version): (&str, &str),
-    request: (&str, &Form),
+    (id, form): (&str, &Form),
     spec: &Spec,
     outputs: &[Tensor],
     last: bool,
-) -> Result<(), Failure> {
-    let (id, form) = request;
+) -> Result<Vec<Bytes>, Failure> {
     match form {
         Form::Prediction => {
             predict::encode_item(out, spec, outputs);
             about(out, Some(id), last);
+            Ok(Vec::new())
         }
         Form::Outputs(wanted) => {
             let meta = Meta {
                 id: Some(id.to_owned()),
                 ..Meta::default()
             };
-            // There are no raw tensors, since such requests are refused.
-            infer::encode(out, model, version, &meta, spec, wanted, outputs)?;
+            let raw = infer::encode(out, model, version, &meta, spec, wanted, outputs)?;
             about(out, None, last);
+            Ok(raw)
         }
     }
-    Ok(())
 }
 
 /// Writes the last answer of a request, whose results have all been written.
@@ -146,6 +167,27 @@ pub fn failure(out: &mut Vec<u8>, id: Option<&str>, failure: &Failure) {
     if id.is_some() {
         about(out, id, true);
     }
+}
+
+/// Where the JSON of a binary message ends in what stands behind its length.
+fn split(message: &Bytes) -> Option<(usize, Bytes)> {
+    let mut body = message.clone();
+    let json = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
+    // Without JSON there would be no id.
+    (1..=body.len()).contains(&json).then_some((json, body))
+}
+
+fn refused(
+    json: &[u8],
+    message: impl FnOnce(&mut Envelope) -> Result<Message, Failure>,
+) -> Result<Message, Refused> {
+    let mut envelope = Envelope::default();
+    let read = envelope.read(json).map_err(Failure::from);
+    read.and_then(|()| message(&mut envelope))
+        .map_err(|failure| Refused {
+            id: envelope.id,
+            failure,
+        })
 }
 
 /// Adds to the object that has just been written whose it is, and whether it is the last.
@@ -207,49 +249,53 @@ impl Envelope {
         let start = scanner.at();
         let mut keys = scanner.object("an object of parameters")?;
         while let Some(name) = keys.next(scanner)? {
-            read_request_parameter(scanner, &name, &mut self.meta)
-                .map_err(|fault| fault.key(&name))?;
+            // It is about the outputs, which only the other form names.
+            let read = match &*name {
+                "binary_data_output" => scanner.skip(),
+                name => read_request_parameter(scanner, name, &mut self.meta),
+            };
+            read.map_err(|fault| fault.key(&name))?;
         }
         self.meta.parameters = Some(scanner.text_since(start).to_owned());
         Ok(())
     }
 
-    /// What it is altogether.
-    fn message(&mut self, message: &[u8], spec: &Spec) -> Outcome<Message> {
-        let request = match (self.cancel.take(), self.item, self.inputs) {
+    /// What it is altogether; `inputs` reads it as a request that has them.
+    fn message(
+        &mut self,
+        spec: &Spec,
+        json: &[u8],
+        inputs: impl FnOnce() -> Result<infer::Request, Failure>,
+    ) -> Result<Message, Failure> {
+        match (self.cancel.take(), self.item, self.inputs) {
             (Some(id), None, false) => return Ok(Message::Cancel(id)),
-            (None, Some(at), false) => Request {
-                inputs: predict::read_item_at(message, at, spec)
-                    .map_err(|fault| fault.key("item"))?,
-                meta: std::mem::take(&mut self.meta),
-                form: Form::Prediction,
-                id: self.known_id()?,
-            },
-            (None, None, true) => {
-                let request = infer::read(message, None, spec)?;
-                if request
-                    .outputs
-                    .iter()
-                    .any(|wanted| wanted.form != infer::Form::Json)
-                {
-                    return Err(Fault::new(
-                        "expected outputs as JSON: there are no raw tensors in the messages of a WebSocket",
-                    ));
-                }
-                Request {
-                    inputs: request.inputs,
-                    meta: Meta {
-                        id: None,
-                        ..request.meta
-                    },
-                    form: Form::Outputs(request.outputs),
-                    id: self.known_id()?,
-                }
-            }
+            (None, Some(_), false) | (None, None, true) => (),
             _ => {
-                return Err(Fault::new(
+                return Err(Failure::invalid(
                     "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
                 ));
+            }
+        }
+        let id = self.known_id()?;
+        let request = match self.item {
+            Some(at) => Request {
+                id,
+                inputs: predict::read_item_at(json, at, spec).map_err(|fault| fault.key("item"))?,
+                meta: std::mem::take(&mut self.meta),
+                form: Form::Prediction,
+            },
+            None => {
+                let infer::Request {
+                    meta,
+                    inputs,
+                    outputs,
+                } = inputs()?;
+                Request {
+                    id,
+                    inputs,
+                    meta: Meta { id: None, ..meta },
+                    form: Form::Outputs(outputs),
+                }
             }
         };
         Ok(Message::Request(request))
@@ -282,15 +328,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-
-    /// An output as JSON and in full.
-    fn whole(output: usize) -> Wanted {
-        Wanted {
-            output,
-            form: infer::Form::Json,
-            classes: None,
-        }
-    }
     use crate::failure::Code;
 
     fn spec() -> Spec {
@@ -318,10 +355,8 @@ mod tests {
             r#"{{"inputs": [{tensor}], "parameters": {{"timeout": 7, "n": 1}}, "id": "b"}}"#
         ));
         assert_eq!((&*item.id, &item.form), ("a", &Form::Prediction));
-        assert_eq!(
-            (&*inputs.id, &inputs.form),
-            ("b", &Form::Outputs(vec![whole(0)]))
-        );
+        let outputs = Form::Outputs(Wanted::all(&spec(), infer::Form::Json));
+        assert_eq!((&*inputs.id, &inputs.form), ("b", &outputs));
         assert_eq!(item.inputs, inputs.inputs);
         assert_eq!(item.meta, inputs.meta);
         assert_eq!(item.meta.timeout, Some(Duration::from_micros(7)));
@@ -329,6 +364,37 @@ mod tests {
             item.meta.parameters.as_deref(),
             Some(r#"{"timeout": 7, "n": 1}"#)
         );
+    }
+
+    #[test]
+    fn raw_tensors_come_and_go_behind_their_json() {
+        let tensor = r#"{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}"#;
+        let json = format!(
+            r#"{{"id": "a", "inputs": [{tensor}], "parameters": {{"binary_data_output": true}}}}"#
+        );
+        let length = u32::try_from(json.len()).unwrap().to_le_bytes();
+        let raw: Vec<u8> = [1.0_f32, 2.0]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let message = Bytes::from([&length, json.as_bytes(), &raw].concat());
+        let Ok(Message::Request(request)) = decode_binary(&message, &spec()) else {
+            panic!("this is a request");
+        };
+        assert_eq!(request.inputs[0].to_vec(), Some(vec![1.0_f32, 2.0]));
+        let mut out = Vec::new();
+        let request = ("a", &request.form);
+        let outputs = [Tensor::from_f32([1, 2], vec![1.0, 2.0]).unwrap()];
+        let answer = result(&mut out, ("m", "1"), request, &spec(), &outputs, false);
+        assert_eq!(answer, Ok(vec![Bytes::from(raw)]));
+        assert_eq!(id(&message, true).as_deref(), Some("a"));
+
+        for cut in [0, 3, 4, 20] {
+            let refused = decode_binary(&message.slice(..cut), &spec()).unwrap_err();
+            assert_eq!(refused.id, None, "{cut}");
+        }
+        let refused = decode_binary(&message.slice(..message.len() - 1), &spec()).unwrap_err();
+        assert_eq!(refused.id.as_deref(), Some("a"));
     }
 
     #[test]
@@ -364,17 +430,17 @@ mod tests {
             (
                 r#"{"id": "a"}"#,
                 Some("a"),
-                "body: expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
             ),
             (
                 r#"{"id": "a", "item": 1, "inputs": []}"#,
                 Some("a"),
-                "body: expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
             ),
             (
                 r#"{"id": "a", "cancel": "b", "item": 1}"#,
                 Some("a"),
-                "body: expected exactly one of \"item\", \"inputs\" and \"cancel\"",
+                "expected exactly one of \"item\", \"inputs\" and \"cancel\"",
             ),
             (
                 r#"{"id": "a", "item": [1]}"#,
@@ -412,23 +478,24 @@ mod tests {
             serde_json::from_slice(&out).unwrap()
         };
         let prediction = written(&|out| {
-            result(
+            let raw = result(
                 out,
                 ("m", "1"),
                 ("a", &Form::Prediction),
                 &spec,
                 &outputs,
                 false,
-            )
-            .unwrap();
+            );
+            assert_eq!(raw, Ok(Vec::new()));
         });
         assert_eq!(
             prediction,
             json!({"prediction": {"y": [1.0, 2.0]}, "id": "a", "final": false})
         );
-        let form = Form::Outputs(vec![whole(0)]);
-        let tensors =
-            written(&|out| result(out, ("m", "1"), ("a", &form), &spec, &outputs, true).unwrap());
+        let form = Form::Outputs(Wanted::all(&spec, infer::Form::Json));
+        let tensors = written(&|out| {
+            result(out, ("m", "1"), ("a", &form), &spec, &outputs, true).unwrap();
+        });
         assert_eq!(
             tensors,
             json!({
