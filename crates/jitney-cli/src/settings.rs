@@ -30,9 +30,18 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Config, Problem> {
     let at_start = at_start(args.load_model, file.load_model, control)?;
     let given_net = NetOptions {
         http: args.http,
+        grpc: args.grpc,
         drain_ms: args.limits.drain_ms,
         allowed_hosts: args.allowed_host,
         forward_header_pattern: args.forward_header_pattern,
+        allowed_origins: args.allowed_origin,
+        keys_file: args.access.keys_file,
+        insecure: args.access.insecure.then_some(true),
+        tls_cert: args.access.tls_cert,
+        tls_key: args.access.tls_key,
+        tls_client_ca: args.access.tls_client_ca,
+        max_connections_per_client: args.access.max_connections_per_client,
+        max_requests_per_second: args.access.max_requests_per_second,
         ..NetOptions::default()
     };
     let given = ModelOptions {

@@ -72,6 +72,15 @@ impl Admission {
         Ok(admitted)
     }
 
+    /// Lets in who asks about the server, and is answered while it drains too.
+    pub(crate) fn enter_to_ask(self: &Arc<Self>) -> Admitted {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        Admitted {
+            admission: Arc::clone(self),
+            bytes: 0,
+        }
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -136,6 +145,11 @@ impl Admitted {
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Takes what is missing to room for so many bytes, for a body that has become larger than it came.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.take(bytes.saturating_sub(self.bytes))
     }
 
     /// Gives back all room: nothing of the request's body is kept. It is still in flight.

@@ -50,6 +50,8 @@ pub struct Meta {
     pub priority: u64,
     /// What it says to the model: the text of a JSON object.
     pub parameters: Option<String>,
+    /// On whose behalf it is. A model's time is shared evenly among those who have requests waiting.
+    pub key: Option<u64>,
 }
 
 impl Meta {

@@ -3,7 +3,7 @@
 //! Modules in the order a request travels: `net` accepts it, `access` says whether it may come in, [`protocol`] decodes it into a [`call::Call`], `admit` lets it in,
 //! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
 
-mod access;
+pub mod access;
 pub mod admin;
 mod admit;
 pub mod call;

@@ -18,17 +18,20 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::access::Access;
+use crate::access::{Access, Crowd, KeysError, Tls, TlsError};
 use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
+use crate::grpc;
 use crate::models::Catalog;
-use crate::net::{Jitter, Net, Plane, Seats, Sites, http, listener};
+use crate::net::{Door, Jitter, Net, Plane, Seats, Serves, http, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
 /// Ready sockets that a data-plane thread takes up before it looks what else there is to do. With hundreds at once, a request's memory has
 /// left the caches by the time its answer is written: 64 instead of all of 256 gave a fifth more requests per second.
 const SOCKETS_AT_ONCE: usize = 64;
+/// How often files that may change are looked at. A change counts when it was there twice.
+const LOOK_AT_FILES: Duration = Duration::from_millis(500);
 /// How long connections are given, after the drain, to write what they still have.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long models are given to end after that. None has work left; one that is loading or hangs is left behind.
@@ -49,6 +52,20 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// Other machines can reach the address, and the server has no keys.
+    #[error(
+        "{address} can be reached from other machines, and there are no keys: everybody could run the models\n  hint: make a key with `jitney key new --name NAME` and give the server the file with --keys-file, or listen on 127.0.0.1, or say --insecure where the network itself keeps strangers out"
+    )]
+    Open {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The files of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The models are not named so that requests can tell them apart.
     #[error(transparent)]
     Models(#[from] SourceError),
@@ -62,6 +79,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    grpc: Option<SocketAddr>,
     admission: Arc<Admission>,
     catalog: Catalog,
     tree: Tree,
@@ -122,12 +140,24 @@ impl Server {
             levels,
         } = config;
         settings.close_limit = Some(config.drain.max(MODELS_END));
-        let bind = |error| StartError::Bind {
-            address: config.http,
-            error,
+        let entrances = entrances(&config)?;
+        let address = |grpc: bool| {
+            let found = entrances
+                .iter()
+                .find(|(_, door)| door.serves.includes(grpc));
+            found.map(|(_, door)| door.address)
         };
-        let socket = listener::bind(config.http).map_err(bind)?;
-        let address = socket.local_addr().map_err(bind)?;
+        let private = entrances
+            .iter()
+            .all(|(_, door)| door.address.ip().to_canonical().is_loopback());
+        let access = Access::new(&config, private)?;
+        let tls = config.tls.clone().map(Tls::new).transpose()?;
+        if config.has_keys() && tls.is_none() && !private {
+            tracing::warn!(
+                "keys come in clear text, and whoever sees the traffic has them: give the server a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front of it"
+            );
+        }
+        let (address, grpc) = (address(false).unwrap_or(config.http), address(true));
         let tree = Tree::new("jitney");
         let metrics = Arc::new(Metrics::new());
         let (courier, deliver) = Courier::new();
@@ -135,7 +165,8 @@ impl Server {
         let admission = Admission::new(config.max_inflight_bytes);
         let parts = Parts {
             config,
-            address,
+            access,
+            tls,
             admission: Arc::clone(&admission),
             catalog: catalog.clone(),
             metrics: Arc::clone(&metrics),
@@ -147,7 +178,7 @@ impl Server {
         let (started_sender, started) = sync_channel(1);
         let control = std::thread::Builder::new()
             .name("jitney-control".to_owned())
-            .spawn(move || control_thread(parts, socket, &started_sender, &drained_sender))
+            .spawn(move || control_thread(parts, entrances, &started_sender, &drained_sender))
             .map_err(StartError::Threads)?;
         let lost = |_| Err(io::Error::other(ControlLost));
         started
@@ -156,6 +187,7 @@ impl Server {
             .map_err(StartError::Threads)?;
         Ok(Running {
             address,
+            grpc,
             admission,
             catalog,
             tree,
@@ -170,6 +202,11 @@ impl Running {
     /// Where the server listens; the real port where 0 was asked for.
     pub fn http_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the server serves gRPC, if it does; the real port where 0 was asked for.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc
     }
 
     /// The server's models.
@@ -228,10 +265,33 @@ impl Drop for Running {
     }
 }
 
+/// A socket that listens, and what is behind it.
+type Entrance = (TcpListener, Door);
+
+/// Binds the addresses at which the server listens.
+fn entrances(config: &NetConfig) -> Result<Vec<Entrance>, StartError> {
+    let entrance = |address, serves| -> Result<Entrance, StartError> {
+        may_be_reached(config, address)?;
+        let bind = |error| StartError::Bind { address, error };
+        let socket = listener::bind(address).map_err(bind)?;
+        let door = Door::new(config, socket.local_addr().map_err(bind)?, serves);
+        Ok((socket, door))
+    };
+    Ok(match config.grpc {
+        None => vec![entrance(config.http, Serves::Http)?],
+        Some(grpc) if grpc == config.http => vec![entrance(grpc, Serves::Both)?],
+        Some(grpc) => vec![
+            entrance(config.http, Serves::Http)?,
+            entrance(grpc, Serves::Grpc)?,
+        ],
+    })
+}
+
 /// What the control thread begins with.
 struct Parts {
     config: NetConfig,
-    address: SocketAddr,
+    access: Access,
+    tls: Option<Tls>,
     admission: Arc<Admission>,
     catalog: Catalog,
     metrics: Arc<Metrics>,
@@ -244,17 +304,27 @@ struct Parts {
 impl Parts {
     fn into_net(
         self,
+        doors: Vec<Arc<Door>>,
         group: Group<Infallible>,
         data_plane: Handle,
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
+        let grpc = grpc::Service::new(
+            self.catalog.clone(),
+            Arc::clone(&self.admission),
+            Arc::clone(&self.metrics),
+            self.config.max_body_bytes,
+            self.config.body_timeout,
+        );
         let net = Net {
-            sites: Sites::new(&self.config, self.address),
-            access: Access,
+            doors,
+            grpc,
+            access: self.access,
+            tls: self.tls,
+            crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),
             http: http(&self.config, &group),
             config: self.config,
             started: Instant::now(),
-            address: self.address,
             admission: self.admission,
             catalog: self.catalog,
             metrics: self.metrics,
@@ -268,20 +338,23 @@ impl Parts {
     }
 }
 
-/// The runtimes, and the socket where the control plane's can wait for it.
+/// The runtimes, and the sockets where the control plane's can wait for them.
 struct Planes {
     control: Runtime,
     data: Runtime,
-    socket: tokio::net::TcpListener,
+    entrances: Vec<(tokio::net::TcpListener, Arc<Door>)>,
 }
 
 impl Planes {
-    fn new(workers: Option<NonZeroUsize>, socket: TcpListener) -> io::Result<Planes> {
+    fn new(workers: Option<NonZeroUsize>, entrances: Vec<Entrance>) -> io::Result<Planes> {
         let workers = workers.map_or_else(std::thread::available_parallelism, Ok)?;
         let control = Builder::new_current_thread().enable_all().build()?;
-        let socket = {
+        let entrances = {
             let _runtime = control.enter();
-            tokio::net::TcpListener::from_std(socket)?
+            let waiting = entrances.into_iter().map(|(socket, door)| {
+                tokio::net::TcpListener::from_std(socket).map(|socket| (socket, Arc::new(door)))
+            });
+            waiting.collect::<io::Result<_>>()?
         };
         let data = Builder::new_multi_thread()
             .worker_threads(workers.get())
@@ -292,7 +365,7 @@ impl Planes {
         Ok(Planes {
             control,
             data,
-            socket,
+            entrances,
         })
     }
 }
@@ -301,12 +374,12 @@ impl Planes {
 /// runtime may not drop them.
 fn control_thread(
     parts: Parts,
-    socket: TcpListener,
+    entrances: Vec<Entrance>,
     started: &SyncSender<io::Result<()>>,
     drained: &watch::Sender<Option<Drained>>,
 ) {
     // Whoever starts the server waits for the one message there is room for.
-    let (planes, outcome) = match Planes::new(parts.config.workers, socket) {
+    let (planes, outcome) = match Planes::new(parts.config.workers, entrances) {
         Ok(planes) => (Some(planes), Ok(())),
         Err(error) => (None, Err(error)),
     };
@@ -314,12 +387,12 @@ fn control_thread(
     let Some(Planes {
         control,
         data,
-        socket,
+        entrances,
     }) = planes
     else {
         return;
     };
-    let ended = control.block_on(serve(parts, socket, data.handle().clone()));
+    let ended = control.block_on(serve(parts, entrances, data.handle().clone()));
     // Every task has ended, so this waits for threads only.
     data.shutdown_timeout(CLOSING);
     drained.send_replace(ended);
@@ -327,22 +400,26 @@ fn control_thread(
 
 async fn serve(
     parts: Parts,
-    socket: tokio::net::TcpListener,
+    entrances: Vec<(tokio::net::TcpListener, Arc<Door>)>,
     data_plane: Handle,
 ) -> Option<Drained> {
     let catalog = parts.catalog.clone();
     let root = parts.tree.root();
+    let doors = entrances.iter().map(|(_, door)| Arc::clone(door)).collect();
     let mut ended = None;
     let scope = Scope::named("net").under(&root).policy(Policy::Isolate);
     let outcome = scope
         .run(async |group: Group<Infallible>| {
-            let (net, deliver) = parts.into_net(group, data_plane);
+            let (net, deliver) = parts.into_net(doors, group, data_plane);
             net.spawn(Plane::Data, "courier", deliver);
-            net.spawn(
-                Plane::Control,
-                "listener",
-                listener::accept(Arc::clone(&net), socket),
-            );
+            net.spawn(Plane::Data, "files", watch_files(Arc::clone(&net)));
+            for (socket, door) in entrances {
+                net.spawn(
+                    Plane::Control,
+                    "listener",
+                    listener::accept(Arc::clone(&net), door, socket),
+                );
+            }
             ended = Some(conduct(&net).await);
             net.group.cancel(Cause::Shutdown);
             Ok(())
@@ -356,6 +433,25 @@ async fn serve(
         tracing::warn!("a model still runs or loads; it ends with the process");
     }
     ended
+}
+
+/// Every listener passes this before it is bound.
+fn may_be_reached(config: &NetConfig, address: SocketAddr) -> Result<(), StartError> {
+    if config.may_listen_on(address) {
+        return Ok(());
+    }
+    Err(StartError::Open { address })
+}
+
+/// Reads files again when they change.
+async fn watch_files(net: Arc<Net>) {
+    loop {
+        sleep(LOOK_AT_FILES).await;
+        net.access.refresh();
+        if let Some(tls) = &net.tls {
+            tls.refresh();
+        }
+    }
 }
 
 /// Waits for the drain and leads through it. When this returns, what is left is to be cut off.

@@ -1,6 +1,7 @@
 //! What can be typed: one file a subcommand. What it means is worked out elsewhere, so every setting is optional here.
 
 pub(crate) mod check;
+pub(crate) mod key;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod predict;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Serve(Box<serve::ServeArgs>),
     Predict(predict::PredictArgs),
     Check(check::CheckArgs),
+    Key(key::KeyArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
 }
@@ -43,7 +45,9 @@ impl Command {
     pub(crate) fn log_level(&self) -> &'static str {
         match self {
             Command::Serve(_) => "info",
-            Command::Predict(_) | Command::Check(_) | Command::Reference(_) => "off",
+            Command::Predict(_) | Command::Check(_) | Command::Key(_) | Command::Reference(_) => {
+                "off"
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   jitney serve examples/digits
   jitney serve model.py:Digits --python .venv/bin/python --reload
-  jitney serve digits=model.onnx --http 0.0.0.0:8080 --max-batch 64
+  jitney serve digits=model.onnx --http 0.0.0.0:8080 --keys-file keys.toml
   JITNEY_MAX_WAIT_MS=2 jitney serve models/ --config jitney.toml
   jitney serve models/ --control explicit --load-model digits
   jitney serve echo:FP32[16],call_ms=5,row_ms=0.1
@@ -26,6 +26,8 @@ SIGTERM and SIGINT drain: what was accepted is answered, then the server ends wi
 ///
 ///     jitney ready http=127.0.0.1:8080 models=2 in=0.12s
 ///
+/// Where gRPC is served, the line says `grpc=` and its address too.
+///
 /// A model that cannot be loaded is logged and answers 503; the others are served. When none can be loaded, the command ends with 1.
 #[derive(Args, Debug)]
 #[command(after_help = SOURCES, after_long_help = format!("{SOURCES}\n\n{EXAMPLES}"))]
@@ -37,6 +39,10 @@ pub(crate) struct ServeArgs {
     /// The address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
     pub(crate) http: Option<SocketAddr>,
+
+    /// The address of the gRPC server; that of --http serves both on one port [default: gRPC is not served]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_GRPC")]
+    pub(crate) grpc: Option<SocketAddr>,
 
     /// A name under which the server may be called, as HOST or HOST:PORT; may be said several times [default: the loopback names on a
     /// loopback address, else every name]
@@ -51,6 +57,15 @@ pub(crate) struct ServeArgs {
     /// A regular expression: header fields whose names it matches are among the parameters that a model is given [default: none]
     #[arg(long, value_name = "REGEX", env = "JITNEY_FORWARD_HEADER_PATTERN")]
     pub(crate) forward_header_pattern: Option<String>,
+
+    /// The origin of web pages that may call the server, as https://HOST; may be said several times [default: the server's own]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "JITNEY_ALLOWED_ORIGIN",
+        value_delimiter = ','
+    )]
+    pub(crate) allowed_origin: Option<Vec<String>>,
 
     /// A TOML file with settings and models
     #[arg(long, value_name = "FILE", env = "JITNEY_CONFIG")]
@@ -83,6 +98,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
 
     #[command(flatten)]
     pub(crate) load: LoadArgs,
@@ -124,4 +142,39 @@ pub(crate) struct LimitArgs {
     /// How long accepted requests may take to finish once the server is told to stop [default: 30000]
     #[arg(long, value_name = "MS", env = "JITNEY_DRAIN_MS")]
     pub(crate) drain_ms: Option<f64>,
+}
+
+/// Who may come in, and how much each may have.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Access")]
+pub(crate) struct AccessArgs {
+    /// A TOML file with the keys that clients must send, as `jitney key new` makes them; read again when it changes [default: everybody may
+    /// come in]
+    #[arg(long, value_name = "FILE", env = "JITNEY_KEYS_FILE")]
+    pub(crate) keys_file: Option<PathBuf>,
+
+    /// Listens where other machines can reach the server though it has no keys [default: off]
+    #[arg(long, env = "JITNEY_INSECURE")]
+    pub(crate) insecure: bool,
+
+    /// The server's certificate for TLS, in PEM, with those between it and a root; read again when it changes [default: no TLS]
+    #[arg(long, value_name = "FILE", env = "JITNEY_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "JITNEY_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// The roots that clients' certificates must come from, in PEM [default: clients need no certificate]
+    #[arg(long, value_name = "FILE", env = "JITNEY_TLS_CLIENT_CA")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+
+    /// Most connections of one client at a time [default: 1000 for clients on other machines]
+    #[arg(long, value_name = "N", env = "JITNEY_MAX_CONNECTIONS_PER_CLIENT")]
+    pub(crate) max_connections_per_client: Option<usize>,
+
+    /// Most requests of one client in a second, a client being a key, or an address where there are no keys; more are refused with 429
+    /// [default: no limit]
+    #[arg(long, value_name = "N", env = "JITNEY_MAX_REQUESTS_PER_SECOND")]
+    pub(crate) max_requests_per_second: Option<usize>,
 }

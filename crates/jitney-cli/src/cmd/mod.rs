@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 mod check;
+mod key;
 mod models;
 mod predict;
 mod reference;
@@ -19,6 +20,7 @@ pub(crate) fn run(command: Command) -> Result<(), Problem> {
         Command::Serve(args) => serve::run(*args),
         Command::Predict(args) => predict::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Key(args) => key::run(args),
         Command::Reference(args) => reference::run(&args),
     }
 }

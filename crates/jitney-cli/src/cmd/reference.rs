@@ -75,7 +75,7 @@ fn key_of(flag: &str) -> String {
     match flag {
         "config" => String::new(),
         // A file has the whole list.
-        "allowed-host" => "`allowed_hosts`".to_owned(),
+        "allowed-host" | "allowed-origin" => format!("`{}s`", flag.replace('-', "_")),
         flag => format!("`{}`", flag.replace('-', "_")),
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Problem> {
 async fn serve(config: Config, started: Instant) -> Result<(), Problem> {
     let mut signals = Signals::listen().map_err(Problem::failure)?;
     let running = Server::start(config).map_err(start_problem)?;
-    tracing::info!(http = %running.http_addr(), "listening");
+    tracing::info!(http = %running.http_addr(), grpc = running.grpc_addr().map(tracing::field::display), "listening");
     let signal = tokio::select! {
         signal = signals.next() => signal,
         problem = attend(&running, started) => return Err(problem),
@@ -64,9 +64,12 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
         );
     }
     let http = running.http_addr();
+    let grpc = running
+        .grpc_addr()
+        .map_or_else(String::new, |address| format!(" grpc={address}"));
     let took = started.elapsed().as_secs_f64();
     print(&format!(
-        "jitney ready http={http} models={ready} in={took:.2}s\n"
+        "jitney ready http={http}{grpc} models={ready} in={took:.2}s\n"
     ))
 }
 
@@ -96,10 +99,13 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
     .hint("allow more time with --drain-ms"))
 }
 
-/// Sources that cannot be meant are a matter of what was typed.
+/// Sources and keys that cannot be meant are a matter of what was typed.
 fn start_problem(error: StartError) -> Problem {
     match error {
-        StartError::Models(error) => Problem::usage(error),
+        StartError::Models(_)
+        | StartError::Keys(_)
+        | StartError::Tls(_)
+        | StartError::Open { .. } => Problem::usage(error),
         error => Problem::failure(error),
     }
 }

@@ -54,7 +54,8 @@ fn the_configuration_page_names_every_key() {
         blocks.any(|block| {
             let mut lines = block.lines();
             lines.any(|line| {
-                line.starts_with(&format!("{key} =")) || line.starts_with(&format!("[{key}]"))
+                let table = format!("[{key}]");
+                line.starts_with(&format!("{key} =")) || line.contains(&table)
             })
         })
     };

@@ -38,6 +38,12 @@ fn what_was_asked_wrongly_ends_with_2_and_says_what_to_change() {
             "[possible values: text, json]",
         ),
         (&["predict"], "<SOURCE>"),
+        (&["key", "new"], "--name"),
+        (&["key", "new", "--name", "a b"], "A-Z a-z 0-9"),
+        (
+            &["key", "new", "--name", "a", "--model", "../m"],
+            "A-Z a-z 0-9",
+        ),
         (&["check"], "<SOURCE>"),
     ];
     for (args, expected) in table {

@@ -10,6 +10,7 @@ mod check;
 mod command;
 mod documentation;
 mod exit_codes;
+mod keys;
 mod logs;
 mod predict;
 mod python;

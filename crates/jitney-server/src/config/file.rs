@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::control::Control;
+use super::keys::{Key, KeyToml};
 use super::net::NetOptions;
 use super::options::{Engine, ModelOptions, RowByRow};
 use super::source::ModelSource;
@@ -17,7 +18,7 @@ use super::versions::VersionPolicy;
 /// ```
 /// let file = jitney_server::config::ConfigFile::parse(r#"
 ///     models = ["digits=examples/digits"]
-///     http = "0.0.0.0:8080"
+///     http = "127.0.0.1:9090"
 ///     max_batch = 16
 /// "#)?;
 /// assert_eq!(file.options.max_batch, Some(16));
@@ -100,6 +101,7 @@ impl ConfigFile {
     fn beneath(mut self, folder: &Path) -> ConfigFile {
         let models = self.models.into_iter();
         self.models = models.map(|model| model.beneath(folder)).collect();
+        self.net = self.net.beneath(folder);
         // A bare word is a program to be found on the search path.
         self.python = self.python.map(|python| {
             if python.components().count() > 1 {
@@ -123,6 +125,7 @@ struct ConfigToml {
     reload: Option<bool>,
     load_model: Option<Vec<String>>,
     http: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
     workers: Option<usize>,
     max_connections: Option<usize>,
     max_header_bytes: Option<usize>,
@@ -134,6 +137,14 @@ struct ConfigToml {
     drain_ms: Option<f64>,
     allowed_hosts: Option<Vec<String>>,
     allowed_origins: Option<Vec<String>>,
+    keys: Option<Vec<KeyToml>>,
+    keys_file: Option<PathBuf>,
+    insecure: Option<bool>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    max_connections_per_client: Option<usize>,
+    max_requests_per_second: Option<usize>,
     forward_header_pattern: Option<String>,
     engine: Option<Engine>,
     max_batch: Option<usize>,
@@ -173,6 +184,7 @@ impl ConfigToml {
             models: models.collect::<Result<_, _>>()?,
             net: NetOptions {
                 http: self.http,
+                grpc: self.grpc,
                 workers: self.workers,
                 max_connections: self.max_connections,
                 max_header_bytes: self.max_header_bytes,
@@ -184,6 +196,14 @@ impl ConfigToml {
                 drain_ms: self.drain_ms,
                 allowed_hosts: self.allowed_hosts,
                 allowed_origins: self.allowed_origins,
+                keys: self.keys.map(Key::from_toml).transpose()?,
+                keys_file: self.keys_file,
+                insecure: self.insecure,
+                tls_cert: self.tls_cert,
+                tls_key: self.tls_key,
+                tls_client_ca: self.tls_client_ca,
+                max_connections_per_client: self.max_connections_per_client,
+                max_requests_per_second: self.max_requests_per_second,
                 forward_header_pattern: self.forward_header_pattern,
             },
             options: ModelOptions {
@@ -213,6 +233,7 @@ impl ConfigToml {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::{Digest, Scope};
     use super::*;
 
     #[test]
@@ -223,6 +244,7 @@ mod tests {
             control = "explicit"
             load_model = ["digits"]
             http = "[::1]:0"
+            grpc = "[::1]:1"
             workers = 15
             max_connections = 1
             max_header_bytes = 16384
@@ -251,6 +273,16 @@ mod tests {
             recycle_after = 17
             recycle_above_mb = 18
             versions = "all"
+            keys_file = "keys.toml"
+            insecure = true
+            tls_cert = "cert.pem"
+            tls_key = "key.pem"
+            tls_client_ca = "roots.pem"
+            max_connections_per_client = 19
+            max_requests_per_second = 20
+            [[keys]]
+            name = "app"
+            digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
         "#;
         let expected = ConfigFile {
             models: vec![
@@ -259,6 +291,7 @@ mod tests {
             ],
             net: NetOptions {
                 http: Some("[::1]:0".parse().unwrap()),
+                grpc: Some("[::1]:1".parse().unwrap()),
                 workers: Some(15),
                 max_connections: Some(1),
                 max_header_bytes: Some(16384),
@@ -270,6 +303,19 @@ mod tests {
                 drain_ms: Some(0.0),
                 allowed_hosts: Some(vec!["a.org".to_owned(), "b.org:80".to_owned()]),
                 allowed_origins: Some(vec!["https://c.org".to_owned()]),
+                keys: Some(vec![Key {
+                    name: "app".to_owned(),
+                    digest: Digest::new([0x11; 32]),
+                    scopes: vec![Scope::Infer],
+                    models: None,
+                }]),
+                keys_file: Some("keys.toml".into()),
+                insecure: Some(true),
+                tls_cert: Some("cert.pem".into()),
+                tls_key: Some("key.pem".into()),
+                tls_client_ca: Some("roots.pem".into()),
+                max_connections_per_client: Some(19),
+                max_requests_per_second: Some(20),
                 forward_header_pattern: Some("^x-tenant-".to_owned()),
             },
             options: ModelOptions {
@@ -356,10 +402,11 @@ mod tests {
         for (python, expected) in cases {
             fs::write(
                 &path,
-                format!("models = [\"digits\"]\npython = \"{python}\""),
+                format!("models = [\"digits\"]\npython = \"{python}\"\ntls_key = \"key.pem\""),
             )
             .unwrap();
             let file = ConfigFile::read(&path).unwrap();
+            assert_eq!(file.net.tls_key, Some(folder.path().join("key.pem")));
             let digits = folder.path().join("digits").display().to_string();
             assert_eq!(file.models[0].origin(), digits);
             assert_eq!(file.python, Some(expected));

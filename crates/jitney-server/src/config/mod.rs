@@ -13,6 +13,7 @@
 
 mod control;
 mod file;
+mod keys;
 mod load_request;
 mod manifest;
 mod net;
@@ -22,9 +23,10 @@ mod versions;
 
 pub use control::{AtStart, Control};
 pub use file::{ConfigError, ConfigFile};
+pub use keys::{Digest, Key, NoDigest, Scope};
 pub(crate) use load_request::load_request;
 pub use manifest::{Labels, Manifest, Sketch};
-pub use net::{HeaderPattern, NetConfig, NetOptions};
+pub use net::{HeaderPattern, NetConfig, NetOptions, TlsConfig};
 pub use options::{Engine, ModelOptions, ModelSettings, OptionError, RowByRow, Settings};
 pub use source::{ModelSource, SourceError, SourceKind, check_name};
 pub use versions::{VersionLabels, VersionPolicy};

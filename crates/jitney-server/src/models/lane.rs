@@ -361,7 +361,7 @@ impl Lane {
         let terms = Terms {
             deadline: Some(call.deadline),
             priority: call.meta.step(),
-            ..Terms::default()
+            key: call.meta.key,
         };
         let began = Instant::now();
         let rows = self.rows(&call)?;

@@ -38,7 +38,7 @@ impl Sites {
     /// The rules of a server that is bound to `address`.
     pub(crate) fn new(config: &NetConfig, address: SocketAddr) -> Sites {
         let mut hosts = config.allowed_hosts.clone();
-        if address.ip().is_loopback() {
+        if address.ip().to_canonical().is_loopback() {
             hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
         }
         Sites {

@@ -1,7 +1,7 @@
 //! One connection: hyper on a checked socket, until the client, idleness or the drain ends it.
 
 use std::convert::Infallible;
-use std::net::TcpStream;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,8 +19,10 @@ use tokio::time::Instant;
 
 use super::framing::{Fault, HeadLimits};
 use super::screen::{Patience, Screen};
+use super::transport::Transport;
 use super::websocket::Upgrade;
-use super::{Net, exchange};
+use super::{Door, Net, exchange};
+use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -36,7 +38,10 @@ pub(crate) enum Plane {
 /// The other end of a connection, as its requests see it.
 pub(crate) struct Peer {
     pub(crate) net: Arc<Net>,
+    pub(crate) door: Arc<Door>,
     pub(crate) plane: Plane,
+    /// Where it is.
+    pub(crate) from: IpAddr,
     /// What was found wrong in the byte stream.
     pub(crate) fault: Arc<OnceLock<Fault>>,
     active: AtomicUsize,
@@ -46,8 +51,8 @@ pub(crate) struct Peer {
     upgrade: Mutex<Option<Box<Upgrade>>>,
 }
 
-/// The checked socket of a connection, and as hyper holds it.
-pub(crate) type Wire = Screen<tokio::net::TcpStream>;
+/// The checked bytes of a connection, and as hyper holds them.
+pub(crate) type Wire = Screen<Transport>;
 pub(crate) type Socket = TokioIo<Wire>;
 
 /// A request of a connection that has not ended.
@@ -57,10 +62,12 @@ pub(crate) struct Active<'a>(&'a Peer);
 pub(crate) struct Answering(Arc<Peer>);
 
 impl Peer {
-    fn new(net: Arc<Net>, plane: Plane) -> Peer {
+    fn new(net: Arc<Net>, door: Arc<Door>, plane: Plane, from: IpAddr) -> Peer {
         Peer {
             net,
+            door,
             plane,
+            from,
             fault: Arc::default(),
             active: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
@@ -110,32 +117,47 @@ impl Drop for Answering {
     }
 }
 
-/// A socket that was accepted and may be served.
+/// A connection that was accepted and may be served.
 pub(crate) struct Arrived {
-    pub(crate) socket: TcpStream,
+    /// Where it came in.
+    pub(crate) door: Arc<Door>,
+    /// Out of its runtime, so that it can be taken to any.
+    pub(crate) transport: Transport,
+    pub(crate) from: IpAddr,
+    pub(crate) room: Room,
     /// When the head of its first request must be complete.
     pub(crate) first_head_by: Instant,
+}
+
+/// What a connection takes up until it ends.
+pub(crate) struct Room {
+    /// Among the connections of its client.
+    #[expect(dead_code, reason = "it is given back when it is dropped")]
+    pub(crate) place: Place,
+    /// Among those of its plane.
     pub(crate) seat: OwnedSemaphorePermit,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
     let Arrived {
-        socket,
+        door,
+        mut transport,
+        from,
+        room,
         first_head_by,
-        seat,
     } = arrived;
-    let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
+    if transport.arrive().is_err() {
         return;
-    };
-    let peer = Arc::new(Peer::new(Arc::clone(&net), plane));
+    }
+    let peer = Arc::new(Peer::new(Arc::clone(&net), door, plane, from));
     let patience = Patience {
         first_head_by,
         head: net.config.header_timeout,
         write: net.config.idle_timeout,
     };
-    let socket = Screen::new(
-        socket,
+    let wire = Screen::new(
+        transport,
         head_limits(&net.config),
         patience,
         Arc::clone(&peer.fault),
@@ -147,23 +169,23 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
         exchange::on_data_plane(Arc::clone(&peer), request)
     });
     {
-        let socket = Socket::new(socket);
+        let socket = Socket::new(wire);
         let connection = net.http.serve_connection_with_upgrades(socket, service);
         until_over(&peer, pin!(connection)).await;
     }
     match peer.take_upgrade() {
-        None => drop(seat),
+        None => drop(room),
         // The control thread must not read messages.
         Some(upgrade) if plane == Plane::Control => {
             let session = async move {
                 upgrade.drive(&peer).await;
-                drop(seat);
+                drop(room);
             };
             net.spawn(Plane::Data, "websocket", session);
         }
         Some(upgrade) => {
             upgrade.drive(&peer).await;
-            drop(seat);
+            drop(room);
         }
     }
 }

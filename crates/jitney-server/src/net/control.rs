@@ -26,8 +26,8 @@ pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, 
     match view {
         View::Page => Ok(page()),
         View::Status => Ok(status(net, grant)),
-        View::Metrics => Ok(numbers(net)),
-        View::DebugTree => tree(net),
+        View::Metrics => Ok(numbers(net, grant)),
+        View::DebugTree => Ok(tree(net)),
         View::Server => Ok(json(|out| {
             metadata::server(out, NAME, VERSION, &extension::served(net.levels()));
         })),
@@ -158,25 +158,33 @@ fn latency(model: &ModelMetrics) -> status::Latency {
     }
 }
 
-fn numbers(net: &Net) -> Reply {
+fn numbers(net: &Net, grant: &Grant) -> Reply {
     let held = i64::try_from(net.admission.bytes_held()).unwrap_or(i64::MAX);
     net.metrics.server().inflight_bytes.set(held);
     reply::ok(
         HeaderValue::from_static(metrics::CONTENT_TYPE),
-        net.metrics.encode(),
+        visible(net.metrics.encode(), grant),
     )
 }
 
-/// The tree names source files and peers, which is nobody's business on a network.
-fn tree(net: &Net) -> Result<Reply, Failure> {
-    if !net.is_private() {
-        return Err(Failure::new(
-            Code::Forbidden,
-            "the task tree is shown only by a server that listens on a loopback address",
-        ));
+/// Without the samples of models that the caller may not see.
+fn visible(metrics: String, grant: &Grant) -> String {
+    if grant.sees_everything() {
+        return metrics;
     }
+    let model = |line: &str| {
+        let (_, rest) = line.split_once("model=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let lines = metrics.split_inclusive('\n');
+    lines
+        .filter(|line| model(line).is_none_or(|model| grant.sees(&model)))
+        .collect()
+}
+
+fn tree(net: &Net) -> Reply {
     net.catalog.show_workers();
-    Ok(reply::ok(TEXT, net.tree.snapshot().to_string()))
+    reply::ok(TEXT, net.tree.snapshot().to_string())
 }
 
 fn ready(net: &Net) -> Result<Reply, Failure> {

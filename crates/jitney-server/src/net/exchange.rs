@@ -18,7 +18,7 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer, manage, stream, websocket};
+use super::{control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -53,7 +53,10 @@ impl<'a> Approach<'a> {
         } = self;
         let need = route.map_or(Need::Look, Route::need);
         let model = route.and_then(Route::model);
-        let grant = peer.net.access.authorise(head, need, model)?;
+        let grant = peer.net.access.authorise(head, peer.from, need, model)?;
+        if need == Need::Admin {
+            log_order(head, &grant);
+        }
         Ok(Exchange {
             peer,
             started,
@@ -69,6 +72,7 @@ struct Brief {
     version: Version,
     method: Method,
     path: String,
+    grpc: bool,
     request_id: Option<HeaderValue>,
 }
 
@@ -79,6 +83,7 @@ impl Brief {
             version: head.version,
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
+            grpc: rpc::is_grpc(head),
             request_id: request_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()),
         }
     }
@@ -130,9 +135,18 @@ async fn answer(
         return Err(fault_refusal(*fault, peer));
     }
     checks::size(&head, &peer.net.config)?;
-    peer.net.sites.check(&head)?;
+    peer.door.sites.check(&head)?;
     let exchange = approach.authorised(&head, route.ok())?;
-    let route = route.map_err(no_route)?;
+    let grpc = rpc::is_grpc(&head);
+    if !peer.door.serves.includes(grpc) {
+        return Err(rpc::elsewhere(grpc).into());
+    }
+    let route = match route {
+        Ok(Route::Grpc(_)) if !grpc => return Err(rpc::not_grpc().into()),
+        Ok(route @ Route::Grpc(_)) => route,
+        _ if grpc => return Err(rpc::unknown_method().into()),
+        route => route.map_err(no_route)?,
+    };
     if let Route::Stream(Channel::WebSocket, model) = route {
         return websocket::answer(exchange, model, head, &body);
     }
@@ -150,7 +164,8 @@ async fn answer(
             stream::events(exchange, Form::Generate, model, headers, body).await
         }
         Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
-        Route::Stream(Channel::WebSocket, _) | Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
+        Route::Grpc(call) => rpc::answer(exchange, call, headers, body).await,
+        Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.fault.get() {
         // The body broke off because of what was found in it, not because the client left.
@@ -168,7 +183,10 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
             refusal.close
         }
     };
-    let mut reply = answered.unwrap_or_else(|refusal| reply::refusal(&refusal, &peer.net.jitter));
+    let mut reply = answered.unwrap_or_else(|refusal| match brief.grpc {
+        true => rpc::refusal(&refusal.failure),
+        false => reply::refusal(&refusal, &peer.net.jitter),
+    });
     if let Some(id) = &brief.request_id {
         reply.headers_mut().insert(X_REQUEST_ID, id.clone());
     }
@@ -182,6 +200,16 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
     } else {
         reply
     }
+}
+
+/// Who changes the server, or looks into it, is on record.
+fn log_order(head: &request::Parts, grant: &Grant) {
+    tracing::info!(
+        key = grant.name(),
+        method = %head.method,
+        path = %logging::escaped(head.uri.path()),
+        "an order with the rights of an administrator"
+    );
 }
 
 /// The server's own failures are worth a line; the clients' are only of interest to who looks for them, and must cost nothing otherwise:

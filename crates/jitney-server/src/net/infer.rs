@@ -59,15 +59,18 @@ pub(super) struct Said {
     id: Option<String>,
     /// The fields that the server's settings let through.
     fields: Vec<(String, String)>,
+    /// On whose behalf it is.
+    key: Option<u64>,
 }
 
 impl Said {
-    fn of(headers: &HeaderMap, config: &NetConfig) -> Said {
+    fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
         let id = checks::request_id(headers);
         let pattern = config.forward_header_pattern.as_ref();
         Said {
             id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
             fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
+            key,
         }
     }
 
@@ -76,6 +79,7 @@ impl Said {
         Meta {
             id: meta.id.or(self.id),
             parameters: parameters::with_fields(meta.parameters, &self.fields),
+            key: self.key,
             ..meta
         }
     }
@@ -141,7 +145,7 @@ pub(super) async fn receive(
     };
     let asked = checks::timeout(&headers)?;
     let accepted = coding::accepted(&headers);
-    let said = Said::of(&headers, config);
+    let said = Said::of(&headers, config, exchange.grant.number());
     drop(headers);
     let announced = body::announced(&body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
@@ -400,7 +404,7 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
         }
         headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
-        let said = Said::of(&headers, &config);
+        let said = Said::of(&headers, &config, None);
         let told = said.clone().with(Meta::default());
         assert_eq!(told.id.as_deref(), Some("7"));
         assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
@@ -411,7 +415,7 @@ mod tests {
             ..Meta::default()
         };
         assert_eq!(said.with(body.clone()), body);
-        let nothing = Said::of(&headers, &NetConfig::default());
+        let nothing = Said::of(&headers, &NetConfig::default(), None);
         assert_eq!(nothing.with(Meta::default()).parameters, None);
     }
 }

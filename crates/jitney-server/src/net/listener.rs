@@ -6,7 +6,7 @@
 //! the data plane is answered there, and an inference request on the control thread is run on the data plane.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Arrived, Plane};
-use super::{Net, reply, router};
+use super::connection::{self, Arrived, Plane, Room};
+use super::transport::Transport;
+use super::{Door, Net, reply, router};
+use crate::access::Place;
 use crate::admit::Phase;
 use crate::config::NetConfig;
 
@@ -109,27 +112,39 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
 /// Accepts until the drain has finished its requests. The port is closed when this returns.
 ///
 /// While the drain waits for requests, connections are still accepted: they get an answer, which says that the server is shutting down.
-pub(crate) async fn accept(net: Arc<Net>, listener: TcpListener) {
+pub(crate) async fn accept(net: Arc<Net>, door: Arc<Door>, listener: TcpListener) {
     let mut phase = net.admission.watch();
     tokio::select! {
-        () = accept_all(&net, &listener) => (),
+        () = accept_all(&net, &door, &listener) => (),
         _ = phase.wait_for(|phase| *phase >= Phase::Closing) => (),
     }
 }
 
-async fn accept_all(net: &Arc<Net>, listener: &TcpListener) {
+async fn accept_all(net: &Arc<Net>, door: &Arc<Door>, listener: &TcpListener) {
     let mut warned: Option<Instant> = None;
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, from)) => {
                 net.metrics.server().connections_accepted.add(1);
+                let Some(place) = net.crowd.enter(from.ip()) else {
+                    // Closed without a word, which costs less than any.
+                    net.metrics.server().connections_refused.add(1);
+                    continue;
+                };
                 let Some(arrival) = net.seats.arrival().await else {
                     return;
                 };
                 net.spawn(
                     Plane::Control,
                     "arrival",
-                    arrive(Arc::clone(net), socket, arrival),
+                    arrive(
+                        Arc::clone(net),
+                        Arc::clone(door),
+                        socket,
+                        from.ip(),
+                        place,
+                        arrival,
+                    ),
                 );
             }
             Err(error) if concerns_one_connection(&error) => (),
@@ -153,7 +168,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit) {
+async fn arrive(
+    net: Arc<Net>,
+    door: Arc<Door>,
+    socket: TcpStream,
+    from: IpAddr,
+    place: Place,
+    arrival: OwnedSemaphorePermit,
+) {
     let first_head_by = Instant::now() + net.config.header_timeout;
     let mut first = [0; 512];
     let said = tokio::select! {
@@ -164,8 +186,11 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     let Ok(Ok(count @ 1..)) = said else {
         return;
     };
-    let control = router::begins_with_control(&first[..count]);
-    let plane = if control { Plane::Control } else { Plane::Data };
+    let plane = match net.tls {
+        // What it wants is not to be seen yet.
+        Some(_) => Plane::Data,
+        None => plane_of(&first[..count]),
+    };
     let Ok(seat) = Arc::clone(net.seats.of(plane)).try_acquire_owned() else {
         net.metrics.server().connections_refused.add(1);
         // Boxed, since its buffer would be part of every arrival.
@@ -173,24 +198,74 @@ async fn arrive(net: Arc<Net>, socket: TcpStream, arrival: OwnedSemaphorePermit)
     };
     // Small answers must not wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
-    let Ok(socket) = socket.into_std() else {
-        return;
-    };
-    let arrived = Arrived {
-        socket,
+    let mut arrived = Arrived {
+        door,
+        transport: Transport::plain(socket),
+        from,
+        room: Room { place, seat },
         first_head_by,
-        seat,
     };
+    if arrived.transport.leave().is_err() {
+        return;
+    }
+    match &net.tls {
+        None => hand_over(&net, plane, arrived),
+        Some(tls) => {
+            let agree = agree(Arc::clone(&net), tls.acceptor(), arrived);
+            net.spawn(plane, "handshake", agree);
+        }
+    }
+    drop(arrival);
+}
+
+fn plane_of(first: &[u8]) -> Plane {
+    if router::begins_with_control(first) {
+        Plane::Control
+    } else {
+        Plane::Data
+    }
+}
+
+fn hand_over(net: &Arc<Net>, plane: Plane, arrived: Arrived) {
     net.spawn(
         plane,
         "connection",
-        connection::drive(Arc::clone(&net), plane, arrived),
+        connection::drive(Arc::clone(net), plane, arrived),
     );
-    drop(arrival);
+}
+
+/// Agrees with a client on TLS, and then sees what it wants. On the data plane, since agreeing takes a thread a good part of a millisecond:
+/// many at once would keep the control thread from what it is there for.
+async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, mut arrived: Arrived) {
+    let agreed = timeout_at(arrived.first_head_by, in_tls(&acceptor, arrived.transport));
+    // Whoever cannot agree was told so by TLS, as far as it has a word for it.
+    let Ok(Ok((transport, mut plane))) = agreed.await else {
+        return;
+    };
+    arrived.transport = transport;
+    if plane == Plane::Control {
+        match Arc::clone(net.seats.of(plane)).try_acquire_owned() {
+            Ok(seat) => arrived.room.seat = seat,
+            // It keeps the seat that it has.
+            Err(_) => plane = Plane::Data,
+        }
+    }
+    hand_over(&net, plane, arrived);
+}
+
+async fn in_tls(acceptor: &TlsAcceptor, plain: Transport) -> io::Result<(Transport, Plane)> {
+    let mut transport = plain.into_tls(acceptor).await?;
+    let plane = plane_of(transport.first_bytes().await?);
+    transport.leave()?;
+    Ok((transport, plane))
 }
 
 /// Says why, and gives the client a moment to read it: a socket that is closed with unread bytes destroys what was written to it.
 async fn turn_away(net: &Net, mut socket: TcpStream) {
+    // With TLS there is no way to say anything yet.
+    if net.tls.is_some() {
+        return;
+    }
     let farewell = async {
         socket.write_all(&reply::turned_away(&net.jitter)).await?;
         socket.shutdown().await?;

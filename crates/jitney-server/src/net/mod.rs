@@ -2,7 +2,7 @@
 //!
 //! In the order of a request: [`listener`] accepts a connection and chooses its thread, [`screen`] and [`framing`] check what comes in,
 //! [`connection`] drives hyper, [`exchange`] takes one request to one answer, [`router`] names its route, [`checks`] look at its head,
-//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`control`] and [`manage`] answer it, [`reply`] writes the answer.
+//! [`body`] reads it, and [`coding`] inflates it, [`infer`], [`rpc`], [`control`] and [`manage`] answer it, [`reply`] writes the answer.
 
 mod body;
 mod checks;
@@ -18,9 +18,11 @@ mod payload;
 mod record;
 mod reply;
 mod router;
+mod rpc;
 mod screen;
 mod sse;
 mod stream;
+mod transport;
 mod websocket;
 
 use std::convert::Infallible;
@@ -33,13 +35,14 @@ use jitney::Group;
 use jitney::tree::Tree;
 use tokio::runtime::Handle;
 
-pub(crate) use self::checks::Sites;
+use self::checks::Sites;
 pub(crate) use self::connection::{Executor, Plane, http};
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
-use crate::access::Access;
+use crate::access::{Access, Crowd, Tls};
 use crate::admit::Admission;
 use crate::config::NetConfig;
+use crate::grpc;
 use crate::models::Catalog;
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
@@ -50,12 +53,14 @@ pub(crate) struct Net {
     /// Since when the server runs.
     pub(crate) started: Instant,
     /// Where it listens.
-    pub(crate) address: SocketAddr,
-    pub(crate) sites: Sites,
+    pub(crate) doors: Vec<Arc<Door>>,
     pub(crate) access: Access,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
     pub(crate) admission: Arc<Admission>,
     pub(crate) catalog: Catalog,
+    pub(crate) grpc: grpc::Service,
     pub(crate) metrics: Arc<Metrics>,
     /// The switches of the process's log, where the server may set them.
     pub(crate) levels: Option<Arc<dyn Levels>>,
@@ -67,10 +72,49 @@ pub(crate) struct Net {
     pub(crate) data_plane: Handle,
 }
 
+/// An address at which the server listens.
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    pub(crate) sites: Sites,
+    pub(crate) serves: Serves,
+}
+
+/// What is served behind a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// All but gRPC.
+    Http,
+    Grpc,
+    Both,
+}
+
+impl Serves {
+    /// Whether calls of gRPC are served, or requests of other kinds.
+    pub(crate) const fn includes(self, grpc: bool) -> bool {
+        match self {
+            Serves::Http => !grpc,
+            Serves::Grpc => grpc,
+            Serves::Both => true,
+        }
+    }
+}
+
+impl Door {
+    pub(crate) fn new(config: &NetConfig, address: SocketAddr, serves: Serves) -> Door {
+        Door {
+            sites: Sites::new(config, address),
+            address,
+            serves,
+        }
+    }
+}
+
 impl Net {
     /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
     pub(crate) fn is_private(&self) -> bool {
-        self.address.ip().is_loopback()
+        self.doors
+            .iter()
+            .all(|door| door.address.ip().to_canonical().is_loopback())
     }
 
     pub(crate) fn levels(&self) -> Option<&dyn Levels> {

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 
+use crate::grpc;
+
 /// Why a body ended early. Its client sees that it did.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
@@ -21,7 +23,7 @@ pub(crate) enum Body {
     /// Pieces that come as they are made. Dropping the body cancels what makes them.
     Stream(BoxStream<'static, Bytes>),
     /// An answer of gRPC, which ends with its status.
-    Grpc(tonic::body::Body),
+    Grpc(grpc::Body),
 }
 
 impl Body {
@@ -30,8 +32,7 @@ impl Body {
         match self {
             Body::Whole(bytes) => Some(bytes.len() as u64),
             Body::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
-            Body::Stream(_) => None,
-            Body::Grpc(body) => http_body::Body::size_hint(body).exact(),
+            Body::Stream(_) | Body::Grpc(_) => None,
         }
     }
 }
@@ -75,7 +76,7 @@ impl http_body::Body for Body {
             Body::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(data)),
             Body::Grpc(body) => Pin::new(body)
                 .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(Broken::from))),
+                .map_err(|never| match never {}),
         }
     }
 
@@ -89,12 +90,8 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Body::Grpc(body) => http_body::Body::size_hint(body),
-            known => known
-                .length()
-                .map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
+        self.length()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

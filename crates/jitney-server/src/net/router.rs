@@ -287,6 +287,7 @@ impl<'a> Route<'a> {
     pub(crate) fn need(self) -> Need {
         match self {
             Route::Control(View::Live | View::Ready) => Need::Nothing,
+            Route::Control(View::DebugTree) => Need::Admin,
             Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
             Route::Infer(..) | Route::Stream(..) => Need::Infer,
             Route::Manage(_) => Need::Admin,

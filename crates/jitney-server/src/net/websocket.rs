@@ -35,6 +35,7 @@ use super::payload::Body;
 use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::router::ModelRef;
+use crate::access::Grant;
 use crate::admit::{self, Admitted, Phase};
 use crate::call::Call;
 use crate::failure::{Code, Failure};
@@ -59,6 +60,7 @@ pub(crate) struct Upgrade {
     connection: OnUpgrade,
     name: String,
     version: Option<String>,
+    grant: Grant,
     admitted: Admitted,
 }
 
@@ -69,7 +71,12 @@ pub(crate) fn answer(
     mut head: request::Parts,
     body: &Incoming,
 ) -> Result<Reply, Refusal> {
-    let Exchange { peer, record, .. } = exchange;
+    let Exchange {
+        peer,
+        grant,
+        record,
+        ..
+    } = exchange;
     let net = &peer.net;
     let lane = net.catalog.model(model.name, model.version);
     if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
@@ -86,6 +93,7 @@ pub(crate) fn answer(
         connection,
         name: model.name.to_owned(),
         version: model.version.map(str::to_owned),
+        grant,
         admitted,
     });
     let mut reply = Response::new(Body::default());
@@ -145,6 +153,7 @@ impl Upgrade {
             connection,
             name,
             version,
+            grant,
             admitted,
         } = *self;
         // Whoever left before it was answered has no connection any more.
@@ -153,7 +162,8 @@ impl Upgrade {
         };
         let mut socket = parts.io.into_inner();
         socket.upgrade();
-        let mut session = Session::new(&peer.net, (name, version), admitted, &parts.read_buf);
+        let mut session =
+            Session::new(&peer.net, (name, version), grant, admitted, &parts.read_buf);
         let ended = match peer.fault.get() {
             None => guarded(session.run(&mut socket)).await,
             Some(_) => End::Close(
@@ -198,6 +208,7 @@ impl From<io::Error> for End {
 struct Session<'n> {
     net: &'n Net,
     model: (String, Option<String>),
+    grant: Grant,
     /// The connection itself is in flight, and so are the bytes of the message that is on its way.
     admitted: Admitted,
     decoder: Decoder,
@@ -230,6 +241,7 @@ impl<'n> Session<'n> {
     fn new(
         net: &'n Net,
         model: (String, Option<String>),
+        grant: Grant,
         admitted: Admitted,
         early: &[u8],
     ) -> Session<'n> {
@@ -239,6 +251,7 @@ impl<'n> Session<'n> {
         Session {
             net,
             model,
+            grant,
             admitted,
             decoder: Decoder::new(config.max_body_bytes),
             input: BytesMut::from(early),
@@ -367,7 +380,8 @@ impl<'n> Session<'n> {
         }
     }
 
-    fn request(&mut self, lane: Arc<Lane>, request: Request, record: Record, bytes: usize) {
+    fn request(&mut self, lane: Arc<Lane>, mut request: Request, record: Record, bytes: usize) {
+        request.meta.key = self.grant.number();
         if self.knows(&request.id) {
             let taken = "id: expected one that no other request on its way has";
             return self.refuse(None, &Failure::invalid(taken), record);
@@ -379,6 +393,7 @@ impl<'n> Session<'n> {
     }
 
     fn enter(&self, bytes: usize) -> Result<Admitted, Failure> {
+        self.net.access.again(&self.grant)?;
         let mut admitted = self.net.admission.enter(bytes)?;
         admitted.take(bytes)?;
         Ok(admitted)

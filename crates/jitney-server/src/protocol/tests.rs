@@ -693,6 +693,7 @@ fn the_golden_request_and_its_answer() {
         timeout: Some(Duration::from_millis(250)),
         priority: 1,
         parameters: Some(GOLDEN_PARAMETERS.to_owned()),
+        key: None,
     };
     assert_eq!(request.meta, meta);
     let [words, numbers] = json_outputs([1, 0]);

@@ -12,7 +12,10 @@ use crate::support::{Fixture, start};
 type Sender = SendRequest<Full<Bytes>>;
 
 /// Runs `client` with a connection; its answer, and whether the connection then ended without an error.
-async fn with_connection<T>(server: &Fixture, client: impl AsyncFnOnce(Sender) -> T) -> (T, bool) {
+pub(crate) async fn with_connection<T>(
+    server: &Fixture,
+    client: impl AsyncFnOnce(Sender) -> T,
+) -> (T, bool) {
     let socket = TcpStream::connect(server.address()).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
         .await

@@ -6,10 +6,12 @@
     reason = "the helpers of tests fail tests"
 )]
 
+mod access;
 mod binary;
 mod drain;
 mod extensions;
 mod golden;
+mod grpc;
 mod http2;
 mod load;
 mod planes;

@@ -26,6 +26,7 @@ fn digits(file: &str) -> PathBuf {
 
 fn serve(repository: &Path, control: Control) -> Running {
     let running = Server::start(Config {
+        levels: None,
         net: NetConfig {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             ..NetConfig::default()

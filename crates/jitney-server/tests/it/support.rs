@@ -200,7 +200,7 @@ impl Client {
         self.answer_to("")
     }
 
-    fn answer_to(&mut self, method: &str) -> Option<Answer> {
+    pub(crate) fn answer_to(&mut self, method: &str) -> Option<Answer> {
         let end = loop {
             match find(&self.read, b"\r\n\r\n") {
                 Some(end) => break end + 4,

@@ -1,0 +1,145 @@
+//! What a request may hold, counted before memory is taken for it.
+//!
+//! A field of two bytes can stand for an empty tensor, which takes hundreds of bytes in memory. So a request is looked through once: the
+//! things that are larger in memory than on the wire are counted, and nothing else is looked at. What is not well-formed is left to be
+//! found by the decoder.
+
+use crate::failure::{Code, Failure};
+use crate::protocol::{MAX_DIMENSIONS, MAX_KEYS, MAX_STRINGS};
+
+/// Most tensors of one request, of each kind.
+const MAX_TENSORS: usize = 1024;
+
+/// Checks the bytes of a `ModelInferRequest`.
+///
+/// # Errors
+/// `too_large`, with what there is too much of.
+pub(super) fn check(request: &[u8]) -> Result<(), Failure> {
+    let mut count = Count::default();
+    for (tag, value) in Fields(request) {
+        match (tag, value) {
+            (4, _) => Count::one(&mut count.parameters, MAX_KEYS, "parameters")?,
+            (5, value) => {
+                Count::one(&mut count.inputs, MAX_TENSORS, "inputs")?;
+                count.input(value.unwrap_or_default())?;
+            }
+            (6, value) => {
+                Count::one(&mut count.outputs, MAX_TENSORS, "outputs")?;
+                parameters(value.unwrap_or_default(), 2)?;
+            }
+            (7, _) => Count::one(&mut count.raw, MAX_TENSORS, "raw contents")?,
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Count {
+    parameters: usize,
+    inputs: usize,
+    outputs: usize,
+    raw: usize,
+    /// Of all inputs.
+    strings: usize,
+}
+
+impl Count {
+    fn one(count: &mut usize, most: usize, what: &str) -> Result<(), Failure> {
+        *count += 1;
+        if *count > most {
+            return Err(too_many(what, most));
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, input: &[u8]) -> Result<(), Failure> {
+        parameters(input, 4)?;
+        let mut dimensions = 0;
+        for (tag, value) in Fields(input) {
+            match (tag, value) {
+                // In one field all of them, one or more bytes each; or one for each field.
+                (3, Some(packed)) => {
+                    dimensions += packed.iter().filter(|byte| **byte < 0x80).count();
+                }
+                (3, None) => dimensions += 1,
+                (5, Some(contents)) => self.contents(contents)?,
+                _ => (),
+            }
+            if dimensions > MAX_DIMENSIONS {
+                return Err(too_many("dimensions of a shape", MAX_DIMENSIONS));
+            }
+        }
+        Ok(())
+    }
+
+    fn contents(&mut self, contents: &[u8]) -> Result<(), Failure> {
+        for (tag, _) in Fields(contents) {
+            if tag == 8 {
+                Count::one(&mut self.strings, MAX_STRINGS, "elements of BYTES tensors")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts the parameters of a tensor, which are the fields of that number.
+fn parameters(tensor: &[u8], number: u32) -> Result<(), Failure> {
+    let count = Fields(tensor).filter(|(tag, _)| *tag == number).count();
+    if count > MAX_KEYS {
+        return Err(too_many("parameters of a tensor", MAX_KEYS));
+    }
+    Ok(())
+}
+
+fn too_many(what: &str, most: usize) -> Failure {
+    Failure::new(
+        Code::TooLarge,
+        format!("the request has more than {most} {what}"),
+    )
+}
+
+/// The fields of a message in their order, with the bytes of those that have a length. Ends where the message is not well-formed.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (u32, Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<(u32, Option<&'a [u8]>)> {
+        let key = self.varint()?;
+        let tag = u32::try_from(key >> 3).ok()?;
+        let value = match key & 7 {
+            0 => self.varint().map(|_| None)?,
+            1 => self.skip(8).map(|_| None)?,
+            2 => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                Some(self.skip(length)?)
+            }
+            // What stands in a group is counted as if it stood outside: too much there is no better than here.
+            3 | 4 => None,
+            5 => self.skip(4).map(|_| None)?,
+            _ => return None,
+        };
+        Some((tag, value))
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn skip(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (skipped, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(skipped)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for (at, byte) in self.0.iter().take(10).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[at + 1..];
+                return Some(value);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,388 @@
+//! The methods: which there are, and those that answer once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jitney_engine::TensorSpec;
+use prost::Message;
+
+use super::extensions::{self, Extension};
+use super::generated::model_metadata_response::TensorMetadata;
+use super::generated::{
+    ModelInferRequest, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
+    ModelReadyResponse, ServerLiveResponse, ServerMetadataResponse, ServerReadyResponse,
+};
+use super::head::Head;
+use super::infer::{self, Model};
+use super::reflection::Registry;
+use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
+use super::{guard, health, reflection, stream};
+use crate::access::Grant;
+use crate::admit::{self, Admission};
+use crate::call::Call;
+use crate::failure::{Code, Failure};
+use crate::models::{Catalog, Lane};
+use crate::observe::metrics::{Metrics, ModelMetrics};
+use crate::protocol::parameters;
+
+pub(super) const NAME: &str = "jitney";
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Most bytes of a message to a method that takes no tensors.
+const SMALL: usize = 1 << 20;
+/// The field of the raw tensors in a `ModelInferResponse`.
+pub(super) const RAW: u32 = 6;
+
+/// What the methods stand on. Cloning it gives another handle.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(super) catalog: Catalog,
+    pub(super) admission: Arc<Admission>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) registry: Arc<Registry>,
+    /// Most bytes of a message with tensors.
+    limit: usize,
+    /// How long a message of a stream may pause within itself.
+    patience: Duration,
+}
+
+/// Who calls, when, and with what metadata.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) head: Head,
+    /// What the caller may do.
+    pub(crate) grant: Grant,
+    pub(crate) started: Instant,
+    /// The caller's name for the call, as its metadata says.
+    pub(crate) id: Option<String>,
+    /// The fields of its metadata that the server's settings let through to models.
+    pub(crate) fields: Vec<(String, String)>,
+}
+
+/// A method of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Unary(Unary),
+    Stream(Channel),
+}
+
+/// A method that takes one message and answers with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unary {
+    ServerLive,
+    ServerReady,
+    ModelReady,
+    ServerMetadata,
+    ModelMetadata,
+    ModelInfer,
+    Extension(Extension),
+    HealthCheck,
+}
+
+/// A method that answers with many messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    ModelStreamInfer,
+    HealthWatch,
+    Reflection,
+}
+
+/// The answer of a method that answers once.
+pub(crate) struct Answered {
+    pub(crate) body: Body,
+    /// When a model's inputs were there, and when its outputs were; `None` where none ran.
+    pub(crate) ran: Option<(Instant, Instant)>,
+}
+
+impl Method {
+    /// The method of that name.
+    ///
+    /// # Errors
+    /// `method_not_allowed`, which is `UNIMPLEMENTED`.
+    pub(crate) fn find(service: &str, method: &str) -> Result<Method, Failure> {
+        let found = match service {
+            "inference.GRPCInferenceService" => Method::inference(method),
+            "grpc.health.v1.Health" => match method {
+                "Check" => Some(Method::Unary(Unary::HealthCheck)),
+                "Watch" => Some(Method::Stream(Channel::HealthWatch)),
+                _ => None,
+            },
+            "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => {
+                (method == "ServerReflectionInfo").then_some(Method::Stream(Channel::Reflection))
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| {
+            let message =
+                "this method is not served; see the services by reflection, or spec/proto";
+            Failure::new(Code::MethodNotAllowed, message)
+        })
+    }
+
+    fn inference(method: &str) -> Option<Method> {
+        let unary = match method {
+            "ModelInfer" => Unary::ModelInfer,
+            "ServerLive" => Unary::ServerLive,
+            "ServerReady" => Unary::ServerReady,
+            "ModelReady" => Unary::ModelReady,
+            "ServerMetadata" => Unary::ServerMetadata,
+            "ModelMetadata" => Unary::ModelMetadata,
+            "ModelStreamInfer" => return Some(Method::Stream(Channel::ModelStreamInfer)),
+            other => Unary::Extension(Extension::find(other)?),
+        };
+        Some(Method::Unary(unary))
+    }
+}
+
+impl Unary {
+    /// Whether it runs a model, so that it is not let in while the server drains.
+    pub(crate) fn is_inference(self) -> bool {
+        self == Unary::ModelInfer
+    }
+}
+
+impl Service {
+    pub(crate) fn new(
+        catalog: Catalog,
+        admission: Arc<Admission>,
+        metrics: Arc<Metrics>,
+        limit: usize,
+        patience: Duration,
+    ) -> Service {
+        Service {
+            catalog,
+            admission,
+            metrics,
+            registry: Arc::new(Registry::new()),
+            limit,
+            patience,
+        }
+    }
+
+    /// What takes the messages to a method out of its bytes.
+    pub(crate) fn messages(&self, method: Method, head: &Head) -> Messages {
+        Messages::new(head, self.limit_of(method))
+    }
+
+    /// Most bytes of a message to a method.
+    pub(crate) fn limit_of(&self, method: Method) -> usize {
+        match method {
+            Method::Unary(Unary::ModelInfer) | Method::Stream(Channel::ModelStreamInfer) => {
+                self.limit
+            }
+            Method::Unary(_) | Method::Stream(_) => self.limit.min(SMALL),
+        }
+    }
+
+    /// Answers a message. Sets `reached` as soon as it is known which model it is for.
+    ///
+    /// Cancel safety: dropping it cancels the call.
+    pub(crate) async fn answer(
+        &self,
+        method: Unary,
+        caller: &Caller,
+        message: Bytes,
+        reached: &mut Option<Arc<ModelMetrics>>,
+    ) -> Result<Answered, Failure> {
+        let pieces = match method {
+            Unary::ModelInfer => return self.infer(caller, message, reached).await,
+            Unary::ServerLive => wire::message(&ServerLiveResponse { live: true }, &caller.head),
+            Unary::ServerReady => {
+                let ready = self.is_ready();
+                wire::message(&ServerReadyResponse { ready }, &caller.head)
+            }
+            Unary::ModelReady => self.model_ready(caller, message),
+            Unary::ServerMetadata => wire::message(&server_metadata(), &caller.head),
+            Unary::ModelMetadata => self.model_metadata(caller, message),
+            Unary::Extension(extension) => {
+                extensions::answer(self, caller, extension, message).await
+            }
+            Unary::HealthCheck => health::check(self, caller, message),
+        };
+        Ok(Answered {
+            body: Body::whole(pieces?),
+            ran: None,
+        })
+    }
+
+    /// Answers the messages of a stream as they come.
+    ///
+    /// Dropping the answer cancels what goes on for it.
+    pub(crate) fn open<B>(
+        &self,
+        channel: Channel,
+        caller: Caller,
+        body: B,
+        messages: Messages,
+    ) -> Body
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let admission = Arc::clone(&self.admission);
+        let requests = Requests::new(body, messages, admission, self.patience).into_stream();
+        Body::stream(match channel {
+            Channel::ModelStreamInfer => stream::open(self.clone(), caller, requests),
+            Channel::HealthWatch => health::watch(self.clone(), caller, requests),
+            Channel::Reflection => reflection::open(self, caller.head, requests),
+        })
+    }
+
+    /// Whether the server takes requests.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.admission.draining() && self.catalog.is_ready()
+    }
+
+    /// The lane of a model that the caller may see.
+    pub(super) fn lane(
+        &self,
+        caller: &Caller,
+        name: &str,
+        version: &str,
+    ) -> Result<Arc<Lane>, Failure> {
+        caller.grant.check(Some(name))?;
+        self.catalog.model(name, named(version))
+    }
+
+    /// The lane that a request names, and where it is recorded.
+    pub(super) fn called(
+        &self,
+        caller: &Caller,
+        request: &ModelInferRequest,
+        reached: &mut Option<Arc<ModelMetrics>>,
+    ) -> Result<Arc<Lane>, Failure> {
+        let (name, version) = (&request.model_name, &request.model_version);
+        let lane = self.lane(caller, name, version);
+        *reached = match &lane {
+            Ok(lane) => Some(Arc::clone(lane.metrics())),
+            // A model that is configured has its own metrics, whether it can be called or not.
+            Err(_) if caller.grant.sees(name) => self.catalog.metrics(name, named(version)),
+            Err(_) => None,
+        };
+        lane
+    }
+
+    async fn infer(
+        &self,
+        caller: &Caller,
+        message: Bytes,
+        reached: &mut Option<Arc<ModelMetrics>>,
+    ) -> Result<Answered, Failure> {
+        let request = infer_request(message)?;
+        let lane = self.called(caller, &request, reached)?;
+        let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec(), false)?;
+        let id = meta.id.clone();
+        let call = call(caller, &lane, meta, inputs, caller.started);
+        let decoded = Instant::now();
+        let mut outputs = lane.infer(call).await?.outputs;
+        let ran = Instant::now();
+        let (response, raw) =
+            infer::encode(model(&lane), id.as_deref(), &form, &mut outputs, None)?;
+        let parts = Parts {
+            wrapper: None,
+            message: &response,
+            raw: (RAW, &raw),
+        };
+        Ok(Answered {
+            body: Body::whole(parts.write(&caller.head)?),
+            ran: Some((decoded, ran)),
+        })
+    }
+
+    fn model_ready(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
+        let ModelReadyRequest { name, version } = decode(message)?;
+        // Whether there is such a model is no part of the question: clients wait for one that may be on its way.
+        let ready = !self.admission.draining() && self.lane(caller, &name, &version).is_ok();
+        wire::message(&ModelReadyResponse { ready }, &caller.head)
+    }
+
+    fn model_metadata(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
+        let ModelMetadataRequest { name, version } = decode(message)?;
+        let lane = self.lane(caller, &name, &version)?;
+        let metadata = ModelMetadataResponse {
+            name: lane.name().to_owned(),
+            versions: self.catalog.versions(&name),
+            platform: lane.platform().to_owned(),
+            inputs: lane.spec().inputs.iter().map(tensor_metadata).collect(),
+            outputs: lane.spec().outputs.iter().map(tensor_metadata).collect(),
+            properties: std::collections::HashMap::new(),
+        };
+        wire::message(&metadata, &caller.head)
+    }
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// `invalid_input` where it is none of that kind.
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure> {
+    M::decode(message).map_err(|error| {
+        Failure::invalid(format!("the message is not what the method takes: {error}"))
+    })
+}
+
+/// Reads a request with tensors, of which a small message could claim to have many.
+pub(super) fn infer_request(message: Bytes) -> Result<ModelInferRequest, Failure> {
+    guard::check(&message)?;
+    decode(message)
+}
+
+/// The call to a model. The smallest of the limits in the metadata, in the request and of the model counts.
+pub(super) fn call(
+    caller: &Caller,
+    lane: &Lane,
+    mut meta: crate::call::Meta,
+    inputs: Vec<jitney_engine::Tensor>,
+    started: Instant,
+) -> Call {
+    let of_call = caller
+        .head
+        .timeout
+        .and_then(|timeout| caller.started.checked_add(timeout));
+    let of_request = meta
+        .timeout
+        .and_then(|timeout| started.checked_add(timeout));
+    let asked = of_call.into_iter().chain(of_request).min();
+    let limit = admit::deadline(started, lane.deadline(), None);
+    meta.id = meta.id.or_else(|| caller.id.clone());
+    meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
+    Call {
+        inputs,
+        deadline: asked.map_or(limit, |asked| asked.min(limit)),
+        whole: asked.is_some(),
+        meta,
+    }
+}
+
+/// What answers say of their model.
+pub(super) fn model(lane: &Lane) -> Model<'_> {
+    Model {
+        name: lane.name(),
+        version: lane.version(),
+        spec: lane.spec(),
+        labels: lane.labels(),
+    }
+}
+
+/// A version as messages name it; empty where they name none.
+pub(super) fn named(version: &str) -> Option<&str> {
+    (!version.is_empty()).then_some(version)
+}
+
+fn server_metadata() -> ServerMetadataResponse {
+    ServerMetadataResponse {
+        name: NAME.to_owned(),
+        version: VERSION.to_owned(),
+        extensions: extensions::ADVERTISED
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect(),
+    }
+}
+
+fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata {
+        name: spec.name.clone(),
+        datatype: spec.datatype.name().to_owned(),
+        shape: spec.protocol_shape(),
+    }
+}

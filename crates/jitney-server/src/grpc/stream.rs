@@ -1,0 +1,352 @@
+//! Many requests on one call, each with one answer or many, in whatever order they come.
+//!
+//! There is no task: what goes on is driven by the connection as it writes the answers. So a reader who is slow slows his own stream only,
+//! and one who leaves cancels everything on it. No more than [`AT_ONCE`] requests of a stream go on at a time; more are not read.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, SelectAll};
+use jitney_engine::Tensor;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::generated::infer_parameter::ParameterChoice;
+use super::generated::{ModelInferResponse, ModelStreamInferResponse};
+use super::infer::{self, Asked, FINAL, Form, parameter};
+use super::service::{Caller, RAW, Service, call, infer_request, model};
+use super::wire::{self, Parts, Pieces};
+use crate::admit::{Admitted, Phase};
+use crate::failure::{Code, Failure};
+use crate::models::{Answers, Lane};
+use crate::observe::metrics::{ModelMetrics, Route, Times};
+
+/// Most requests of one stream that go on at a time.
+const AT_ONCE: usize = 64;
+/// The field of the answer in a `ModelStreamInferResponse`.
+const INFER_RESPONSE: u32 = 2;
+
+type Requests = BoxStream<'static, Result<(Bytes, Admitted), Failure>>;
+type Written = BoxStream<'static, Result<Pieces, Failure>>;
+
+/// Answers the requests of a stream. The status at its end is the first failure of the stream itself; that of a request is an answer like any
+/// other, unless the caller has asked for it to end the stream.
+pub(super) fn open(service: Service, caller: Caller, requests: Requests) -> Written {
+    let deadline = caller
+        .head
+        .timeout
+        .and_then(|timeout| caller.started.checked_add(timeout));
+    let conversation = Conversation {
+        phase: service.admission.watch(),
+        service,
+        caller: Arc::new(caller),
+        requests: Some(requests),
+        going: SelectAll::new(),
+        deadline,
+        end: None,
+    };
+    let step = |conversation: Option<Conversation>| async move { conversation?.step().await };
+    stream::unfold(Some(conversation), step).boxed()
+}
+
+/// One stream.
+struct Conversation {
+    service: Service,
+    caller: Arc<Caller>,
+    /// `None` when no more are read.
+    requests: Option<Requests>,
+    going: SelectAll<Written>,
+    phase: watch::Receiver<Phase>,
+    /// When the whole of it must have ended, where the caller said so.
+    deadline: Option<Instant>,
+    /// How it ends when nothing goes on any more, other than well.
+    end: Option<Failure>,
+}
+
+/// What happens to a stream.
+enum Event {
+    Answer(Result<Pieces, Failure>),
+    Request(Option<Result<(Bytes, Admitted), Failure>>),
+    Drain,
+    Deadline,
+}
+
+impl Conversation {
+    /// To the next answer.
+    async fn step(mut self) -> Option<(Result<Pieces, Failure>, Option<Conversation>)> {
+        loop {
+            if self.requests.is_none() && self.going.is_empty() {
+                return self.end.take().map(|failure| (Err(failure), None));
+            }
+            match self.event().await {
+                Event::Answer(Ok(pieces)) => return Some((Ok(pieces), Some(self))),
+                Event::Answer(Err(failure)) => return Some((Err(failure), None)),
+                Event::Request(Some(Ok((message, room)))) => self.begin(message, room),
+                Event::Request(Some(Err(failure))) => self.stop(Some(failure)),
+                Event::Request(None) => self.stop(None),
+                Event::Drain => self.stop(Some(draining())),
+                Event::Deadline => return Some((Err(late()), None)),
+            }
+        }
+    }
+
+    /// Reads no more requests; those that go on are answered.
+    fn stop(&mut self, end: Option<Failure>) {
+        self.requests = None;
+        self.end = end;
+    }
+
+    async fn event(&mut self) -> Event {
+        let reading = self.requests.is_some();
+        let room = self.going.len() < AT_ONCE;
+        let answering = !self.going.is_empty();
+        let requests = &mut self.requests;
+        let request = async {
+            match requests {
+                Some(requests) => requests.next().await,
+                None => None,
+            }
+        };
+        let deadline = self.deadline;
+        let late = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(answer) = self.going.next(), if answering => Event::Answer(answer),
+            request = request, if reading && room => Event::Request(request),
+            _ = self.phase.wait_for(|phase| *phase >= Phase::Draining), if reading => Event::Drain,
+            () = late => Event::Deadline,
+            else => Event::Request(None),
+        }
+    }
+
+    fn begin(&mut self, message: Bytes, room: Admitted) {
+        let started = Instant::now();
+        let nowhere = Arc::clone(self.service.metrics.without_model());
+        let turn = Turn {
+            service: self.service.clone(),
+            caller: Arc::clone(&self.caller),
+            started,
+            id: String::new(),
+            model: String::new(),
+            record: Record::begin(nowhere, started),
+            _room: room,
+        };
+        self.going.push(turn.answers(message));
+    }
+}
+
+fn draining() -> Failure {
+    Failure::new(
+        Code::Draining,
+        "the server is shutting down; open the stream to another one",
+    )
+}
+
+fn late() -> Failure {
+    Failure::new(
+        Code::DeadlineExceeded,
+        "the deadline of the stream passed before it ended",
+    )
+}
+
+/// One request of a stream.
+struct Turn {
+    service: Service,
+    caller: Arc<Caller>,
+    started: Instant,
+    /// What the request calls itself and its model, as far as it could be read.
+    id: String,
+    model: String,
+    record: Record,
+    /// Given back when the request has ended.
+    _room: Admitted,
+}
+
+/// A request whose model answers.
+struct Going {
+    lane: Arc<Lane>,
+    form: Form,
+    answers: Answers,
+}
+
+/// How far a request has come.
+enum State {
+    /// => Going, Ended
+    Begun(Turn, Bytes),
+    /// => Ended
+    Going(Turn, Going),
+    /// Final.
+    Ended,
+}
+
+impl State {
+    /// To the next answer.
+    async fn step(self) -> Option<(Result<Pieces, Failure>, State)> {
+        let (mut turn, mut going) = match self {
+            State::Begun(mut turn, message) => match turn.begin(message).await {
+                Ok(going) => (turn, going),
+                Err(failure) => return Some((turn.failed(failure), State::Ended)),
+            },
+            State::Going(turn, going) => (turn, going),
+            State::Ended => return None,
+        };
+        let streams = going.lane.streams();
+        let answer = match going.answers.next().await {
+            Some(Ok(outputs)) => turn.answer(&going, outputs, !streams),
+            Some(Err(failure)) => Err(failure),
+            None => {
+                turn.record.finish(Ok(()));
+                let last = going.form.empty_final.then(|| turn.empty_final(&going));
+                return last.map(|last| (last, State::Ended));
+            }
+        };
+        match answer {
+            Ok(pieces) if streams => Some((Ok(pieces), State::Going(turn, going))),
+            Ok(pieces) => {
+                turn.record.finish(Ok(()));
+                Some((Ok(pieces), State::Ended))
+            }
+            Err(failure) => Some((turn.failed(failure), State::Ended)),
+        }
+    }
+}
+
+impl Turn {
+    fn answers(self, message: Bytes) -> Written {
+        stream::unfold(State::Begun(self, message), State::step).boxed()
+    }
+
+    /// Brings the request to its model.
+    async fn begin(&mut self, message: Bytes) -> Result<Going, Failure> {
+        let request = infer_request(message)?;
+        self.id.clone_from(&request.id);
+        self.model.clone_from(&request.model_name);
+        let mut reached = None;
+        let lane = self.service.called(&self.caller, &request, &mut reached);
+        if let Some(metrics) = reached {
+            self.record.metrics = metrics;
+        }
+        let lane = lane?;
+        let Asked { meta, inputs, form } = infer::decode(request, lane.spec(), true)?;
+        let call = call(&self.caller, &lane, meta, inputs, self.started);
+        self.record.decode = self.started.elapsed();
+        let answers = lane.stream(call).await?;
+        Ok(Going {
+            lane,
+            form,
+            answers,
+        })
+    }
+
+    fn answer(
+        &mut self,
+        going: &Going,
+        mut outputs: Vec<Tensor>,
+        last: bool,
+    ) -> Result<Pieces, Failure> {
+        let began = Instant::now();
+        let (response, raw) = infer::encode(
+            model(&going.lane),
+            self.id(),
+            &going.form,
+            &mut outputs,
+            Some(last),
+        )?;
+        let pieces = self.wrapped(&response, &raw);
+        self.record.encode += began.elapsed();
+        pieces
+    }
+
+    fn empty_final(&self, going: &Going) -> Result<Pieces, Failure> {
+        let response = infer::empty(model(&going.lane), self.id(), Some(true));
+        self.wrapped(&response, &[])
+    }
+
+    fn wrapped(&self, response: &ModelInferResponse, raw: &[Bytes]) -> Result<Pieces, Failure> {
+        let parts = Parts {
+            wrapper: Some(INFER_RESPONSE),
+            message: response,
+            raw: (RAW, raw),
+        };
+        parts.write(&self.caller.head)
+    }
+
+    /// The last answer of a request that failed.
+    fn failed(&mut self, failure: Failure) -> Result<Pieces, Failure> {
+        self.record.finish(Err(failure.code));
+        if self.caller.head.failure_ends_stream {
+            return Err(failure);
+        }
+        let word = ParameterChoice::StringParam(failure.code.word().to_owned());
+        let parameters = [
+            (FINAL, ParameterChoice::BoolParam(true)),
+            ("jitney_code", word),
+        ];
+        let parameters = parameters.map(|(name, choice)| (name.to_owned(), parameter(choice)));
+        let response = ModelStreamInferResponse {
+            error_message: failure.message,
+            infer_response: Some(ModelInferResponse {
+                model_name: self.model.clone(),
+                id: self.id.clone(),
+                parameters: parameters.into(),
+                ..ModelInferResponse::default()
+            }),
+        };
+        wire::message(&response, &self.caller.head)
+    }
+
+    fn id(&self) -> Option<&str> {
+        (!self.id.is_empty()).then_some(self.id.as_str())
+    }
+}
+
+/// What became of one request of a stream. Dropped before it was finished, the client left.
+struct Record {
+    metrics: Arc<ModelMetrics>,
+    started: Instant,
+    decode: Duration,
+    encode: Duration,
+    finished: bool,
+}
+
+impl Record {
+    /// A request that has reached no model yet.
+    fn begin(metrics: Arc<ModelMetrics>, started: Instant) -> Record {
+        Record {
+            metrics,
+            started,
+            decode: Duration::ZERO,
+            encode: Duration::ZERO,
+            finished: false,
+        }
+    }
+
+    fn finish(&mut self, answer: Result<(), Code>) {
+        self.finished = true;
+        match answer {
+            Ok(()) => {
+                let times = Times {
+                    decode: self.decode,
+                    encode: self.encode,
+                    total: self.started.elapsed(),
+                };
+                self.metrics.request(Route::Grpc, Ok(times));
+            }
+            Err(code) => self.metrics.request_untimed(Route::Grpc, Err(code.word())),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.finish(Err(Code::Cancelled));
+        }
+    }
+}
