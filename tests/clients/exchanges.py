@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from suite import Suite, same
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
-from values import bits, same_bits, texts
+from values import bits, texts
 from wire2 import Grpc
 from world import DATATYPES, ROOT, ask
 
@@ -47,7 +47,11 @@ def body_of(text, raw=b""):
 
 def rest(name, model, body, headers, response):
     path = f"/v2/models/{model}/infer"
-    return {"name": name, "request": {"method": "POST", "path": path, "headers": headers, "body": body}, "response": response}
+    return {
+        "name": name,
+        "request": {"method": "POST", "path": path, "headers": headers, "body": body},
+        "response": response,
+    }
 
 
 def echoed(model, arrays, names=None, request_id=None, binary=()):
@@ -111,13 +115,30 @@ def rest_json():
         one("numbers as deep as the shape", "FP32", "[1,3]", "[[1.5,-2,0.25]]", ROW),
         one("two rows", "INT32", "[2,2]", "[[1,2],[3,4]]", np.array([[1, 2], [3, 4]], dtype=np.int32)),
         one("truth values", "BOOL", "[1,2]", "[true,false]", np.array([[True, False]])),
-        one("the ends of INT64", "INT64", "[1,2]", "[-9223372036854775808,9223372036854775807]", np.array([[-(2**63), 2**63 - 1]])),
+        one(
+            "the ends of INT64",
+            "INT64",
+            "[1,2]",
+            "[-9223372036854775808,9223372036854775807]",
+            np.array([[-(2**63), 2**63 - 1]]),
+        ),
         one("the end of UINT64", "UINT64", "[1,1]", "[18446744073709551615]", np.array([[2**64 - 1]], dtype=np.uint64)),
-        one("texts", "BYTES", "[1,3]", '["","h\u00e4","\\ud83d\\ude00\\n"]', texts(b"", "h\u00e4".encode(), "\U0001f600\n".encode())),
+        one(
+            "texts",
+            "BYTES",
+            "[1,3]",
+            '["","h\u00e4","\\ud83d\\ude00\\n"]',
+            texts(b"", "h\u00e4".encode(), "\U0001f600\n".encode()),
+        ),
         one("no elements", "FP32", "[1,0]", "[]", np.zeros((1, 0), dtype=np.float32)),
         plain("two inputs in another order, and an id", "two", BOTH_TEXT % "", BOTH, request_id="7"),
         plain("one output of two", "two", BOTH_TEXT % f',"outputs":{ask_for}', BOTH, request_id="7", names=["output1"]),
-        plain("keys without a meaning", "fp32", '{"x":[1,{}],"parameters":{"p":1},' + (ONE % ("[1,1]", "FP32", "[4]"))[1:], {"input": np.array([[4]], dtype=np.float32)}),
+        plain(
+            "keys without a meaning",
+            "fp32",
+            '{"x":[1,{}],"parameters":{"p":1},' + (ONE % ("[1,1]", "FP32", "[4]"))[1:],
+            {"input": np.array([[4]], dtype=np.float32)},
+        ),
         one("fewer numbers than the shape says", "FP32", "[1,3]", "[1,2]", refused=INVALID),
         one("more numbers than the shape says", "FP32", "[1,3]", "[1,2,3,4]", refused=INVALID),
         one("uneven nesting", "FP32", "[2,2]", "[[1,2,3],[4]]", refused=INVALID),
@@ -127,14 +148,39 @@ def rest_json():
         one("an integer with a fraction", "INT32", "[1,1]", "[1.5]", refused=INVALID),
         one("a number for a truth value", "BOOL", "[1,1]", "[1]", refused=INVALID),
         plain("another datatype", "fp32", ONE % ("[1,1]", "INT32", "[1]"), refused=INVALID),
-        plain("an unknown input", "fp32", '{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}', refused=INVALID),
-        plain("a missing input", "two", '{"inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","data":[1,2]}]}', refused=INVALID),
-        plain("an unknown output", "fp32", (ONE % ("[1,1]", "FP32", "[1]"))[:-1] + ',"outputs":[{"name":"x"}]}', refused=INVALID),
-        plain("a reserved parameter", "fp32", '{"parameters":{"triton_x":1},' + (ONE % ("[1,1]", "FP32", "[1]"))[1:], refused=INVALID),
+        plain(
+            "an unknown input",
+            "fp32",
+            '{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}',
+            refused=INVALID,
+        ),
+        plain(
+            "a missing input",
+            "two",
+            '{"inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","data":[1,2]}]}',
+            refused=INVALID,
+        ),
+        plain(
+            "an unknown output",
+            "fp32",
+            (ONE % ("[1,1]", "FP32", "[1]"))[:-1] + ',"outputs":[{"name":"x"}]}',
+            refused=INVALID,
+        ),
+        plain(
+            "a reserved parameter",
+            "fp32",
+            '{"parameters":{"triton_x":1},' + (ONE % ("[1,1]", "FP32", "[1]"))[1:],
+            refused=INVALID,
+        ),
         plain("half a body", "fp32", '{"inputs":[', refused=INVALID),
         plain("no inputs", "fp32", "{}", refused=INVALID),
         plain("an unknown model", "nobody", ONE % ("[1,1]", "FP32", "[1]"), refused=(404, "unknown_model")),
-        plain("a version that is not there", "fp32/versions/9", ONE % ("[1,1]", "FP32", "[1]"), refused=(404, "unknown_model")),
+        plain(
+            "a version that is not there",
+            "fp32/versions/9",
+            ONE % ("[1,1]", "FP32", "[1]"),
+            refused=(404, "unknown_model"),
+        ),
     ]
 
 
@@ -143,11 +189,15 @@ def rest_json():
 
 def made(name, model, arrays, binary_in, outputs, request_id="", **more):
     """`binary_in` are the inputs in binary form; `outputs` says for each whether it shall be, or is `None` for all that there are."""
-    inputs = [triton_http.InferInput(key, list(array.shape), np_to_triton_dtype(array.dtype)) for key, array in arrays.items()]
+    inputs = [
+        triton_http.InferInput(key, list(array.shape), np_to_triton_dtype(array.dtype)) for key, array in arrays.items()
+    ]
     for given, (key, array) in zip(inputs, arrays.items()):
         given.set_data_from_numpy(array, binary_data=key in binary_in)
     asked = outputs and [triton_http.InferRequestedOutput(key, binary_data=binary) for key, binary in outputs.items()]
-    body, length = triton_http.InferenceServerClient.generate_request_body(inputs, outputs=asked, request_id=request_id, **more)
+    body, length = triton_http.InferenceServerClient.generate_request_body(
+        inputs, outputs=asked, request_id=request_id, **more
+    )
     headers = {"content-type": JSON_TYPE} if length is None else {"content-type": BINARY_TYPE, LENGTH: str(length)}
     everything = list(outputs_of(model).values())
     binary = everything if outputs is None else [key for key, is_binary in outputs.items() if is_binary]
@@ -162,7 +212,17 @@ def broken(name, model, head, raw, length=None, refused=INVALID):
 
 
 def sized(size, shape=(1, 2), datatype="FP32", **more):
-    return {"inputs": [{"name": "input", "shape": list(shape), "datatype": datatype, "parameters": {"binary_data_size": size}, **more}]}
+    return {
+        "inputs": [
+            {
+                "name": "input",
+                "shape": list(shape),
+                "datatype": datatype,
+                "parameters": {"binary_data_size": size},
+                **more,
+            }
+        ]
+    }
 
 
 def raw_request(name, model, array, raw):
@@ -179,12 +239,20 @@ def rest_binary():
         made("both ways", "fp32", {"input": ROW}, ["input"], {"output": True}),
         made("in only", "fp32", {"input": ROW}, ["input"], {"output": False}),
         made("out only", "fp32", {"input": ROW}, [], {"output": True}),
-        made("the nearest number there is", "fp32", {"input": np.array([[0.1]], dtype=np.float32)}, [], {"output": True}),
+        made(
+            "the nearest number there is", "fp32", {"input": np.array([[0.1]], dtype=np.float32)}, [], {"output": True}
+        ),
         made("all outputs, asked for by one parameter", "two", BOTH, ["a", "b"], None, request_id="q"),
         made("mixed both ways", "two", BOTH, ["b"], {"output1": False, "output0": True}),
         made("the bits of numbers that are none", "fp32", {"input": special}, ["input"], {"output": True}),
         made("halves", "fp16", {"input": np.array([[1.5, -0.0]], dtype=np.float16)}, ["input"], {"output": True}),
-        made("brain floats", "bf16", {"input": np.array([[1.5, -3]], dtype=ml_dtypes.bfloat16)}, ["input"], {"output": True}),
+        made(
+            "brain floats",
+            "bf16",
+            {"input": np.array([[1.5, -3]], dtype=ml_dtypes.bfloat16)},
+            ["input"],
+            {"output": True},
+        ),
         made("truth values", "bool", {"input": np.array([[True, False, True]])}, ["input"], {"output": True}),
         made("bytes that are no text", "bytes", {"input": unread}, ["input"], {"output": True}),
         made("no elements", "fp64", {"input": np.zeros((1, 0))}, ["input"], {"output": True}),
@@ -207,7 +275,12 @@ def rest_binary():
 
 def called(name, request, response=None, status=0, code=None):
     """Messages stand in Base64 and, for people, as JSON."""
-    exchange = {"name": name, "method": "/inference.GRPCInferenceService/ModelInfer", "request": message_of(request), "status": status}
+    exchange = {
+        "name": name,
+        "method": "/inference.GRPCInferenceService/ModelInfer",
+        "request": message_of(request),
+        "status": status,
+    }
     return {**exchange, "response": message_of(response)} if response is not None else {**exchange, "code": code}
 
 
@@ -254,7 +327,11 @@ def grpc_calls():
     return [
         raw_call("raw", "fp32", {"input": ROW}),
         raw_call("raw, two inputs and an id", "two", BOTH, id="7"),
-        raw_call("raw, the bits of numbers that are none", "fp64", {"input": bits(np.float64, np.uint64, 0x7FF8000000000001, 0xFFF << 52)}),
+        raw_call(
+            "raw, the bits of numbers that are none",
+            "fp64",
+            {"input": bits(np.float64, np.uint64, 0x7FF8000000000001, 0xFFF << 52)},
+        ),
         raw_call("raw halves", "fp16", {"input": np.array([[1.5, -0.0]], dtype=np.float16)}),
         raw_call("raw, bytes that are no text", "bytes", {"input": texts(b"\xff\xfe", b"")}),
         typed_call("typed truth values", "BOOL", "bool_contents", [True, False]),
@@ -269,7 +346,12 @@ def grpc_calls():
         called("raw of another size", short, status=3, code="invalid_input"),
         called("typed in another type's field", typed("FP32", "fp64_contents", [1]), status=3, code="invalid_input"),
         called("a small integer out of range", typed("INT8", "int_contents", [128]), status=3, code="invalid_input"),
-        called("fewer elements than the shape says", typed("FP32", "fp32_contents", [1], count=2), status=3, code="invalid_input"),
+        called(
+            "fewer elements than the shape says",
+            typed("FP32", "fp32_contents", [1], count=2),
+            status=3,
+            code="invalid_input",
+        ),
         called("an unknown model", typed("FP32", "fp32_contents", [1], model="nobody"), status=5, code="unknown_model"),
     ]
 
@@ -292,7 +374,9 @@ def rendered(name):
 
 @SUITE.over({name: name for name in FILES})
 def the_files_are_those_that_are_written_here(world, name):
-    assert (FOLDER / name).read_text() == rendered(name), "run tests/clients/exchanges.py --write and look at what has changed"
+    assert (FOLDER / name).read_text() == rendered(name), (
+        "run tests/clients/exchanges.py --write and look at what has changed"
+    )
 
 
 def exchanges_of(name):

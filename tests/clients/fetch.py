@@ -46,7 +46,16 @@ def main():
 def perf_analyzer(place):
     """`place/bin/perf_analyzer`, and `place/lib` where the system's libraries are too old."""
     with tempfile.TemporaryDirectory() as wheels:
-        pip(sys.executable, "download", "--no-deps", "--only-binary=:all:", f"--platform={PERF_PLATFORM}", "--dest", wheels, PERF_ANALYZER)
+        pip(
+            sys.executable,
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            f"--platform={PERF_PLATFORM}",
+            "--dest",
+            wheels,
+            PERF_ANALYZER,
+        )
         wheel = next(Path(wheels).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extract("perf_analyzer/bin/perf_analyzer", place)
@@ -71,7 +80,9 @@ def newer_libraries(place):
         # `apt-get` reads and downloads as a user of its own.
         home.chmod(0o777)
         sources = home / "newer.sources"
-        sources.write_text(f"Types: deb\nURIs: {archive()}\nSuites: {LIBRARIES_OF}\nComponents: main\nSigned-By: {KEYS}\n")
+        sources.write_text(
+            f"Types: deb\nURIs: {archive()}\nSuites: {LIBRARIES_OF}\nComponents: main\nSigned-By: {KEYS}\n"
+        )
         for folder in ("lists/partial", "cache/archives/partial"):
             (home / folder).mkdir(parents=True)
         settings = {
@@ -86,7 +97,12 @@ def newer_libraries(place):
         run("apt-get", "--quiet", "--quiet", *options, "download", *LIBRARIES, cwd=home)
         for package in home.glob("*.deb"):
             run("dpkg-deb", "--extract", str(package), str(home / "root"))
-        shutil.copytree(home / "root/usr/lib/x86_64-linux-gnu", place, symlinks=True, ignore=shutil.ignore_patterns("gconv", "audit"))
+        shutil.copytree(
+            home / "root/usr/lib/x86_64-linux-gnu",
+            place,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("gconv", "audit"),
+        )
 
 
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -99,7 +115,9 @@ def archive():
     for word in words:
         if "://" in word and word.rstrip("/").endswith("/debian"):
             return word
-    raise LookupError("the system's C library is too old for it, and this is no Debian, from which a newer one could be taken")
+    raise LookupError(
+        "the system's C library is too old for it, and this is no Debian, from which a newer one could be taken"
+    )
 
 
 def autobahn(place):

@@ -81,7 +81,11 @@ def typed_contents(world, datatype):
 @SUITE.over({datatype: datatype for datatype in DATATYPES})
 def raw_contents(world, datatype):
     array = values.PLAIN[datatype]
-    raw = array.tobytes() if datatype != "BYTES" else b"".join(struct.pack("<I", len(text)) + text for text in array.ravel())
+    raw = (
+        array.tobytes()
+        if datatype != "BYTES"
+        else b"".join(struct.pack("<I", len(text)) + text for text in array.ravel())
+    )
     answer = infer(world, request(datatype.lower(), datatype, array.shape, raw))
     same(list(answer.raw_output_contents), [raw])
     assert not answer.outputs[0].HasField("contents"), answer
@@ -96,7 +100,11 @@ FAULTY = {
     "too few elements": (INVALID, "4", lambda: request(fp32_contents=[1, 2, 3])),
     "raw of the wrong size": (INVALID, "16", lambda: request(raw=b"\0" * 15)),
     "a small integer out of range": (INVALID, "INT8", lambda: request("int8", "INT8", (1, 1), int_contents=[300])),
-    "an unsigned integer out of range": (INVALID, "UINT16", lambda: request("uint16", "UINT16", (1, 1), uint_contents=[65536])),
+    "an unsigned integer out of range": (
+        INVALID,
+        "UINT16",
+        lambda: request("uint16", "UINT16", (1, 1), uint_contents=[65536]),
+    ),
     "halves as contents": (INVALID, "raw", lambda: request("fp16", "FP16", (1, 1), fp32_contents=[1])),
     "a negative shape": (INVALID, "shape", lambda: request(shape=(1, -4), raw=b"")),
     "a shape beyond all memory": (INVALID, "", lambda: request(shape=(2**62, 2**62), raw=b"")),
@@ -131,7 +139,11 @@ def requests_that_are_refused(world, case):
 @SUITE.check
 def an_unknown_method(world):
     with channel(world) as open_channel:
-        for path in (f"/{SERVICE}/Nonsense", "/nonsense.Service/ModelInfer", "/inference.GRPCInferenceService/modelinfer"):
+        for path in (
+            f"/{SERVICE}/Nonsense",
+            "/nonsense.Service/ModelInfer",
+            "/inference.GRPCInferenceService/modelinfer",
+        ):
             call = open_channel.unary_unary(path, lambda data: data, lambda data: data)
             refused(grpc.StatusCode.UNIMPLEMENTED, "", lambda call=call: call(b"", timeout=5))
 
@@ -167,7 +179,11 @@ def health_checks(world):
         for service in ("", SERVICE):
             answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
             same(answer.status, health_pb2.HealthCheckResponse.SERVING, service)
-        refused(grpc.StatusCode.NOT_FOUND, "", lambda: health.Check(health_pb2.HealthCheckRequest(service="nonsense"), timeout=5))
+        refused(
+            grpc.StatusCode.NOT_FOUND,
+            "",
+            lambda: health.Check(health_pb2.HealthCheckRequest(service="nonsense"), timeout=5),
+        )
         watch = health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=10)
         same(next(watch).status, health_pb2.HealthCheckResponse.SERVING)
         watch.cancel()
@@ -185,10 +201,20 @@ def reflection(world):
         pool = descriptor_pool.DescriptorPool(database)
         service = pool.FindServiceByName(SERVICE)
         methods = {method.name for method in service.methods}
-        assert {"ServerLive", "ModelInfer", "ModelStreamInfer", "RepositoryIndex", "ModelStatistics", "ModelConfig"} <= methods, methods
+        assert {
+            "ServerLive",
+            "ModelInfer",
+            "ModelStreamInfer",
+            "RepositoryIndex",
+            "ModelStatistics",
+            "ModelConfig",
+        } <= methods, methods
         method = service.FindMethodByName("ModelInfer")
         types = [message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)]
-        given = {"model_name": "fp32", "inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "contents": {"fp32_contents": [1.5, 2]}}]}
+        given = {
+            "model_name": "fp32",
+            "inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "contents": {"fp32_contents": [1.5, 2]}}],
+        }
         call = open_channel.unary_unary(INFER, types[0].SerializeToString, types[1].FromString)
         answer = call(json_format.ParseDict(given, types[0]()), timeout=5)
         same(list(answer.outputs[0].contents.fp32_contents), [1.5, 2])

@@ -67,7 +67,10 @@ def answers_are_told_apart_by_their_ids(world):
         for at in range(32):
             stream.ask("fp32", [given("input", row(at), "FP32")], request_id=str(at))
         got = [stream.next() for _ in range(32)]
-    same(sorted((result.get_response().id, float(value(result, "output"))) for result in got), sorted((str(at), float(at)) for at in range(32)))
+    same(
+        sorted((result.get_response().id, float(value(result, "output"))) for result in got),
+        sorted((str(at), float(at)) for at in range(32)),
+    )
 
 
 @SUITE.check
@@ -165,7 +168,12 @@ def streams_of_asyncio(world):
 async def of_asyncio(world):
     async def requests():
         for at in range(3):
-            yield {"model_name": "count", "inputs": counting(4), "request_id": str(at), "enable_empty_final_response": True}
+            yield {
+                "model_name": "count",
+                "inputs": counting(4),
+                "request_id": str(at),
+                "enable_empty_final_response": True,
+            }
 
     async with triton_grpc_aio.InferenceServerClient(world.grpc_url) as client:
         got = {}

@@ -32,9 +32,15 @@ def whole(stream=1):
 # What ends the connection: the bytes, and the codes of the GOAWAY; a server may also close without one, and the plain PROTOCOL_ERROR may
 # stand for the others.
 ENDS_CONNECTION = {
-    "4.2 a frame beyond the largest size": (frame(HEADERS, ENDS_HEADERS, 1, b"\0" * 20_000), (FRAME_SIZE, PROTOCOL, COMPRESSION)),
+    "4.2 a frame beyond the largest size": (
+        frame(HEADERS, ENDS_HEADERS, 1, b"\0" * 20_000),
+        (FRAME_SIZE, PROTOCOL, COMPRESSION),
+    ),
     "4.3 a block that cannot be decoded": (frame(HEADERS, ENDS_HEADERS, 1, b"\xff" * 16), (COMPRESSION,)),
-    "4.3 another frame within a block": (frame(HEADERS, END, 1, BLOCK) + frame(PRIORITY, 0, 1, b"\0\0\0\0\0"), (PROTOCOL,)),
+    "4.3 another frame within a block": (
+        frame(HEADERS, END, 1, BLOCK) + frame(PRIORITY, 0, 1, b"\0\0\0\0\0"),
+        (PROTOCOL,),
+    ),
     "4.3 another stream within a block": (frame(HEADERS, END, 1, BLOCK) + whole(3), (PROTOCOL,)),
     "5.1 DATA on an idle stream": (frame(DATA, END, 1, b"x"), (PROTOCOL, STREAM_CLOSED)),
     "5.1 RST_STREAM on an idle stream": (frame(RST, 0, 1, b"\0\0\0\x08"), (PROTOCOL,)),
@@ -45,7 +51,10 @@ ENDS_CONNECTION = {
     "6.1 DATA on stream 0": (frame(DATA, 0, 0, b"x"), (PROTOCOL,)),
     "6.1 padding longer than DATA": (opened() + frame(DATA, PADDED | END, 1, b"\x05abc"), (PROTOCOL,)),
     "6.2 HEADERS on stream 0": (frame(HEADERS, ENDS_HEADERS, 0, BLOCK), (PROTOCOL,)),
-    "6.2 padding longer than HEADERS": (frame(HEADERS, PADDED | ENDS_HEADERS | END, 1, b"\xff" + BLOCK[:8]), (PROTOCOL,)),
+    "6.2 padding longer than HEADERS": (
+        frame(HEADERS, PADDED | ENDS_HEADERS | END, 1, b"\xff" + BLOCK[:8]),
+        (PROTOCOL,),
+    ),
     "6.3 PRIORITY on stream 0": (frame(PRIORITY, 0, 0, b"\0\0\0\1\0"), (PROTOCOL,)),
     "6.4 RST_STREAM on stream 0": (frame(RST, 0, 0, b"\0\0\0\x08"), (PROTOCOL,)),
     "6.4 RST_STREAM of 3 bytes": (opened() + frame(RST, 0, 1, b"\0\0\0"), (FRAME_SIZE,)),
@@ -63,9 +72,18 @@ ENDS_CONNECTION = {
     "6.9 WINDOW_UPDATE of nothing": (frame(WINDOW, 0, 0, b"\0\0\0\0"), (PROTOCOL,)),
     "6.9 WINDOW_UPDATE of 3 bytes": (frame(WINDOW, 0, 0, b"\0\0\1"), (FRAME_SIZE,)),
     "6.9.1 a window that overflows": (frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff"), (FLOW_CONTROL,)),
-    "6.10 CONTINUATION behind a whole block": (whole() + frame(CONTINUATION, ENDS_HEADERS, 1, BLOCK), (PROTOCOL, STREAM_CLOSED)),
-    "6.10 CONTINUATION on stream 0": (frame(HEADERS, END, 1, BLOCK) + frame(CONTINUATION, ENDS_HEADERS, 0, b""), (PROTOCOL,)),
-    "6.10 CONTINUATION behind DATA": (opened() + frame(DATA, 0, 1, b"x") + frame(CONTINUATION, ENDS_HEADERS, 1, BLOCK), (PROTOCOL,)),
+    "6.10 CONTINUATION behind a whole block": (
+        whole() + frame(CONTINUATION, ENDS_HEADERS, 1, BLOCK),
+        (PROTOCOL, STREAM_CLOSED),
+    ),
+    "6.10 CONTINUATION on stream 0": (
+        frame(HEADERS, END, 1, BLOCK) + frame(CONTINUATION, ENDS_HEADERS, 0, b""),
+        (PROTOCOL,),
+    ),
+    "6.10 CONTINUATION behind DATA": (
+        opened() + frame(DATA, 0, 1, b"x") + frame(CONTINUATION, ENDS_HEADERS, 1, BLOCK),
+        (PROTOCOL,),
+    ),
 }
 
 
@@ -88,7 +106,8 @@ ENDS_STREAM = {
     "5.1 DATA behind RST_STREAM": opened() + frame(RST, 0, 1, b"\0\0\0\x08") + frame(DATA, END, 1, b"x"),
     "6.9 WINDOW_UPDATE of nothing on a stream": opened() + frame(WINDOW, 0, 1, b"\0\0\0\0"),
     "6.9.1 a stream's window that overflows": opened() + frame(WINDOW, 0, 1, b"\x7f\xff\xff\xff"),
-    "8.1 HEADERS again that do not end the stream": opened() + frame(HEADERS, ENDS_HEADERS, 1, wire.hpack([("x", "y")])),
+    "8.1 HEADERS again that do not end the stream": opened()
+    + frame(HEADERS, ENDS_HEADERS, 1, wire.hpack([("x", "y")])),
     "8.3 a pseudo-header in a trailer": opened() + frame(HEADERS, ENDS_HEADERS | END, 1, wire.hpack([(":path", "/")])),
 }
 
@@ -143,7 +162,9 @@ def what_is_borne(world, data):
 @SUITE.check
 def padding_and_priority_in_headers(world):
     with wire.Http2(world.port) as client:
-        client.send(frame(HEADERS, ENDS_HEADERS | END | PADDED | PRIORITISED, 1, b"\x03" + b"\0\0\0\0\x10" + BLOCK + b"\0\0\0"))
+        client.send(
+            frame(HEADERS, ENDS_HEADERS | END | PADDED | PRIORITISED, 1, b"\x03" + b"\0\0\0\0\x10" + BLOCK + b"\0\0\0")
+        )
         same(client.answer(1).status, 200)
 
 
@@ -200,7 +221,11 @@ def a_window_that_shrinks_below_nothing(world):
 def another_implementation_finds_no_fault(world):
     """hyper-h2 checks every frame that it is sent."""
     with Grpc(world.port, content_type="application/json") as client:
-        body = b'{"inputs":[{"name":"input","shape":[1,60000],"datatype":"FP32","data":[' + b",".join([b"0.5"] * 60000) + b"]}]}"
+        body = (
+            b'{"inputs":[{"name":"input","shape":[1,60000],"datatype":"FP32","data":['
+            + b",".join([b"0.5"] * 60000)
+            + b"]}]}"
+        )
         streams = [client.begin("/v2/models/fp32/infer", body) for _ in range(8)]
         for stream in streams:
             answer = client.answer(stream)

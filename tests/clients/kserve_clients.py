@@ -108,7 +108,9 @@ def texts(world):
     same(answer.outputs[0].data, elements)
     array = np.array([[text.encode() for text in elements]], dtype=object)
     for binary in (False, True):
-        answer = rpc(world, lambda client, binary=binary: client.infer(request("bytes", {"input": ("BYTES", array)}, binary)))
+        answer = rpc(
+            world, lambda client, binary=binary: client.infer(request("bytes", {"input": ("BYTES", array)}, binary))
+        )
         same_bits(answer.outputs[0].as_numpy(), array)
 
 
@@ -143,10 +145,14 @@ def metadata(world):
 @EXPLICIT.check
 def load_and_unload(world):
     """KServe's messages name the model in the field in which Triton's name the repository."""
-    said = stub(world, lambda service: service.RepositoryModelUnload(messages.RepositoryModelUnloadRequest(model_name="one")))
+    said = stub(
+        world, lambda service: service.RepositoryModelUnload(messages.RepositoryModelUnloadRequest(model_name="one"))
+    )
     same((said.model_name, said.isUnloaded), ("one", True))
     same(stub(world, lambda service: is_ready(service, "one")), False)
-    said = stub(world, lambda service: service.RepositoryModelLoad(messages.RepositoryModelLoadRequest(model_name="one")))
+    said = stub(
+        world, lambda service: service.RepositoryModelLoad(messages.RepositoryModelLoadRequest(model_name="one"))
+    )
     same((said.model_name, said.isLoaded), ("one", True))
     same(stub(world, lambda service: is_ready(service, "one")), True)
 

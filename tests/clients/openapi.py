@@ -28,7 +28,7 @@ def the_page_needs_nothing_from_elsewhere(world):
     answer = ask(world.port, "GET", "/docs")
     same(answer.status, 200)
     page = answer.body.decode()
-    for word in ("src=\"http", "href=\"http", "//cdn", "@import"):
+    for word in ('src="http', 'href="http', "//cdn", "@import"):
         assert word not in page, f"the page of the documentation loads {word}"
 
 
@@ -37,8 +37,22 @@ def schemathesis(world):
     """Whatever the document allows and forbids: no failure of the server, and every answer is one that it describes."""
     program = Path(sys.executable).with_name("schemathesis")
     command = [str(program), "run", f"http://{world.http_url}/openapi.json", "--checks", CHECKS, *QUICKLY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env={**os.environ, "NO_COLOR": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env={**os.environ, "NO_COLOR": "1"}
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
 
 
-QUICKLY = ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "7", "--workers", "2", "--request-timeout", "20", "--no-shrink"]
+QUICKLY = [
+    "--phases",
+    "examples,coverage,fuzzing",
+    "--max-examples",
+    "20",
+    "--seed",
+    "7",
+    "--workers",
+    "2",
+    "--request-timeout",
+    "20",
+    "--no-shrink",
+]

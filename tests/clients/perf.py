@@ -28,7 +28,19 @@ def program():
 def profile(url, protocol, model, *more):
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.csv"
-        command = [*program(), "-m", model, "-u", url, "-i", protocol, f"--request-count={REQUESTS}", "-f", str(table), *more]
+        command = [
+            *program(),
+            "-m",
+            model,
+            "-u",
+            url,
+            "-i",
+            protocol,
+            f"--request-count={REQUESTS}",
+            "-f",
+            str(table),
+            *more,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         with table.open() as file:
@@ -44,7 +56,13 @@ CASES = {
     "gRPC, on streams": ("grpc", "digits", "--concurrency-range=4", "--streaming"),
     "HTTP, batches": ("http", "digits", "--concurrency-range=2", "-b", "8"),
     "gRPC, JSON-free compression": ("grpc", "digits", "--concurrency-range=2", "--grpc-compression-algorithm=gzip"),
-    "HTTP, JSON": ("http", "digits", "--concurrency-range=2", "--input-tensor-format=json", "--output-tensor-format=json"),
+    "HTTP, JSON": (
+        "http",
+        "digits",
+        "--concurrency-range=2",
+        "--input-tensor-format=json",
+        "--output-tensor-format=json",
+    ),
     "gRPC, at a rate": ("grpc", "digits", "--request-rate-range=300"),
 }
 
@@ -60,5 +78,7 @@ def profiles(world, case):
     after = world.metrics()
     codes = {labels.get("code") for name, labels, _ in after.samples if name == "jitney_requests_total"}
     for code in codes - {"ok", None}:
-        grown = after.sum("jitney_requests_total", model=model, code=code) - failed.sum("jitney_requests_total", model=model, code=code)
+        grown = after.sum("jitney_requests_total", model=model, code=code) - failed.sum(
+            "jitney_requests_total", model=model, code=code
+        )
         assert grown == 0 or code == "cancelled", f"{grown:.0f} requests ended with {code}\n{said}"

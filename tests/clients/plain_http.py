@@ -36,7 +36,7 @@ def parts(answer):
     return head, raw
 
 
-def tensor(size=16, shape=(1, 4), name="input", datatype="FP32", **more):
+def tensor(size: object = 16, shape=(1, 4), name="input", datatype="FP32", **more):
     sized = {"parameters": {"binary_data_size": size}} if size is not None else {}
     return {"name": name, "shape": list(shape), "datatype": datatype, **sized, **more}
 
@@ -48,7 +48,10 @@ def binary_answers(world):
     same(answer.headers["content-type"], "application/octet-stream")
     head, raw = parts(answer)
     same(raw, {"output": ONES})
-    same(head["outputs"][0], {"name": "output", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}})
+    same(
+        head["outputs"][0],
+        {"name": "output", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}},
+    )
 
 
 @SUITE.check
@@ -69,7 +72,11 @@ def outputs_that_are_listed_say_themselves_how(world):
 @SUITE.check
 def raw_requests(world):
     """A length of zero: the body is the only input, and all that is known of it is in the signature."""
-    for model, body, shape in (("fp32", ONES, [1, 4]), ("bytes", b"\xff not a text \0", [1, 1]), ("whole", b"\1\2\3", [3])):
+    for model, body, shape in (
+        ("fp32", ONES, [1, 4]),
+        ("bytes", b"\xff not a text \0", [1, 1]),
+        ("whole", b"\1\2\3", [3]),
+    ):
         answer = post(world, model, b"", body, length=0)
         same(answer.status, 200, answer.body)
         head, raw = parts(answer)
@@ -103,7 +110,13 @@ FAULTY = {
     "a length that is no number": ("fp32", {"inputs": [tensor()]}, ONES, {"length": "ten"}, "Length"),
     "a negative length": ("fp32", {"inputs": [tensor()]}, ONES, {"length": -1}, "Length"),
     "a length that cuts the JSON": ("fp32", {"inputs": [tensor()]}, ONES, {"length": 20}, ""),
-    "a text that runs past the end": ("bytes", {"inputs": [tensor(8, (1, 1), datatype="BYTES")]}, b"\xff\0\0\0abcd", {}, ""),
+    "a text that runs past the end": (
+        "bytes",
+        {"inputs": [tensor(8, (1, 1), datatype="BYTES")]},
+        b"\xff\0\0\0abcd",
+        {},
+        "",
+    ),
     "half a prefix": ("bytes", {"inputs": [tensor(2, (1, 1), datatype="BYTES")]}, b"\1\0", {}, ""),
     "too few texts": ("bytes", {"inputs": [tensor(5, (1, 2), datatype="BYTES")]}, bytes_of(b"a"), {}, ""),
     "too many texts": ("bytes", {"inputs": [tensor(10, (1, 1), datatype="BYTES")]}, bytes_of(b"a", b"b"), {}, ""),
@@ -174,10 +187,18 @@ def models_are_listed(world):
 
 @SUITE.check
 def generate(world):
-    answer = ask(world.port, "POST", "/v2/models/count/generate", json.dumps({"upto": 1, "fail_at": -1, "pause_ms": 0, "id": "g"}))
+    answer = ask(
+        world.port,
+        "POST",
+        "/v2/models/count/generate",
+        json.dumps({"upto": 1, "fail_at": -1, "pause_ms": 0, "id": "g"}),
+    )
     same(answer.status, 200, answer.body)
     said = answer.json()
-    same({key: said[key] for key in ("id", "model_name", "model_version", "value")}, {"id": "g", "model_name": "count", "model_version": "1", "value": 0})
+    same(
+        {key: said[key] for key in ("id", "model_name", "model_version", "value")},
+        {"id": "g", "model_name": "count", "model_version": "1", "value": 0},
+    )
     many = ask(world.port, "POST", "/v2/models/count/generate", json.dumps({"upto": 3, "fail_at": -1, "pause_ms": 0}))
     same((many.status, many.code), (400, "invalid_input"), many.body)
 
@@ -185,7 +206,9 @@ def generate(world):
 def events(world, path, body):
     """The events of an answer that ends, as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30)
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", "Accept": "text/event-stream"})
+    connection.request(
+        "POST", path, json.dumps(body), {"Content-Type": "application/json", "Accept": "text/event-stream"}
+    )
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()

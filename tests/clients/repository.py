@@ -11,7 +11,7 @@ from values import same_bits
 from world import World, kserve
 
 SUITE = Suite("repository")
-MODEL = "[echo]\ninputs = [\"FP32[-1]\"]\n"
+MODEL = '[echo]\ninputs = ["FP32[-1]"]\n'
 
 
 @contextmanager

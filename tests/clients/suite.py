@@ -4,7 +4,6 @@ import subprocess
 import time
 import traceback
 
-
 # Most characters of an error that are printed.
 SHOWN = 3000
 
@@ -60,7 +59,9 @@ class Report:
             print(f"skip  {name}\n      {why}", flush=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next check shall run
             self.failed.append(name)
-            print(f"FAIL  {name}\n      {type(error).__name__}: {str(error)[:SHOWN]}\n      {place_of(error)}", flush=True)
+            print(
+                f"FAIL  {name}\n      {type(error).__name__}: {str(error)[:SHOWN]}\n      {place_of(error)}", flush=True
+            )
         else:
             self.passed += 1
             took = time.monotonic() - started
@@ -97,7 +98,9 @@ def place_of(error):
     """The lines of ours that led to the error, innermost first."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/tests/" in frame.filename and not frame.filename.endswith("suite.py")]
-    return "\n      ".join(f"{frame.filename.rsplit('/', 1)[1]}:{frame.lineno} {frame.line}" for frame in reversed(ours))
+    return "\n      ".join(
+        f"{frame.filename.rsplit('/', 1)[1]}:{frame.lineno} {frame.line}" for frame in reversed(ours)
+    )
 
 
 def same(got, wanted, what=""):

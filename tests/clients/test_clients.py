@@ -8,6 +8,7 @@ With words, only the checks whose names have one of them are run. Every check pr
 import sys
 import time
 
+import autobahn
 import exchanges
 import grpc_plain
 import grpc_streams
@@ -23,7 +24,7 @@ from suite import Report
 from world import World, kserve
 
 # Each asks one server in its own way.
-SUITES = [plain_http, grpc_plain, grpc_streams, http2_rules, websocket_rules, perf]
+SUITES = [plain_http, grpc_plain, grpc_streams, http2_rules, websocket_rules, autobahn, perf]
 
 
 def main():

@@ -64,7 +64,10 @@ def model_metadata(world, face):
     assert said["platform"], said
     same([str(version) for version in said["versions"]], ["1"])
     same({key["name"]: (key["datatype"], key["shape"]) for key in said["inputs"]}, MIXED_SIGNATURE)
-    same({key["name"]: (key["datatype"], key["shape"]) for key in said["outputs"]}, {MIXED_OUTPUTS[name]: what for name, what in MIXED_SIGNATURE.items()})
+    same(
+        {key["name"]: (key["datatype"], key["shape"]) for key in said["outputs"]},
+        {MIXED_OUTPUTS[name]: what for name, what in MIXED_SIGNATURE.items()},
+    )
     same(face.document("get_model_metadata", "mixed", "1"), said)
 
 
@@ -131,7 +134,9 @@ def what_json_has_no_number_for(world, face):
     result = face.infer("fp32", {"input": array}, asked, binary=False)
     same(result.get_output("output")["parameters"]["non_finite"], 3)
     np.testing.assert_array_equal(result.as_numpy("output"), row(np.nan, 1, np.nan, np.nan))
-    same_bits(face.infer("fp32", {"input": array[:, 1:]}, {"output": {}}, binary=False).as_numpy("output"), array[:, 1:])
+    same_bits(
+        face.infer("fp32", {"input": array[:, 1:]}, {"output": {}}, binary=False).as_numpy("output"), array[:, 1:]
+    )
 
 
 @SUITE.check
@@ -195,8 +200,8 @@ def large_tensors(world, face):
 @SUITE.check
 def ids_and_versions(world, face):
     array = row(1.0)
-    said = face.response(face.infer("fp32", {"input": array}, request_id="\u00e4 \"7\""))
-    same((said["model_name"], said["model_version"], said["id"]), ("fp32", "1", "\u00e4 \"7\""))
+    said = face.response(face.infer("fp32", {"input": array}, request_id='\u00e4 "7"'))
+    same((said["model_name"], said["model_version"], said["id"]), ("fp32", "1", '\u00e4 "7"'))
     # `as_json` of an empty text is no key at all.
     assert not face.response(face.infer("fp32", {"input": array})).get("id")
     assert face.infer("fp32", {"input": array}, model_version="1")
@@ -238,7 +243,9 @@ def classification_without_labels(world, face):
     best = face.infer("fp32", {"input": row(1, 5, 3)}, {"output": {"class_count": 2}}).as_numpy("output")
     said = [text.decode().split(":") for text in best.ravel()]
     same([(float(value), int(index)) for value, index in said], [(5.0, 1), (3.0, 2)])
-    expect(INVALID, "bytes", lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}), face.kind)
+    expect(
+        INVALID, "bytes", lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}), face.kind
+    )
 
 
 @SUITE.check
@@ -250,7 +257,10 @@ def statistics(world, face):
     same((after["name"], str(after["version"])), ("int16", "1"))
     same(count(after, "inference_count") - count(before, "inference_count"), 4, "rows")
     assert 1 <= count(after, "execution_count") - count(before, "execution_count") <= 3
-    grown = lambda key: count(after["inference_stats"][key], "count") - count(before["inference_stats"].get(key, {}), "count")  # noqa: E731
+
+    def grown(key):
+        return count(after["inference_stats"][key], "count") - count(before["inference_stats"].get(key, {}), "count")
+
     same(grown("success"), 3)
     same(grown("fail"), 0)
     assert count(after["inference_stats"]["success"], "ns") > 0, after
@@ -424,10 +434,7 @@ def memory_that_is_shared_is_refused(world, face):
 
 @SUITE.check
 def many_at_once(world, face):
-    if face.kind == "http":
-        answers = at_once_http(face)
-    else:
-        answers = at_once_grpc(face)
+    answers = at_once_http(face) if face.kind == "http" else at_once_grpc(face)
     for at, result in enumerate(answers):
         same_bits(result.as_numpy("output"), row(at))
 

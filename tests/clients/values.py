@@ -22,7 +22,10 @@ def texts(*elements):
 
 PLAIN = {
     "BOOL": np.array([[True, False, False, True, True]]),
-    **{np.dtype(dtype).name.upper(): integers(dtype) for dtype in (np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64)},
+    **{
+        np.dtype(dtype).name.upper(): integers(dtype)
+        for dtype in (np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64)
+    },
     "FP16": np.array([[0.0, -0.0, 1.5, 65504, 6e-8]], dtype=np.float16),
     "FP32": np.array([[0.0, -0.0, 0.1, 3.4028235e38, 1e-45]], dtype=np.float32),
     "FP64": np.array([[0.0, -0.0, 0.1, 1.7976931348623157e308, 5e-324]], dtype=np.float64),

@@ -46,7 +46,13 @@ class Grpc:
         """Sends a whole call; the id of its stream."""
         stream = self.connection.get_next_available_stream_id()
         self.answers[stream] = GrpcAnswer()
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"), ("te", "trailers")]
+        fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "localhost"),
+            ("te", "trailers"),
+        ]
         self.connection.send_headers(stream, [*fields, ("content-type", self.content_type), *headers])
         while data and not self.answers[stream].ended:
             size = min(self.connection.local_flow_control_window(stream), self.connection.max_outbound_frame_size)

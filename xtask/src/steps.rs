@@ -370,12 +370,17 @@ fn faults(workspace: &Workspace) -> Outcome {
     shell::run(&mut test)
 }
 
-/// The clients find the programs among them by `JITNEY_CLIENTS`.
+/// The clients find the programs among them by `JITNEY_CLIENTS`. One of them is a suite of conformance tests that wants an echo, which is an
+/// example; that of the whole workspace has the features that everything else is built with.
 fn clients(workspace: &Workspace) -> Outcome {
+    const ECHO: &str = "websocket_echo";
+    shell::run(&mut workspace.cargo(&["build", "--quiet", "--workspace", "--example", ECHO]))?;
     let mut test = workspace.command(workspace.clients_python());
     test.arg("tests/clients/test_clients.py");
     test.env("JITNEY_BIN", workspace.jitney());
     test.env("JITNEY_CLIENTS", workspace.clients().join("tools"));
+    let echo = workspace.target().join("debug/examples").join(ECHO);
+    test.env("JITNEY_WEBSOCKET_ECHO", echo);
     shell::run(&mut test)
 }
 
