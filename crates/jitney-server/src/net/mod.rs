@@ -57,7 +57,7 @@ pub(crate) struct Net {
     /// Where it listens.
     pub(crate) doors: Vec<Arc<Door>>,
     pub(crate) cors: Cors,
-    pub(crate) access: Access,
+    pub(crate) access: Arc<Access>,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
