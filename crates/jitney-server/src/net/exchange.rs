@@ -133,9 +133,9 @@ async fn answer(
 ) -> Result<Reply, Refusal> {
     let peer = approach.peer;
     if head.method.as_str() == REFUSED
-        && let Some(fault) = peer.fault.get()
+        && let Some(fault) = peer.signs.fault()
     {
-        return Err(fault_refusal(*fault, peer));
+        return Err(fault_refusal(fault, peer));
     }
     checks::size(&head, &peer.net.config)?;
     peer.door.sites.check(&head)?;
@@ -173,9 +173,9 @@ async fn answer(
         Route::Grpc(call) => rpc::answer(exchange, call, headers, body).await,
         Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
     };
-    answered.map_err(|refusal| match peer.fault.get() {
+    answered.map_err(|refusal| match peer.signs.fault() {
         // The body broke off because of what was found in it, not because the client left.
-        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(*fault, peer),
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(fault, peer),
         _ => refusal,
     })
 }
