@@ -7,6 +7,7 @@ Environment: JITNEY_BIN (the built binary), SCREENSHOTS (a folder for pictures a
 without it), CHROMIUM and CHROMEDRIVER (default /usr/bin/chromium and /usr/bin/chromedriver).
 """
 
+import json
 import math
 import os
 import re
@@ -63,6 +64,12 @@ def main():
         shows_live_numbers(page, running.url)
         looks_right(page)
         no_console_errors(page)
+        shows_every_path(page, running.url)
+        tries_a_path(page)
+        looks_right(page)
+        no_console_errors(page)
+        page.get(running.url)
+        shows_the_model(page)
         says_when_the_server_is_gone(page, running)
     print("the page works")
 
@@ -115,6 +122,28 @@ def looks_right(page):
 def no_console_errors(page):
     errors = [entry["message"] for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
     assert not errors, errors
+
+
+def shows_every_path(page, url):
+    page.get(f"{url}docs")
+    wait(page, lambda: "/predict/digits" in texts(page, "summary code"), "the paths of the model")
+    shown = set(texts(page, "summary code"))
+    with urllib.request.urlopen(f"{url}openapi.json", timeout=10) as document:
+        paths = set(json.load(document)["paths"])
+    assert shown == paths, shown ^ paths
+    picture(page, "docs")
+
+
+def tries_a_path(page):
+    row = next(row for row in page.find_elements(By.TAG_NAME, "details") if "/predict/digits\n" in f"{row.text}\n")
+    row.find_element(By.TAG_NAME, "summary").click()
+    wait(page, lambda: row.find_elements(By.TAG_NAME, "textarea"), "the form")
+    assert "pixels: number[64]" in row.find_element(By.TAG_NAME, "pre").text, row.text
+    row.find_element(By.CSS_SELECTOR, "form button").click()
+    status = row.find_element(By.CSS_SELECTOR, "[role=status]")
+    wait(page, lambda: status.text.startswith("200"), "an answer", lambda: status.text)
+    assert '"scores"' in row.find_element(By.CSS_SELECTOR, "form pre").text, row.text
+    picture(page, "docs-open")
 
 
 def says_when_the_server_is_gone(page, running):

@@ -109,6 +109,12 @@ const STEPS: &[Step] = &[
         run: from_fastapi,
     },
     Step {
+        name: "stream",
+        about: "the results of the streaming example as they come: as events, and on a WebSocket",
+        needs: &[Need::Venv, Need::Jitney],
+        run: streaming,
+    },
+    Step {
         name: "guide",
         about: "the commands in the guides print what the guides say",
         needs: &[Need::Venv, Need::Jitney],
@@ -325,6 +331,17 @@ fn from_fastapi(workspace: &Workspace) -> Outcome {
     let source = "flowers=examples/from_fastapi/after.py:Flowers";
     server::with(workspace, source, |url| {
         python_script(workspace, &[SCRIPT, url])
+    })
+}
+
+fn streaming(workspace: &Workspace) -> Outcome {
+    let source = "words=examples/stream/model.py:Words";
+    server::with(workspace, source, |url| {
+        python_script(
+            workspace,
+            &["examples/stream/client.py", "--check", "--url", url],
+        )?;
+        python_script(workspace, &["examples/stream/chat.py", "--url", url])
     })
 }
 

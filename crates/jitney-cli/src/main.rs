@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let matches = args::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let level = cli.command.log_level();
-    match logs::start(&cli.logs, level).and_then(|()| cmd::run(cli.command)) {
+    match logs::start(&cli.logs, level).and_then(|levels| cmd::run(cli.command, levels)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => problem.report(),
     }

@@ -23,7 +23,7 @@ use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::grpc;
 use crate::models::Catalog;
-use crate::net::{Door, Jitter, Net, Plane, Seats, Serves, http, listener};
+use crate::net::{Cors, Door, Http, Jitter, Net, Plane, Seats, Serves, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
@@ -312,17 +312,19 @@ impl Parts {
             self.catalog.clone(),
             Arc::clone(&self.admission),
             Arc::clone(&self.metrics),
+            self.levels.clone(),
             self.config.max_body_bytes,
             self.config.body_timeout,
         );
         let net = Net {
             doors,
             grpc,
-            access: self.access,
+            cors: Cors::new(&self.config),
+            access: Arc::new(self.access),
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),
-            http: http(&self.config, &group),
+            http: Http::new(&self.config, &group),
             config: self.config,
             started: Instant::now(),
             admission: self.admission,

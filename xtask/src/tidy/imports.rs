@@ -306,7 +306,7 @@ const CRATES: &[Rules] = &[
                     "observe",
                     "protocol",
                 ],
-                foreign: &["hyper", "http_body", "http_body_util"],
+                foreign: &["http_body", "http_body_util", "serde_json"],
             },
             Module {
                 name: "models",

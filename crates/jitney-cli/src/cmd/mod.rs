@@ -8,16 +8,18 @@ mod reference;
 mod serve;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
+use jitney_server::observe::logging::Levels;
 use tokio::runtime::Builder;
 
 use crate::args::Command;
 use crate::exit::Problem;
 
-/// Does what was asked.
-pub(crate) fn run(command: Command) -> Result<(), Problem> {
+/// Does what was asked. A server's administrators may set the levels of the log.
+pub(crate) fn run(command: Command, levels: Arc<dyn Levels>) -> Result<(), Problem> {
     match command {
-        Command::Serve(args) => serve::run(*args),
+        Command::Serve(args) => serve::run(*args, levels),
         Command::Predict(args) => predict::run(args),
         Command::Check(args) => check::run(&args),
         Command::Key(args) => key::run(args),

@@ -113,8 +113,8 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "Use a method that the `Allow` header names.",
         ),
         Code::UnsupportedMediaType => (
-            "The body's `Content-Type` is not one this path reads.",
-            "Send JSON.",
+            "The body's `Content-Type` or `Content-Encoding` is not one this path reads.",
+            "Send JSON, as it is or as gzip or deflate.",
         ),
         Code::RequestTimeout => (
             "The request did not arrive completely in time.",

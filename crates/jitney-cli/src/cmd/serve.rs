@@ -1,9 +1,11 @@
 //! `jitney serve`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use jitney_server::config::Config;
 use jitney_server::models::ModelState;
+use jitney_server::observe::logging::Levels;
 use jitney_server::server::{Running, Server, StartError};
 
 use crate::args::serve::ServeArgs;
@@ -13,9 +15,13 @@ use crate::settings;
 use crate::signals::Signals;
 
 /// Serves until a signal says to stop.
-pub(crate) fn run(args: ServeArgs) -> Result<(), Problem> {
+pub(crate) fn run(args: ServeArgs, levels: Arc<dyn Levels>) -> Result<(), Problem> {
     let started = Instant::now();
-    block_on(serve(settings::serve(args)?, started))
+    let config = Config {
+        levels: Some(levels),
+        ..settings::serve(args)?
+    };
+    block_on(serve(config, started))
 }
 
 async fn serve(config: Config, started: Instant) -> Result<(), Problem> {

@@ -179,6 +179,50 @@ fn with_explicit_control_the_start_can_be_empty() {
 }
 
 #[test]
+fn models_are_loaded_and_unloaded_over_http() {
+    let repository = Repository::new(&[]);
+    repository.put_digits("1");
+    let explicit = ["--control", "explicit", "--load-model", "none"];
+    let served = Served::start(&[&[repository.path()], &explicit[..]].concat());
+    let index = || served.post("/v2/repository/index", "").json();
+    let order = |path: &str, body: &str| {
+        let answer = served.post(&format!("/v2/repository/models/{path}"), body);
+        (answer.status, answer.body)
+    };
+    assert_eq!(index()[0]["state"], "UNAVAILABLE");
+    assert_eq!(order("digits/load", "").0, 200);
+    assert_eq!(version(&served), "1");
+    repository.put_digits("2");
+    assert_eq!(order("digits/load", "").0, 200);
+    assert_eq!(version(&served), "2");
+    let rows = index();
+    let names = rows.as_array().unwrap().iter();
+    let rows: Vec<_> = names.map(|row| (&row["version"], &row["state"])).collect();
+    assert_eq!(rows.last().unwrap(), &(&json!("2"), &json!("READY")));
+
+    let config = |text: &str| json!({"parameters": {"config": text}}).to_string();
+    let (status, body) = order("digits/load", &config(r#"{"max_batch_size": 1}"#));
+    assert_eq!(status, 200, "{body}");
+    let two = json!({"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [2, 64], "data": vec![0; 128]}]});
+    let refused = served.post("/v2/models/digits/infer", &two.to_string());
+    assert_eq!(refused.status, 400, "{refused:?}");
+    let (status, body) = order("digits/load", &config(r#"{"backend": "magic"}"#));
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("unknown field `backend`"), "{body}");
+    for name in ["other", "%2e%2e", "..%2fdigits", "digits%00"] {
+        let (status, body) = order(&format!("{name}/load"), "");
+        assert!([400, 404].contains(&status), "{name}: {status} {body}");
+    }
+
+    assert_eq!(order("digits/unload", "").0, 200);
+    assert_eq!(infer(&served, "/v2/models/digits/infer").status, 404);
+    assert_eq!(served.get("/v2/models/digits/ready").status, 404);
+    assert_eq!(served.get("/v2/health/ready").status, 200);
+    let ended = served.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_at_the_start() {
     let repository = Repository::new(&[]);
     repository.put_digits("1");

@@ -47,8 +47,6 @@ NUMBER = struct.Struct("<Q")
 STREAMS_IN_TURN, STREAMS_ON_LOOP = 64, 1024
 # How many results of a stream are computed to warm up.
 WARMUP_RESULTS = 4
-# Results that come on a loop so soon after others went out wait for the end of the turn, to go together.
-TOGETHER_S = 0.001
 RECEIVE_AT_ONCE = 256 << 10
 # How often within its limit a stream is looked at.
 SWEEPS = 8
@@ -263,7 +261,7 @@ class Streams:
             run = StreamRun(slot, id, b, meta, payload, self.model.streams_at)
             self.streams[id] = stream = Stream(run, run.left(self.control, 0, 1), time.monotonic())
             self.begin(stream)
-        elif kind == CREDIT or kind == STOP:
+        elif kind in (CREDIT, STOP):
             stream = self.streams.get(id)
             # It may have ended while the server said so.
             if stream is not None and not stream.stopped:
@@ -392,8 +390,10 @@ class StreamsOnLoop(Streams):
         self.asyncio = asyncio
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
+        # Those of streams that go on, and of those that do not want to end.
+        self.tasks = set()
+        self.turn = Turn()
         self.flushing = False
-        self.flushed = 0.0
         self.sweeping = False
         self.ended = False
 
@@ -448,11 +448,10 @@ class StreamsOnLoop(Streams):
 
     async def leave(self):
         try:
-            streams = list(self.streams.values())
-            for stream in streams:
+            for stream in self.streams.values():
                 self.stop(stream)
-            if streams:
-                await self.asyncio.wait([stream.task for stream in streams])
+            if self.tasks:
+                await self.asyncio.wait(self.tasks)
             closing = self.model.close()
             if hasattr(closing, "__await__"):
                 await closing
@@ -464,6 +463,7 @@ class StreamsOnLoop(Streams):
     def begin(self, stream):
         stream.task = self.loop.create_task(Stepped(self, stream, self.flow(stream)))
         stream.task.add_done_callback(lambda _: self.finish(stream))
+        self.tasks.add(stream.task)
         if not self.sweeping:
             self.sweeping = True
             self.loop.call_later(stream.run.limit / SWEEPS, self.sweep)
@@ -496,9 +496,8 @@ class StreamsOnLoop(Streams):
         try:
             async for result in results:
                 self.give(stream, result)
-                if stream.credit < 1:
-                    await self.wait_for_room(stream)
-                # The loop hears of it only when this awaits something.
+                # The next step may block the loop: the result goes out before.
+                await (self.turn if stream.credit > 0 else self.wait_for_room(stream))
                 if stream.stopped or stream.has_left():
                     break
         finally:
@@ -508,8 +507,8 @@ class StreamsOnLoop(Streams):
         try:
             for result in results:
                 self.give(stream, result)
-                await (self.asyncio.sleep(0) if stream.credit > 0 else self.wait_for_room(stream))
-                if stream.stopped:
+                await (self.turn if stream.credit > 0 else self.wait_for_room(stream))
+                if stream.stopped or stream.has_left():
                     break
         finally:
             close(results)
@@ -522,13 +521,10 @@ class StreamsOnLoop(Streams):
     def give(self, stream, result):
         super().give(stream, result)
         stream.since = time.monotonic()
-        # Whoever blocks the loop in its next step does not keep a result from going out that came alone.
-        if stream.since - self.flushed > TOGETHER_S:
-            self.flush()
-        else:
-            self.flush_soon()
+        self.flush_soon()
 
     def finish(self, stream):
+        self.tasks.discard(stream.task)
         # What a stream raises that was told to end is nobody's business but the model's.
         if stream.stopped and stream.failure is not None and not stream.failure.is_cancelled:
             complain(f"ending a stream raised {stream.failure.error}")
@@ -538,14 +534,10 @@ class StreamsOnLoop(Streams):
     def flush_soon(self):
         if not self.flushing:
             self.flushing = True
-            self.loop.call_soon(self.flush_in_turn)
-
-    def flush_in_turn(self):
-        self.flushing = False
-        self.flush()
+            self.loop.call_soon(self.flush)
 
     def flush(self):
-        self.flushed = time.monotonic()
+        self.flushing = False
         self.channel.flush()
 
     def sweep(self):
@@ -594,6 +586,13 @@ class Stepped:
     def __getattr__(self, name):
         # For those who look into tasks.
         return getattr(self.coroutine, name)
+
+
+class Turn:
+    """What is awaited to let the loop have a turn."""
+
+    def __await__(self):
+        yield
 
 
 def iterator(results):

@@ -16,9 +16,12 @@ from pathlib import Path
 WORKER = Path(__file__).resolve().parents[2] / "src/python/worker.py"
 BOOT = (WORKER.parent / "boot.py").read_text()
 HEADER = struct.Struct("<IBBHQQQ")
-HELLO, RUN, CLOSE, READY, FAILED, DONE = 1, 2, 3, 65, 66, 67
+HELLO, RUN, CLOSE, CREDIT, STOP = 1, 2, 3, 4, 5
+READY, FAILED, DONE, CHUNK, END = 65, 66, 67, 68, 69
 DESCRIPTOR, REGION = 1, 2
 TIMEOUT_S = 30
+# Where the streams' part of the control region begins.
+STREAMS_AT = 1024
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         theirs.close()
         self.control = Region(4096)
         self.regions, self.theirs, self.last = {}, {}, 0
+        self.held = None
         code = WORKER.read_bytes()
         self.socket.sendall(len(code).to_bytes(4, "little") + code)
         body = {
@@ -52,7 +56,7 @@ class Worker:
             "max_concurrency": None,
             "memory": None,
             "max_batch": 32,
-            "streams_at": 1024,
+            "streams_at": STREAMS_AT,
         }
         self.send(HELLO, json.dumps({**body, **hello}).encode(), descriptor=self.control.descriptor)
         self.kind, self.greeting = None, None
@@ -149,12 +153,78 @@ class Worker:
             block[8 + request] = 1
         os.pwrite(self.control.descriptor, block, slot * 512)
 
+    # Streams, each in the slot of its number
+
+    def open(self, item, limit=30.0, heads=b"", payload=None, contexts=None, deadline=0):
+        self.last += 1
+        meta = struct.pack("<QIIII", int(limit * 1e6), int(contexts is not None), 1, 1, 1) + heads
+        if contexts is not None:
+            text = json.dumps(contexts).encode()
+            meta += len(text).to_bytes(4, "little") + text
+        payload = [json.dumps([item]).encode()] if payload is None else payload
+        self.send(RUN, meta, payload, self.last, self.last, b=deadline)
+        return self.last
+
+    def credit(self, id, credit):
+        self.send(CREDIT, slot=id, id=id, a=credit)
+
+    def stop(self, id):
+        self.send(STOP, slot=id, id=id)
+
+    def take(self, id, count):
+        """The next results of a stream, which must be the next things that come."""
+        return [self.result(id) for _ in range(count)]
+
+    def result(self, id):
+        frame = self.receive()
+        assert frame is not None and (frame.kind, frame.id) == (CHUNK, id), frame and (frame.kind, frame.id, frame.meta)
+        assert frame.meta == b"\0", frame.meta
+        (value,) = json.loads(frame.payload)
+        return value
+
+    def end(self, id):
+        """Why a stream ended; None where all is well."""
+        frame = self.receive()
+        assert frame is not None and (frame.kind, frame.id) == (END, id), frame and (frame.kind, frame.id, frame.meta)
+        return json.loads(frame.meta[5:]) if frame.meta else None
+
+    def all(self, id):
+        """All results of a stream beside which there is no other, and why it ended."""
+        results = []
+        while True:
+            frame = self.receive()
+            assert frame is not None and frame.id == id
+            if frame.kind == END:
+                return results, json.loads(frame.meta[5:]) if frame.meta else None
+            results += json.loads(frame.payload)
+            if len(results) % 8 == 0:
+                self.credit(id, 8)
+
+    def stepped(self):
+        """The stream that the worker says to be at work on, or 0."""
+        return struct.unpack("<Q", os.pread(self.control.descriptor, 8, STREAMS_AT + 8))[0]
+
+    def begun(self, id):
+        return struct.unpack("<Q", os.pread(self.control.descriptor, 8, STREAMS_AT + 16 + id * 16 + 8))[0] == id
+
+    def leave_stream(self, id):
+        """Notes that the reader of a stream has left."""
+        os.pwrite(self.control.descriptor, id.to_bytes(8, "little"), STREAMS_AT + 16 + id * 16)
+
+    def hold(self):
+        """Keeps what is sent until it is let go as one."""
+        self.held = b""
+
+    def let_go(self):
+        held, self.held = self.held, None
+        self.socket.sendall(held)
+
     def close(self):
         self.send(CLOSE)
 
     # Frames
 
-    def send(self, kind, meta=b"", payload=(), slot=0, id=0, b=0, descriptor=None):
+    def send(self, kind, meta=b"", payload=(), slot=0, id=0, b=0, descriptor=None, a=None):
         size = sum(map(len, payload))
         flags = 0 if descriptor is None else DESCRIPTOR
         length = len(meta) + size
@@ -166,7 +236,10 @@ class Worker:
                 flags, descriptor = flags | DESCRIPTOR, region.descriptor
             os.pwrite(region.descriptor, b"".join(payload), 0)
             payload = ()
-        data = b"".join([HEADER.pack(length, kind, flags, slot, id, size, b), meta, *payload])
+        data = b"".join([HEADER.pack(length, kind, flags, slot, id, size if a is None else a, b), meta, *payload])
+        if self.held is not None:
+            self.held += data
+            return
         ancillary = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
         sent = self.socket.sendmsg([data], ancillary)
         # A worker that has it all may be gone already: sending it nothing more would be an error.

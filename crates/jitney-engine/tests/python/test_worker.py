@@ -74,14 +74,6 @@ class Modes(unittest.TestCase):
         """
         self.check(source, [1], [[1, None]], "async")
 
-    def test_streams_are_collected(self):
-        self.check(
-            "class Model:\n def stream(self, item):\n  yield from range(item)", [3, 0], [[0, 1, 2], []], "stream"
-        )
-        self.check(
-            "class Model:\n async def stream(self, item):\n  for i in range(item): yield i", [2], [[0, 1]], "stream"
-        )
-
     def test_async_calls_overlap(self):
         source = """
         import asyncio
@@ -305,7 +297,6 @@ TYPED_CLASS_ERRORS = [
         "takes (b, c), but it is called with (a, b)",
         3,
     ),
-    ("  inputs = {'a': 'FP32[1]'}\n  def stream(self, a): 0\n", "stream takes and gives JSON values", 2),
     (
         "  inputs = {'a': 'FP32[2]'}\n  def predict(self, a): return [1.0]\n  warmup = [[1.0]]\n",
         'warmup: input "a": expected rows of shape [2], got [1]',
@@ -807,7 +798,7 @@ class Cost(unittest.TestCase):
         with Worker("class Model:\n def predict(self, item): return item") as worker:
             worker.ready().run_json([1])
             after = resident(worker.process.pid)
-        self.assertLess(after - before, 4 << 20)
+        self.assertLess(after - before, 5 << 20)
 
 
 def resident(pid):

@@ -88,6 +88,11 @@ impl Access {
         })
     }
 
+    /// Whether callers need a key.
+    pub(crate) fn keyed(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Decides about a request by its head and the address it came from. `model` is the one that its path names.
     ///
     /// # Errors

@@ -171,10 +171,9 @@ impl ConfigToml {
                 .map_err(|error| format!("models: \"{}\": {error}", text.escape_debug()))
         });
         let control = match (self.control, self.reload) {
-            (Some(_), Some(_)) => {
+            (Some(Control::None | Control::Explicit), Some(true)) => {
                 return Err(
-                    "control and reload exclude each other: reload = true is control = \"poll\""
-                        .to_owned(),
+                    "reload = true is control = \"poll\", but control says otherwise".to_owned(),
                 );
             }
             (None, Some(true)) => Some(Control::Poll),
@@ -350,8 +349,11 @@ mod tests {
         assert_eq!(control("reload = true").unwrap(), Some(Control::Poll));
         assert_eq!(control("reload = false").unwrap(), None);
         assert_eq!(control("control = \"none\"").unwrap(), Some(Control::None));
-        let both = control("reload = true\ncontrol = \"poll\"").unwrap_err();
-        assert!(both.to_string().contains("exclude each other"), "{both}");
+        let both = control("reload = true\ncontrol = \"none\"").unwrap_err();
+        assert!(
+            both.to_string().contains("control says otherwise"),
+            "{both}"
+        );
     }
 
     #[test]

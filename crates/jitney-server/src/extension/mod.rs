@@ -11,10 +11,14 @@ pub(crate) mod trace;
 use crate::observe::logging::Levels;
 
 /// The extensions that the server's metadata names, always.
-const ALWAYS: [&str; 5] = [
+const ALWAYS: [&str; 9] = [
+    "binary_tensor_data",
+    "classification",
     "model_configuration",
     "model_repository",
     "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
     "statistics",
     "trace",
 ];

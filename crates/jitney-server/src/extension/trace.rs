@@ -68,18 +68,25 @@ fn level(value: &[String]) -> Result<bool, Failure> {
 
 fn rate(value: &[String]) -> Result<u64, Failure> {
     let wrong = "trace_rate: expected a whole number from 1";
-    let rate = only(value).and_then(|text| text.parse().ok());
-    rate.filter(|rate| *rate > 0)
-        .ok_or_else(|| Failure::invalid(wrong))
+    let rate = only(value).and_then(whole).filter(|rate| *rate > 0);
+    rate.ok_or_else(|| Failure::invalid(wrong))
 }
 
 fn count(value: &[String]) -> Result<Option<u64>, Failure> {
     let wrong = "trace_count: expected a whole number from 0, or -1 for traces without end";
     match only(value) {
         Some("-1") => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| Failure::invalid(wrong)),
-        None => Err(Failure::invalid(wrong)),
+        text => match text.and_then(whole) {
+            Some(count) => Ok(Some(count)),
+            None => Err(Failure::invalid(wrong)),
+        },
     }
+}
+
+/// A number that is written as numbers are, and is far from the end of what there is room for.
+fn whole(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number < 1_000_000_000_000_000_000 && number.to_string() == text).then_some(number)
 }
 
 fn fixed(value: Option<&[String]>, only_one: &str, otherwise: &str) -> Result<(), Failure> {
@@ -122,7 +129,7 @@ mod tests {
                 Ok(("TIMESTAMPS", "1000", "-1")),
             ),
             (
-                r#"{"trace_level":"TIMESTAMPS","trace_rate":5,"trace_count":"7"}"#,
+                r#"{"trace_level":"TIMESTAMPS","trace_rate":"5","trace_count":"7"}"#,
                 Ok(("TIMESTAMPS", "5", "7")),
             ),
             (
@@ -147,6 +154,12 @@ mod tests {
             ),
             (r#"{"trace_rate":"0"}"#, Err(Code::InvalidInput)),
             (r#"{"trace_rate":["1","2"]}"#, Err(Code::InvalidInput)),
+            (r#"{"trace_rate":"+1"}"#, Err(Code::InvalidInput)),
+            (r#"{"trace_rate":"01"}"#, Err(Code::InvalidInput)),
+            (
+                r#"{"trace_rate":"1000000000000000000"}"#,
+                Err(Code::InvalidInput),
+            ),
             (r#"{"trace_count":"-2"}"#, Err(Code::InvalidInput)),
             (r#"{"trace_level":["MIN"]}"#, Err(Code::InvalidInput)),
             (r#"{"trace_level":[]}"#, Err(Code::InvalidInput)),

@@ -143,3 +143,122 @@ impl<'a> Fields<'a> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::grpc::generated::model_infer_request::{
+        InferInputTensor, InferRequestedOutputTensor,
+    };
+    use crate::grpc::generated::{InferParameter, InferTensorContents, ModelInferRequest};
+
+    fn parameters(count: usize) -> HashMap<String, InferParameter> {
+        let parameter = |at: usize| (at.to_string(), InferParameter::default());
+        (0..count).map(parameter).collect()
+    }
+
+    fn inputs(count: usize, input: &InferInputTensor) -> ModelInferRequest {
+        ModelInferRequest {
+            inputs: vec![input.clone(); count],
+            ..ModelInferRequest::default()
+        }
+    }
+
+    fn input(parameter_count: usize, shape: usize, strings: usize) -> InferInputTensor {
+        InferInputTensor {
+            parameters: parameters(parameter_count),
+            shape: vec![-1; shape],
+            contents: Some(InferTensorContents {
+                bytes_contents: vec![Bytes::new(); strings],
+                int_contents: vec![8; 100_000],
+                ..InferTensorContents::default()
+            }),
+            ..InferInputTensor::default()
+        }
+    }
+
+    #[test]
+    fn what_is_larger_in_memory_than_on_the_wire_is_counted() {
+        let small = InferInputTensor::default();
+        let outputs = |count: usize, parameter_count: usize| ModelInferRequest {
+            outputs: vec![
+                InferRequestedOutputTensor {
+                    parameters: parameters(parameter_count),
+                    ..InferRequestedOutputTensor::default()
+                };
+                count
+            ],
+            ..ModelInferRequest::default()
+        };
+        let raw = |count: usize| ModelInferRequest {
+            raw_input_contents: vec![Bytes::from_static(&[0x2a; 30]); count],
+            ..ModelInferRequest::default()
+        };
+        let own = |count: usize| ModelInferRequest {
+            parameters: parameters(count),
+            ..ModelInferRequest::default()
+        };
+        let rows = [
+            (inputs(MAX_TENSORS, &small), None),
+            (inputs(MAX_TENSORS + 1, &small), Some("1024 inputs")),
+            (inputs(1, &input(MAX_KEYS, MAX_DIMENSIONS, 10)), None),
+            (
+                inputs(1, &input(MAX_KEYS + 1, 1, 1)),
+                Some("128 parameters of a tensor"),
+            ),
+            (
+                inputs(1, &input(1, MAX_DIMENSIONS + 1, 1)),
+                Some("32 dimensions of a shape"),
+            ),
+            (inputs(2, &input(1, 1, MAX_STRINGS / 2)), None),
+            (
+                inputs(2, &input(1, 1, MAX_STRINGS / 2 + 1)),
+                Some("elements of BYTES tensors"),
+            ),
+            (outputs(MAX_TENSORS, 1), None),
+            (outputs(MAX_TENSORS + 1, 0), Some("1024 outputs")),
+            (outputs(1, MAX_KEYS + 1), Some("128 parameters of a tensor")),
+            (raw(MAX_TENSORS), None),
+            (raw(MAX_TENSORS + 1), Some("1024 raw contents")),
+            (own(MAX_KEYS), None),
+            (own(MAX_KEYS + 1), Some("128 parameters")),
+        ];
+        for (request, expected) in rows {
+            match (check(&request.encode_to_vec()), expected) {
+                (Ok(()), None) => (),
+                (Err(failure), Some(words)) => {
+                    assert_eq!(failure.code, Code::TooLarge);
+                    assert!(failure.message.contains(words), "{failure}");
+                }
+                (got, expected) => panic!("{got:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    /// A shape may come as a field for each size too, and a message within a message in parts.
+    #[test]
+    fn forms_that_encoders_do_not_write_are_counted_too() {
+        let sizes = [0x18, 1].repeat(MAX_DIMENSIONS + 1);
+        let mut request = vec![0x2a, u8::try_from(sizes.len()).unwrap()];
+        request.extend(sizes);
+        assert!(check(&request).is_err());
+        // Each part of the contents has one element.
+        let parts = [0x2a, 2, 0x42, 0].repeat(MAX_STRINGS + 1);
+        let mut request = vec![0x2a];
+        prost::encoding::encode_varint(parts.len() as u64, &mut request);
+        request.extend(parts);
+        assert!(check(&request).is_err());
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_left_to_the_decoder() {
+        for bytes in [&[0xff; 20][..], &[0x2a, 200], &[0x2b], &[0x2e], &[0x21, 0]] {
+            assert_eq!(check(bytes), Ok(()), "{bytes:?}");
+        }
+    }
+}

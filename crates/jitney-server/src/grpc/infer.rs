@@ -458,3 +458,208 @@ fn widened<Narrow: Element, Wide: From<Narrow>>(tensor: &Tensor) -> Vec<Wide> {
     let values = tensor.values::<Narrow>().unwrap_or_default();
     values.iter().copied().map(Wide::from).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use jitney_engine::{BatchAxis, Items, TensorSpec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spec(rows: &[(&str, &str)]) -> Spec {
+        let tensors = rows
+            .iter()
+            .map(|(name, row)| TensorSpec::parse_row(name, row).unwrap());
+        let tensors: Vec<_> = tensors.collect();
+        Spec {
+            inputs: tensors.clone(),
+            outputs: tensors,
+            batch: BatchAxis::Free,
+            rows_independent: true,
+            items: Items::Tensors,
+        }
+    }
+
+    fn model(spec: &Spec) -> Model<'_> {
+        Model {
+            name: "m",
+            version: "1",
+            spec,
+            labels: &[],
+        }
+    }
+
+    fn request(name: &str, datatype: DataType, shape: &[i64]) -> ModelInferRequest {
+        ModelInferRequest {
+            inputs: vec![InferInputTensor {
+                name: name.to_owned(),
+                datatype: datatype.name().to_owned(),
+                shape: shape.to_vec(),
+                ..InferInputTensor::default()
+            }],
+            ..ModelInferRequest::default()
+        }
+    }
+
+    /// A tensor of that datatype whose elements are made of these bytes.
+    fn tensor(datatype: DataType, rows: usize, bytes: &[u8]) -> Tensor {
+        let mut bytes = bytes.iter().copied().cycle();
+        let data = match datatype.width() {
+            _ if datatype == DataType::Bool => {
+                Data::Fixed(bytes.take(2 * rows).map(|byte| byte & 1).collect())
+            }
+            Some(width) => Data::Fixed(bytes.take(2 * rows * width).collect()),
+            None => {
+                let mut element = || (0..3).map(|_| bytes.next().unwrap()).collect();
+                Data::Elements((0..2 * rows).map(|_| element()).collect())
+            }
+        };
+        Tensor::new(datatype, [rows, 2].as_slice().into(), data).unwrap()
+    }
+
+    proptest! {
+        /// To the last bit, NaN included, in either form; and the answer has the form of the request.
+        #[test]
+        fn tensors_come_back_as_they_went(
+            datatype in prop::sample::select(DataType::ALL.to_vec()),
+            rows in 1..4_usize,
+            bytes in prop::collection::vec(any::<u8>(), 1..50),
+            typed in any::<bool>(),
+        ) {
+            let row = format!("{datatype}[2]");
+            let spec = spec(&[("x", row.as_str())]);
+            let tensor = tensor(datatype, rows, &bytes);
+            let mut request = request("x", datatype, &shape(&tensor));
+            let typed = typed && field(datatype).is_some();
+            match typed {
+                true => request.inputs[0].contents = Some(contents(&tensor)),
+                false => request.raw_input_contents = vec![to_raw(&tensor).unwrap()],
+            }
+            let asked = decode(request.clone(), &spec, false).unwrap();
+            let mut outputs = asked.inputs.clone();
+            prop_assert_eq!(&outputs, std::slice::from_ref(&tensor));
+            let (response, raw) = encode(model(&spec), None, &asked.form, &mut outputs, None).unwrap();
+            let bits = |contents: Option<InferTensorContents>| contents.map(|c| prost::Message::encode_to_vec(&c));
+            prop_assert_eq!(bits(response.outputs[0].contents.clone()), bits(request.inputs[0].contents.clone()));
+            prop_assert_eq!(raw, request.raw_input_contents);
+            prop_assert_eq!(&response.outputs[0].shape, &request.inputs[0].shape);
+        }
+    }
+
+    #[test]
+    fn raw_tensors_are_pieces_of_the_message() {
+        let spec = spec(&[("a", "FP32[2]"), ("b", "BYTES[1]")]);
+        let memory = Bytes::from_static(b"01234567\x02\0\0\0hi");
+        let mut both = request("a", DataType::Fp32, &[1, 2]);
+        both.inputs
+            .extend(request("b", DataType::Bytes, &[1, 1]).inputs);
+        both.raw_input_contents = vec![memory.slice(..8), memory.slice(8..)];
+        let asked = decode(both, &spec, false).unwrap();
+        let Data::Fixed(floats) = asked.inputs[0].data() else {
+            panic!("floats have a fixed width");
+        };
+        let strings = asked.inputs[1].byte_elements().unwrap();
+        let memory = memory.as_ptr_range();
+        assert!(memory.contains(&floats.as_ptr()) && memory.contains(&strings[0].as_ptr()));
+    }
+
+    #[test]
+    fn numbers_must_be_in_the_range_of_their_datatype() {
+        let ints = |values: &[i32]| InferTensorContents {
+            int_contents: values.to_vec(),
+            ..Default::default()
+        };
+        let uints = |values: &[u32]| InferTensorContents {
+            uint_contents: values.to_vec(),
+            ..Default::default()
+        };
+        let rows = [
+            (DataType::Int8, ints(&[-128, 127]), None),
+            (
+                DataType::Int8,
+                ints(&[0, 128]),
+                Some("int_contents[1]: expected a number in the range of INT8, got 128"),
+            ),
+            (DataType::Int8, ints(&[-129]), Some("int_contents[0]")),
+            (DataType::Int16, ints(&[-32_768, 32_767]), None),
+            (DataType::Int16, ints(&[32_768]), Some("INT16, got 32768")),
+            (DataType::Uint8, uints(&[255]), None),
+            (DataType::Uint8, uints(&[256]), Some("UINT8, got 256")),
+            (DataType::Uint16, uints(&[65_535]), None),
+            (
+                DataType::Uint16,
+                uints(&[65_536]),
+                Some("UINT16, got 65536"),
+            ),
+            (
+                DataType::Fp32,
+                ints(&[1]),
+                Some("expected FP32 in fp32_contents, got int_contents"),
+            ),
+            (
+                DataType::Bf16,
+                ints(&[]),
+                Some("expected BF16 in raw_input_contents"),
+            ),
+        ];
+        for (datatype, contents, expected) in rows {
+            match (data(datatype, contents), expected) {
+                (Ok(_), None) => (),
+                (Err(failure), Some(words)) => {
+                    assert!(failure.message.contains(words), "{failure}")
+                }
+                (got, expected) => panic!("{datatype}: {got:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_of_every_kind_reach_the_model_as_json() {
+        use ParameterChoice::{BoolParam, DoubleParam, Int64Param, StringParam, Uint64Param};
+        let spec = spec(&[("x", "FP32[2]")]);
+        let mut asked = request("x", DataType::Fp32, &[1, 2]);
+        asked.id = "7".to_owned();
+        asked.raw_input_contents = vec![Bytes::from_static(&[0; 8])];
+        let choices = [
+            ("a", BoolParam(true)),
+            ("b\"", StringParam("\n".to_owned())),
+            ("c", DoubleParam(0.5)),
+            ("d", DoubleParam(f64::NAN)),
+            ("e", Uint64Param(u64::MAX)),
+            ("priority", Uint64Param(3)),
+            ("sequence_id", Int64Param(-1)),
+            ("timeout", StringParam("250".to_owned())),
+        ];
+        asked.parameters = choices
+            .map(|(name, choice)| (name.to_owned(), parameter(choice)))
+            .into();
+        let meta = decode(asked, &spec, false).unwrap().meta;
+        let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":-1,"timeout":"250"}"#;
+        let expected = Meta {
+            id: Some("7".to_owned()),
+            timeout: Some(Duration::from_micros(250)),
+            priority: 3,
+            parameters: Some(text.to_owned()),
+            key: None,
+        };
+        assert_eq!(meta, expected);
+    }
+
+    #[test]
+    fn names_of_the_servers_own_are_understood_on_streams_alone() {
+        let spec = spec(&[("x", "FP32[2]")]);
+        let mut asked = request("x", DataType::Fp32, &[1, 2]);
+        asked.raw_input_contents = vec![Bytes::from_static(&[0; 8])];
+        let with = |choice| {
+            let mut asked = asked.clone();
+            asked
+                .parameters
+                .insert(EMPTY_FINAL.to_owned(), parameter(choice));
+            asked
+        };
+        let yes = with(ParameterChoice::BoolParam(true));
+        assert!(decode(yes.clone(), &spec, true).unwrap().form.empty_final);
+        assert!(decode(yes, &spec, false).is_err());
+        assert!(decode(with(ParameterChoice::Int64Param(1)), &spec, true).is_err());
+    }
+}

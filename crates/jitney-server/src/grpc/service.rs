@@ -18,11 +18,13 @@ use super::infer::{self, Model};
 use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
-use crate::access::Grant;
+use crate::access::{Access, Grant};
 use crate::admit::{self, Admission};
 use crate::call::Call;
+use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, Lane};
+use crate::observe::logging::Levels;
 use crate::observe::metrics::{Metrics, ModelMetrics};
 use crate::protocol::parameters;
 
@@ -40,6 +42,8 @@ pub(crate) struct Service {
     pub(super) admission: Arc<Admission>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
+    /// The switches of the process's log, where the server may set them.
+    pub(super) levels: Option<Arc<dyn Levels>>,
     /// Most bytes of a message with tensors.
     limit: usize,
     /// How long a message of a stream may pause within itself.
@@ -52,6 +56,8 @@ pub(crate) struct Caller {
     pub(crate) head: Head,
     /// What the caller may do.
     pub(crate) grant: Grant,
+    /// Who decides about each of the many requests of one call.
+    pub(crate) access: Arc<Access>,
     pub(crate) started: Instant,
     /// The caller's name for the call, as its metadata says.
     pub(crate) id: Option<String>,
@@ -146,6 +152,7 @@ impl Service {
         catalog: Catalog,
         admission: Arc<Admission>,
         metrics: Arc<Metrics>,
+        levels: Option<Arc<dyn Levels>>,
         limit: usize,
         patience: Duration,
     ) -> Service {
@@ -154,6 +161,7 @@ impl Service {
             admission,
             metrics,
             registry: Arc::new(Registry::new()),
+            levels,
             limit,
             patience,
         }
@@ -192,7 +200,7 @@ impl Service {
                 wire::message(&ServerReadyResponse { ready }, &caller.head)
             }
             Unary::ModelReady => self.model_ready(caller, message),
-            Unary::ServerMetadata => wire::message(&server_metadata(), &caller.head),
+            Unary::ServerMetadata => wire::message(&self.server_metadata(), &caller.head),
             Unary::ModelMetadata => self.model_metadata(caller, message),
             Unary::Extension(extension) => {
                 extensions::answer(self, caller, extension, message).await
@@ -288,6 +296,15 @@ impl Service {
         })
     }
 
+    fn server_metadata(&self) -> ServerMetadataResponse {
+        let served = extension::served(self.levels.as_deref());
+        ServerMetadataResponse {
+            name: NAME.to_owned(),
+            version: VERSION.to_owned(),
+            extensions: served.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
     fn model_ready(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
         let ModelReadyRequest { name, version } = decode(message)?;
         // Whether there is such a model is no part of the question: clients wait for one that may be on its way.
@@ -345,6 +362,7 @@ pub(super) fn call(
     let limit = admit::deadline(started, lane.deadline(), None);
     meta.id = meta.id.or_else(|| caller.id.clone());
     meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
+    meta.key = caller.grant.number();
     Call {
         inputs,
         deadline: asked.map_or(limit, |asked| asked.min(limit)),
@@ -366,17 +384,6 @@ pub(super) fn model(lane: &Lane) -> Model<'_> {
 /// A version as messages name it; empty where they name none.
 pub(super) fn named(version: &str) -> Option<&str> {
     (!version.is_empty()).then_some(version)
-}
-
-fn server_metadata() -> ServerMetadataResponse {
-    ServerMetadataResponse {
-        name: NAME.to_owned(),
-        version: VERSION.to_owned(),
-        extensions: extensions::ADVERTISED
-            .iter()
-            .map(|&name| name.to_owned())
-            .collect(),
-    }
 }
 
 fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {

@@ -68,6 +68,8 @@ struct Conversation {
 /// What happens to a stream.
 enum Event {
     Answer(Result<Pieces, Failure>),
+    /// Nothing goes on any more.
+    Idle,
     Request(Option<Result<(Bytes, Admitted), Failure>>),
     Drain,
     Deadline,
@@ -83,6 +85,8 @@ impl Conversation {
             match self.event().await {
                 Event::Answer(Ok(pieces)) => return Some((Ok(pieces), Some(self))),
                 Event::Answer(Err(failure)) => return Some((Err(failure), None)),
+                Event::Idle => (),
+                Event::Quiet => (),
                 Event::Request(Some(Ok((message, room)))) => self.begin(message, room),
                 Event::Request(Some(Err(failure))) => self.stop(Some(failure)),
                 Event::Request(None) => self.stop(None),
@@ -117,11 +121,10 @@ impl Conversation {
             }
         };
         tokio::select! {
-            Some(answer) = self.going.next(), if answering => Event::Answer(answer),
+            answer = self.going.next(), if answering => answer.map_or(Event::Idle, Event::Answer),
             request = request, if reading && room => Event::Request(request),
             _ = self.phase.wait_for(|phase| *phase >= Phase::Draining), if reading => Event::Drain,
             () = late => Event::Deadline,
-            else => Event::Request(None),
         }
     }
 
@@ -227,6 +230,7 @@ impl Turn {
         let request = infer_request(message)?;
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
+        self.caller.access.again(&self.caller.grant)?;
         let mut reached = None;
         let lane = self.service.called(&self.caller, &request, &mut reached);
         if let Some(metrics) = reached {

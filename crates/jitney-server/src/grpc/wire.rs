@@ -56,9 +56,13 @@ impl Messages {
     }
 
     /// The next bytes of the call.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    ///
+    /// # Errors
+    /// As [`Messages::take`], as soon as the prefix of a message is there.
+    pub(crate) fn push(&mut self, piece: Bytes) -> Result<(), Failure> {
         self.held += piece.len();
         self.pieces.push_back(piece);
+        self.prefix().map(|_| ())
     }
 
     /// The next message, where all of it is there.
@@ -260,8 +264,7 @@ where
             none => none.insert(self.admission.enter(0)?),
         };
         room.take(piece.len())?;
-        self.messages.push(piece);
-        Ok(())
+        self.messages.push(piece)
     }
 
     /// The next bytes; `None` at the end. Trailers mean nothing here.
@@ -469,5 +472,117 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         self.pieces.is_empty() && matches!(self.rest, Rest::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::grpc::generated::{ModelInferResponse, ModelStreamInferResponse};
+
+    fn messages(limit: usize) -> Messages {
+        Messages::new(&Head::default(), limit)
+    }
+
+    fn prefixed(flag: u8, message: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(message.len()).unwrap();
+        [&[flag], &length.to_be_bytes()[..], message].concat()
+    }
+
+    fn opened(packed: Packed) -> Bytes {
+        assert!(packed.encoding.is_none());
+        packed.bytes
+    }
+
+    #[test]
+    fn a_length_is_compared_before_anything_comes_for_it() {
+        let mut messages = messages(10);
+        messages.push(Bytes::from_static(&[0, 0, 0])).unwrap();
+        messages.push(Bytes::from_static(&[0, 10])).unwrap();
+        assert!(messages.take().unwrap().is_none());
+        messages.push(Bytes::from_static(&[7; 10])).unwrap();
+        assert_eq!(opened(messages.take().unwrap().unwrap()).len(), 10);
+        let too_large = messages.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
+        assert_eq!(too_large.unwrap_err().code, Code::TooLarge);
+    }
+
+    #[test]
+    fn flags_must_be_ones_that_are_meant() {
+        for (flag, accepted) in [(0, true), (1, false), (2, false), (255, false)] {
+            let mut messages = messages(10);
+            let pushed = messages.push(prefixed(flag, b"abc").into());
+            assert_eq!(pushed.is_ok(), accepted, "{flag}");
+        }
+    }
+
+    #[test]
+    fn one_message_is_one() {
+        let rows: [(&[&[u8]], bool); 5] = [
+            (&[b"abc"], true),
+            (&[b""], true),
+            (&[], false),
+            (&[b"abc", b"d"], false),
+            (&[b"abc", b""], false),
+        ];
+        for (parts, accepted) in rows {
+            let mut messages = messages(10);
+            let bytes = parts.iter().flat_map(|part| prefixed(0, part)).collect();
+            messages.push(bytes).unwrap();
+            assert_eq!(messages.only().is_ok(), accepted, "{parts:?}");
+        }
+    }
+
+    fn whole(pieces: Pieces) -> Vec<u8> {
+        pieces.into_iter().flatten().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_whole_however_they_are_cut(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6000), 0..5),
+            cuts in prop::collection::vec(1..5000_usize, 1..20),
+        ) {
+            let bytes: Bytes = parts.iter().flat_map(|part| prefixed(0, part)).collect();
+            let mut messages = messages(6000);
+            let mut came = Vec::new();
+            let (mut at, mut cuts) = (0, cuts.into_iter().cycle());
+            while at < bytes.len() {
+                let end = bytes.len().min(at + cuts.next().unwrap());
+                messages.push(bytes.slice(at..end)).unwrap();
+                at = end;
+                while let Some(message) = messages.take().unwrap() {
+                    came.push(opened(message).to_vec());
+                }
+            }
+            prop_assert_eq!(came, parts);
+            prop_assert_eq!(messages.held, 0);
+        }
+
+        /// What is written in pieces is what the generated code would have written, and small pieces are joined.
+        #[test]
+        fn pieces_make_up_the_message(
+            raw in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..10_000), 0..4),
+            wrapped in any::<bool>(),
+            encoding in prop::sample::select(vec![None, Some(Encoding::Gzip), Some(Encoding::Deflate)]),
+        ) {
+            let raw: Vec<Bytes> = raw.into_iter().map(Bytes::from).collect();
+            let message = ModelInferResponse { model_name: "m".to_owned(), ..Default::default() };
+            let expected = ModelInferResponse { raw_output_contents: raw.clone(), ..message.clone() };
+            let head = Head { answers: encoding, encoding, ..Head::default() };
+            let parts = Parts { wrapper: wrapped.then_some(2), message: &message, raw: (6, &raw) };
+            let mut messages = Messages::new(&head, 100_000);
+            messages.push(whole(parts.write(&head).unwrap()).into()).unwrap();
+            let packed = messages.only().unwrap();
+            let mut room = Admission::new(1 << 20).enter(0).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let bytes = runtime.block_on(packed.open(&mut room)).unwrap();
+            let got = match wrapped {
+                true => ModelStreamInferResponse::decode(bytes).unwrap().infer_response.unwrap(),
+                false => ModelInferResponse::decode(bytes).unwrap(),
+            };
+            prop_assert_eq!(got, expected);
+        }
     }
 }

@@ -179,7 +179,7 @@ impl Lane {
         self.model.workers()
     }
 
-    /// What the model has done since the server started, over all its loads; the batches of another lane that still ends are missing.
+    /// What the model has done, over all its loads until it is unloaded; the batches of another lane that still ends are missing.
     pub fn totals(&self) -> Totals {
         let mut totals = self.metrics.totals();
         metrics::add(&mut totals.batches, &self.stats().batch_runs);

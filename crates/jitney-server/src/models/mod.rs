@@ -55,7 +55,7 @@ pub struct ModelStatus {
     pub name: String,
     /// The version.
     pub version: String,
-    /// Whether requests that name no version get this one: it is the highest.
+    /// Whether requests that name no version get this one: it is the highest that is ready, or the highest where none is.
     pub default: bool,
     /// Where it stands.
     pub state: ModelState,
@@ -67,7 +67,7 @@ pub struct ModelStatus {
     pub sketch: Option<Sketch>,
     /// What is known once it is loaded.
     pub loaded: Option<Loaded>,
-    /// Why it could not be loaded again when its files changed last, where the one before goes on.
+    /// Why it could not be loaded again the last time, where the one before goes on.
     pub reload_failure: Option<String>,
 }
 

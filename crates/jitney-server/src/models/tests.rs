@@ -12,7 +12,7 @@ use super::discover::Card;
 use super::probe::Probe;
 use super::*;
 use crate::call::Call;
-use crate::config::{ModelOptions, ModelSettings};
+use crate::config::{ModelOptions, ModelSettings, RowByRow};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -329,7 +329,7 @@ fn replace(catalog: &Catalog, metrics: &Metrics, probe: &Probe, number: u64) {
         || Ok(probe),
     );
     let card = Card::default();
-    first_entry(&catalog).replace(lane.unwrap(), card, number);
+    first_entry(catalog).replace(lane.unwrap(), card, number);
 }
 
 fn item(text: &'static str) -> Call {
@@ -424,6 +424,46 @@ async fn a_model_that_allows_no_second_run_gets_none() {
         assert!(failure.retry_after.is_some());
         assert_eq!(probe.seen().len(), runs);
     }
+}
+
+/// Whatever their order, they are run by their priority: 1 first, and one that says nothing before one of 200.
+#[tokio::test]
+async fn the_urgent_are_run_first() {
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (write, read) = std::sync::mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
+    let probe = Probe::json(move |item| {
+        match item {
+            "gate" => gate.lock().unwrap().recv().unwrap(),
+            item => write.send(item.to_owned()).unwrap(),
+        }
+        Ok(())
+    });
+    let settings = ModelSettings {
+        row_by_row: RowByRow::Yes,
+        ..ModelSettings::default()
+    };
+    let metrics = Metrics::new().model("e", "1");
+    let load = || Ok(Box::new(probe) as Box<dyn jitney_engine::Model>);
+    let lane = Lane::start("e", "1", &settings, metrics, Surroundings::default(), load).unwrap();
+    let run = |text, priority| {
+        let mut call = item(text);
+        call.meta.priority = priority;
+        lane.infer(call)
+    };
+    let (held, last, third, second, first, ()) = tokio::join!(
+        run("gate", 0),
+        run("last", 200),
+        run("third", 0),
+        run("second", 2),
+        run("first", 1),
+        async { open.send(()).unwrap() },
+    );
+    for answer in [held, last, third, second, first] {
+        answer.unwrap();
+    }
+    let order: Vec<String> = read.try_iter().collect();
+    assert_eq!(order, ["first", "second", "third", "last"]);
 }
 
 #[tokio::test]

@@ -64,6 +64,26 @@ where
     }
 }
 
+/// Reads a body in the pieces that it comes in, of which none is copied.
+///
+/// Cancel safety: as [`read`].
+pub(crate) async fn pieces<B>(
+    mut body: B,
+    admitted: &mut Admitted,
+    limits: BodyLimits,
+    mut take: impl FnMut(Bytes) -> Result<(), Failure>,
+) -> Result<(), Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut pace = Pace::new(limits);
+    while let Some(piece) = pace.next(&mut body).await? {
+        pace.hold(piece.len(), admitted)?;
+        take(piece)?;
+    }
+    Ok(())
+}
+
 async fn read_plain<B>(
     mut body: B,
     tensors: usize,

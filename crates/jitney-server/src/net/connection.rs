@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
@@ -17,8 +18,9 @@ use jitney::Group;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::framing::{Fault, HeadLimits};
-use super::screen::{Patience, Screen};
+use super::framing::HeadLimits;
+use super::reply::Reply;
+use super::screen::{Patience, Screen, Signs};
 use super::transport::Transport;
 use super::websocket::Upgrade;
 use super::{Door, Net, exchange};
@@ -42,8 +44,7 @@ pub(crate) struct Peer {
     pub(crate) plane: Plane,
     /// Where it is.
     pub(crate) from: IpAddr,
-    /// What was found wrong in the byte stream.
-    pub(crate) fault: Arc<OnceLock<Fault>>,
+    pub(crate) signs: Arc<Signs>,
     active: AtomicUsize,
     begun: AtomicUsize,
     speaks_http2: AtomicBool,
@@ -54,6 +55,9 @@ pub(crate) struct Peer {
 /// The checked bytes of a connection, and as hyper holds them.
 pub(crate) type Wire = Screen<Transport>;
 pub(crate) type Socket = TokioIo<Wire>;
+
+/// After so long without a request a connection rests, at the latest after twice that.
+const RESTS_AFTER: Duration = Duration::from_secs(1);
 
 /// A request of a connection that has not ended.
 pub(crate) struct Active<'a>(&'a Peer);
@@ -68,7 +72,7 @@ impl Peer {
             door,
             plane,
             from,
-            fault: Arc::default(),
+            signs: Arc::default(),
             active: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             speaks_http2: AtomicBool::new(false),
@@ -127,6 +131,27 @@ pub(crate) struct Arrived {
     pub(crate) room: Room,
     /// When the head of its first request must be complete.
     pub(crate) first_head_by: Instant,
+    pub(crate) speech: Speech,
+}
+
+/// What the first bytes of a connection say of its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// They are not how HTTP/2 begins.
+    Http1,
+    /// They may be.
+    Unsaid,
+}
+
+impl Speech {
+    pub(crate) fn of(first: &[u8]) -> Speech {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let common = first.len().min(PREFACE.len());
+        match first[..common] == PREFACE[..common] {
+            true => Speech::Unsaid,
+            false => Speech::Http1,
+        }
+    }
 }
 
 /// What a connection takes up until it ends.
@@ -146,6 +171,7 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
         from,
         room,
         first_head_by,
+        speech,
     } = arrived;
     if transport.arrive().is_err() {
         return;
@@ -160,18 +186,11 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
         transport,
         head_limits(&net.config),
         patience,
-        Arc::clone(&peer.fault),
+        Arc::clone(&peer.signs),
     );
-    let service = service_fn(|request: Request<Incoming>| {
-        if request.version() == Version::HTTP_2 {
-            peer.speaks_http2.store(true, Ordering::Relaxed);
-        }
-        exchange::on_data_plane(Arc::clone(&peer), request)
-    });
-    {
-        let socket = Socket::new(wire);
-        let connection = net.http.serve_connection_with_upgrades(socket, service);
-        until_over(&peer, pin!(connection)).await;
+    match speech {
+        Speech::Http1 => http1(&peer, wire).await,
+        Speech::Unsaid => any_http(&peer, wire).await,
     }
     match peer.take_upgrade() {
         None => drop(room),
@@ -188,6 +207,106 @@ pub(crate) async fn drive(net: Arc<Net>, plane: Plane, arrived: Arrived) {
             drop(room);
         }
     }
+}
+
+/// Answers the requests of a connection.
+fn service(
+    peer: &Arc<Peer>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Reply,
+    Error = Infallible,
+    Future: Future<Output = Result<Reply, Infallible>> + Send,
+> + Unpin
++ use<> {
+    let peer = Arc::clone(peer);
+    service_fn(move |request: Request<Incoming>| {
+        if request.version() == Version::HTTP_2 {
+            peer.speaks_http2.store(true, Ordering::Relaxed);
+        }
+        exchange::on_data_plane(Arc::clone(&peer), request)
+    })
+}
+
+/// Serves a connection that speaks HTTP/1.1 alone. While its client asks for nothing it rests: hyper, whose buffers are most of what a
+/// connection takes up, is taken off it until something comes.
+async fn http1(peer: &Arc<Peer>, mut wire: Wire) {
+    loop {
+        let http = &peer.net.http.http1;
+        let connection = http.serve_connection(Socket::new(wire), service(peer));
+        // On the heap, so that a connection that rests does not keep the room for it.
+        let served = Box::pin(until_quiet(peer, connection.with_upgrades())).await;
+        let Some(quiet) = served else { return };
+        wire = quiet;
+        if !rest(peer, &mut wire).await {
+            return;
+        }
+    }
+}
+
+/// Serves until the connection is over, or, which gives its bytes back, until it has been quiet for a while.
+async fn until_quiet<S>(
+    peer: &Peer,
+    mut connection: http1::UpgradeableConnection<Socket, S>,
+) -> Option<Wire>
+where
+    S: Service<Request<Incoming>, Response = Reply, Error = Infallible> + Unpin,
+    S::Future: Send,
+{
+    let mut look = pin!(tokio::time::sleep(RESTS_AFTER));
+    let (mut begun, mut busy) = (0, Instant::now());
+    let mut end = pin!(told_to_end(peer));
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
+            _ = Pin::new(&mut connection) => return None,
+            () = look.as_mut() => {
+                if !peer.idle_since(begun) {
+                    busy = Instant::now();
+                } else if peer.signs.quiet() && !ending {
+                    return quiet(connection);
+                } else if busy.elapsed() > 2 * peer.net.config.idle_timeout {
+                    // Its client neither asks nor reads.
+                    return None;
+                }
+                begun = peer.begun.load(Ordering::Relaxed);
+                look.as_mut().reset(Instant::now() + RESTS_AFTER);
+            }
+            () = end.as_mut(), if !ending => {
+                ending = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Takes hyper off a connection. A quiet one has nothing in hyper's buffers.
+fn quiet<S>(connection: http1::UpgradeableConnection<Socket, S>) -> Option<Wire>
+where
+    S: Service<Request<Incoming>, Response = Reply, Error = Infallible>,
+{
+    let parts = connection.into_parts()?;
+    debug_assert!(parts.read_buf.is_empty());
+    Some(parts.io.into_inner())
+}
+
+/// Waits until the client asks for something; false when the connection is over.
+async fn rest(peer: &Peer, wire: &mut Wire) -> bool {
+    tokio::select! {
+        biased;
+        stirred = wire.stir() => stirred,
+        () = told_to_end(peer) => false,
+        () = tokio::time::sleep(peer.net.config.idle_timeout) => false,
+    }
+}
+
+/// Serves a connection whose version of HTTP is still to be seen.
+async fn any_http(peer: &Arc<Peer>, wire: Wire) {
+    let either = &peer.net.http.either;
+    let connection = either.serve_connection(Socket::new(wire), service(peer));
+    until_over(peer, pin!(connection)).await;
 }
 
 async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {
@@ -242,18 +361,33 @@ fn head_limits(config: &NetConfig) -> HeadLimits {
     }
 }
 
-/// The settings of hyper, which are the same for every connection.
-pub(crate) fn http(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
-    const PING: Duration = Duration::from_secs(20);
-    /// What hyper takes by itself, and more quickly than a number that is set.
-    const HYPER_MAX_HEADERS: usize = 100;
-    let mut http = auto::Builder::new(Executor(group.named("stream")));
-    // The screen has checked every head before hyper sees it, so these limits only have to let through what passed.
-    http.http1()
-        .max_buf_size(config.max_header_bytes.max(256 * 1024));
-    if config.max_headers > HYPER_MAX_HEADERS {
-        http.http1().max_headers(config.max_headers);
+/// hyper with its settings, which are the same for every connection.
+pub(crate) struct Http {
+    http1: http1::Builder,
+    either: auto::Builder<Executor>,
+}
+
+impl Http {
+    pub(crate) fn new(config: &NetConfig, group: &Group<Infallible>) -> Http {
+        /// What hyper takes by itself, and more quickly than a number that is set.
+        const HYPER_MAX_HEADERS: usize = 100;
+        // The screen has checked every head before hyper sees it, so these limits only have to let through what passed.
+        let buffer = config.max_header_bytes.max(256 * 1024);
+        let mut http1 = http1::Builder::new();
+        let mut either = either(config, group);
+        http1.max_buf_size(buffer);
+        either.http1().max_buf_size(buffer);
+        if config.max_headers > HYPER_MAX_HEADERS {
+            http1.max_headers(config.max_headers);
+            either.http1().max_headers(config.max_headers);
+        }
+        Http { http1, either }
     }
+}
+
+fn either(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
+    const PING: Duration = Duration::from_secs(20);
+    let mut http = auto::Builder::new(Executor(group.named("stream")));
     // Beyond this limit h2 refuses without a word, so it is twice ours, and what lies between is refused with one.
     let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
     http.http2()

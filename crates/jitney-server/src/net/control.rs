@@ -5,12 +5,12 @@ use http::header::HeaderName;
 use http::{HeaderValue, Response};
 use jitney_engine::{Spec, TensorSpec};
 
-use super::Net;
 use super::reply::{self, JSON, Reply, TEXT};
 use super::router::{ModelRef, View};
+use super::{Net, openapi};
 use crate::access::Grant;
-use crate::admin::page;
 use crate::admin::status::{self, Server, ServerState, Status};
+use crate::admin::{docs, page};
 use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Loaded, ModelState, ModelStatus};
@@ -24,7 +24,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Answers what the server is asked about itself.
 pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, Failure> {
     match view {
-        View::Page => Ok(page()),
+        View::Page => Ok(html(page::HTML, page::HEADERS)),
         View::Status => Ok(status(net, grant)),
         View::Metrics => Ok(numbers(net, grant)),
         View::DebugTree => Ok(tree(net)),
@@ -40,7 +40,8 @@ pub(crate) fn answer(net: &Net, grant: &Grant, view: View<'_>) -> Result<Reply, 
         View::Statistics(model) => statistics(net, grant, model),
         View::Logging => Ok(document(&extension::logging::get(net.levels())?)),
         View::Tracing(model) => tracing(net, model),
-        View::Docs | View::OpenApi => Err(Failure::new(Code::NotFound, "not served")),
+        View::OpenApi => Ok(reply::ok(JSON, openapi::document(net, grant, VERSION))),
+        View::Docs => Ok(html(docs::HTML, docs::HEADERS)),
     }
 }
 
@@ -54,9 +55,9 @@ fn document(document: &impl Document) -> Reply {
     reply::ok(JSON, documents::body(document))
 }
 
-fn page() -> Reply {
-    let mut reply = Response::new(Bytes::from_static(page::HTML.as_bytes()).into());
-    for (name, value) in page::HEADERS {
+fn html(html: &'static str, fields: [(&'static str, &'static str); 5]) -> Reply {
+    let mut reply = Response::new(Bytes::from_static(html.as_bytes()).into());
+    for (name, value) in fields {
         reply.headers_mut().insert(
             HeaderName::from_static(name),
             HeaderValue::from_static(value),

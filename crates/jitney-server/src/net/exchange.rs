@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
+use super::cors::{Cors, Origin};
 use super::framing::Fault;
 use super::record::Record;
 use super::reply::{self, Refusal, Reply};
@@ -74,15 +75,17 @@ struct Brief {
     path: String,
     grpc: bool,
     request_id: Option<HeaderValue>,
+    origin: Origin,
 }
 
 impl Brief {
-    fn of(head: &request::Parts) -> Brief {
+    fn of(head: &request::Parts, cors: &Cors) -> Brief {
         let request_id = checks::request_id(&head.headers);
         Brief {
             version: head.version,
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
+            origin: cors.origin(&head.headers),
             grpc: rpc::is_grpc(head),
             request_id: request_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()),
         }
@@ -103,7 +106,7 @@ pub(crate) async fn serve(
     let started = Instant::now();
     let _active = peer.begin_request();
     let (head, body) = request.into_parts();
-    let brief = Brief::of(&head);
+    let brief = Brief::of(&head, &peer.net.cors);
     let route = router::route(&brief.method, &brief.path);
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
     let approach = Approach {
@@ -130,12 +133,15 @@ async fn answer(
 ) -> Result<Reply, Refusal> {
     let peer = approach.peer;
     if head.method.as_str() == REFUSED
-        && let Some(fault) = peer.fault.get()
+        && let Some(fault) = peer.signs.fault()
     {
-        return Err(fault_refusal(*fault, peer));
+        return Err(fault_refusal(fault, peer));
     }
     checks::size(&head, &peer.net.config)?;
     peer.door.sites.check(&head)?;
+    if let Some(reply) = peer.net.cors.preflight(&head) {
+        return Ok(reply);
+    }
     let exchange = approach.authorised(&head, route.ok())?;
     let grpc = rpc::is_grpc(&head);
     if !peer.door.serves.includes(grpc) {
@@ -167,9 +173,9 @@ async fn answer(
         Route::Grpc(call) => rpc::answer(exchange, call, headers, body).await,
         Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
     };
-    answered.map_err(|refusal| match peer.fault.get() {
+    answered.map_err(|refusal| match peer.signs.fault() {
         // The body broke off because of what was found in it, not because the client left.
-        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(*fault, peer),
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(fault, peer),
         _ => refusal,
     })
 }
@@ -190,6 +196,7 @@ fn finish(peer: &Peer, brief: &Brief, answered: Result<Reply, Refusal>) -> Reply
     if let Some(id) = &brief.request_id {
         reply.headers_mut().insert(X_REQUEST_ID, id.clone());
     }
+    peer.net.cors.mark(&brief.origin, reply.headers_mut());
     let upgraded = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     let last = !upgraded && (close || peer.net.admission.draining());
     if brief.version != Version::HTTP_2 && last {

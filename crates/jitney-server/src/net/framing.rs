@@ -100,11 +100,11 @@ impl Framing {
         }
     }
 
-    /// Whether the stream stands inside the body of a message whose head hyper has seen, behind a fault, or in another protocol.
+    /// Whether the stream stands inside the body of a message whose head hyper has seen, or behind a fault.
     pub(crate) fn in_body(&self) -> bool {
         matches!(
             self.state,
-            State::Sized(_) | State::Chunked { .. } | State::Broken | State::Upgraded
+            State::Sized(_) | State::Chunked { .. } | State::Broken
         )
     }
 

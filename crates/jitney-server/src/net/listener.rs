@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Arrived, Plane, Room};
+use super::connection::{self, Arrived, Plane, Room, Speech};
 use super::transport::Transport;
 use super::{Door, Net, reply, router};
 use crate::access::Place;
@@ -204,6 +204,7 @@ async fn arrive(
         from,
         room: Room { place, seat },
         first_head_by,
+        speech: Speech::of(&first[..count]),
     };
     if arrived.transport.leave().is_err() {
         return;
@@ -239,10 +240,11 @@ fn hand_over(net: &Arc<Net>, plane: Plane, arrived: Arrived) {
 async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, mut arrived: Arrived) {
     let agreed = timeout_at(arrived.first_head_by, in_tls(&acceptor, arrived.transport));
     // Whoever cannot agree was told so by TLS, as far as it has a word for it.
-    let Ok(Ok((transport, mut plane))) = agreed.await else {
+    let Ok(Ok((transport, speech, mut plane))) = agreed.await else {
         return;
     };
     arrived.transport = transport;
+    arrived.speech = speech;
     if plane == Plane::Control {
         match Arc::clone(net.seats.of(plane)).try_acquire_owned() {
             Ok(seat) => arrived.room.seat = seat,
@@ -253,11 +255,15 @@ async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, mut arrived: Arrived) {
     hand_over(&net, plane, arrived);
 }
 
-async fn in_tls(acceptor: &TlsAcceptor, plain: Transport) -> io::Result<(Transport, Plane)> {
+async fn in_tls(
+    acceptor: &TlsAcceptor,
+    plain: Transport,
+) -> io::Result<(Transport, Speech, Plane)> {
     let mut transport = plain.into_tls(acceptor).await?;
-    let plane = plane_of(transport.first_bytes().await?);
+    let first = transport.first_bytes().await?;
+    let (speech, plane) = (Speech::of(first), plane_of(first));
     transport.leave()?;
-    Ok((transport, plane))
+    Ok((transport, speech, plane))
 }
 
 /// Says why, and gives the client a moment to read it: a socket that is closed with unread bytes destroys what was written to it.

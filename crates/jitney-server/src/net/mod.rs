@@ -9,11 +9,13 @@ mod checks;
 mod coding;
 mod connection;
 mod control;
+mod cors;
 mod exchange;
 mod framing;
 mod infer;
 pub(crate) mod listener;
 mod manage;
+mod openapi;
 mod payload;
 mod record;
 mod reply;
@@ -30,13 +32,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper_util::server::conn::auto;
 use jitney::Group;
 use jitney::tree::Tree;
 use tokio::runtime::Handle;
 
 use self::checks::Sites;
-pub(crate) use self::connection::{Executor, Plane, http};
+pub(crate) use self::connection::{Http, Plane};
+pub(crate) use self::cors::Cors;
 pub(crate) use self::listener::Seats;
 pub(crate) use self::reply::Jitter;
 use crate::access::{Access, Crowd, Tls};
@@ -54,7 +56,8 @@ pub(crate) struct Net {
     pub(crate) started: Instant,
     /// Where it listens.
     pub(crate) doors: Vec<Arc<Door>>,
-    pub(crate) access: Access,
+    pub(crate) cors: Cors,
+    pub(crate) access: Arc<Access>,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) tls: Option<Tls>,
     pub(crate) seats: Seats,
@@ -66,7 +69,7 @@ pub(crate) struct Net {
     pub(crate) levels: Option<Arc<dyn Levels>>,
     pub(crate) tree: Tree,
     pub(crate) jitter: Jitter,
-    pub(crate) http: auto::Builder<Executor>,
+    pub(crate) http: Http,
     pub(crate) group: Group<Infallible>,
     /// The runtime that inference runs on.
     pub(crate) data_plane: Handle,

@@ -318,7 +318,11 @@ impl<'a> Route<'a> {
         match self {
             Route::Control(view) => !matches!(
                 view,
-                View::Server | View::Models | View::Model(_) | View::Configuration(_)
+                View::Server
+                    | View::Models
+                    | View::Model(_)
+                    | View::Configuration(_)
+                    | View::OpenApi
             ),
             Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => false,
         }
@@ -326,7 +330,10 @@ impl<'a> Route<'a> {
 
     /// Whether it may read or write much, or wait, which the control thread must never do.
     pub(crate) const fn is_work(self) -> bool {
-        !matches!(self, Route::Control(_))
+        match self {
+            Route::Control(view) => matches!(view, View::OpenApi),
+            Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => true,
+        }
     }
 }
 

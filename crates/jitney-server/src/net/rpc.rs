@@ -1,12 +1,13 @@
 //! Calls of gRPC: read like any other body, and handed to the service.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, Version, request};
 use hyper::body::Incoming;
 
-use super::body::{self, BodyLimits, Manner};
+use super::body::{self, BodyLimits};
 use super::checks;
 use super::exchange::Exchange;
 use super::payload::Body;
@@ -35,6 +36,7 @@ pub(super) async fn answer(
     let caller = Caller {
         head: Head::read(&headers)?,
         grant: exchange.grant.clone(),
+        access: Arc::clone(&exchange.peer.net.access),
         started: exchange.started,
         id: checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned())),
         fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(&headers)),
@@ -73,7 +75,7 @@ async fn once(
         deadline: started + caller.head.timeout.unwrap_or(READING).min(READING),
     };
     let mut messages = net.grpc.messages(method, &caller.head);
-    messages.push(body::read(body, Manner::default(), &mut admitted, limits).await?);
+    body::pieces(body, &mut admitted, limits, |piece| messages.push(piece)).await?;
     let read = Instant::now();
     let message = messages.only()?.open(&mut admitted).await?;
     let mut reached = None;

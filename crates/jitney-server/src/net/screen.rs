@@ -1,9 +1,10 @@
 //! The socket as hyper sees it: every message head checked, slow heads and stalled readers timed out, and a close that does not destroy
 //! the last answer.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::framing::{Fault, Framing, HeadLimits};
+use super::framing::{Fault, Framing, HeadLimits, Step};
 
 /// The method of the request that hyper is given in place of a refused one. Its service answers with the fault, in order behind the answers
 /// of the requests before it.
@@ -35,6 +36,25 @@ pub(crate) struct Patience {
     pub(crate) write: Duration,
 }
 
+/// What a screen lets the service of its connection know.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    fault: OnceLock<Fault>,
+    quiet: AtomicBool,
+}
+
+impl Signs {
+    /// What was found wrong in the byte stream.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
+    }
+
+    /// Whether the client has sent nothing that hyper has not got, is not within a message, and has taken everything that was written.
+    pub(crate) fn quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+}
+
 /// A checked socket.
 pub(crate) struct Screen<S> {
     io: S,
@@ -44,8 +64,7 @@ pub(crate) struct Screen<S> {
     held: BytesMut,
     /// How many of them may go to hyper.
     released: usize,
-    /// What was found wrong; shared with the connection's service.
-    fault: Arc<OnceLock<Fault>>,
+    signs: Arc<Signs>,
     /// Whether the body that hyper reads is to end with an error, behind what may still go to it.
     body_error: bool,
     head_timer: Option<Pin<Box<Sleep>>>,
@@ -69,7 +88,7 @@ impl<S> Screen<S> {
         io: S,
         limits: HeadLimits,
         patience: Patience,
-        fault: Arc<OnceLock<Fault>>,
+        signs: Arc<Signs>,
     ) -> Screen<S> {
         Screen {
             io,
@@ -77,7 +96,7 @@ impl<S> Screen<S> {
             patience,
             held: BytesMut::new(),
             released: 0,
-            fault,
+            signs,
             body_error: false,
             head_timer: None,
             write_timer: None,
@@ -85,7 +104,8 @@ impl<S> Screen<S> {
         }
     }
 
-    /// Checks nothing more: from now on the connection speaks another protocol. The time limits on writing stay.
+    /// Checks nothing more: from now on the connection speaks another protocol, which knows itself when it is over. The time limit on
+    /// writing stays.
     pub(crate) fn upgrade(&mut self) {
         self.framing.upgrade();
         self.released = self.held.len();
@@ -106,19 +126,27 @@ impl<S> Screen<S> {
 
     /// Checks what `buf` got beyond `before` and takes back what may not go on yet.
     fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
-        let step = if self.held.is_empty() {
+        if self.held.is_empty() {
             let step = self.framing.advance(&buf.filled()[before..]);
             let pass = before + step.release;
             self.held.extend_from_slice(&buf.filled()[pass..]);
             buf.set_filled(pass);
-            step
+            self.take(step);
         } else {
-            self.held.extend_from_slice(&buf.filled()[before..]);
+            self.hold(&buf.filled()[before..]);
             buf.set_filled(before);
-            let step = self.framing.advance(&self.held);
-            self.released = step.release;
-            step
-        };
+        }
+    }
+
+    /// Keeps bytes until their head is whole.
+    fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+        let step = self.framing.advance(&self.held);
+        self.released = step.release;
+        self.take(step);
+    }
+
+    fn take(&mut self, step: Step) {
         if step.release > 0 {
             self.head_timer = None;
         }
@@ -129,7 +157,7 @@ impl<S> Screen<S> {
 
     /// In place of a bad head hyper gets a request that stands for it; a bad body is an error of the body.
     fn refuse(&mut self, fault: Fault) {
-        let _ = self.fault.set(fault);
+        let _ = self.signs.fault.set(fault);
         self.head_timer = None;
         self.held.truncate(self.released);
         if self.framing.in_body() {
@@ -156,6 +184,13 @@ impl<S> Screen<S> {
         timer.as_mut().poll(cx)
     }
 
+    fn is_quiet(&self) -> bool {
+        self.held.is_empty()
+            && self.write_timer.is_none()
+            && matches!(self.linger, Linger::No)
+            && !self.framing.in_body()
+    }
+
     /// Turns "not yet" into an error when the client has not read for too long.
     fn watch_write(
         &mut self,
@@ -166,6 +201,7 @@ impl<S> Screen<S> {
             self.write_timer = None;
             return result;
         }
+        self.signs.quiet.store(false, Ordering::Relaxed);
         let patience = self.patience.write;
         let timer = self
             .write_timer
@@ -176,6 +212,24 @@ impl<S> Screen<S> {
 }
 
 impl<S: AsyncRead + Unpin> Screen<S> {
+    /// Waits for the next bytes while nobody reads, and keeps them for the next reader. False when there are no more.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub(crate) async fn stir(&mut self) -> bool {
+        self.held = BytesMut::new();
+        poll_fn(|cx| {
+            let mut scratch = [0; 4096];
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+            let came = read.is_ok() && !buf.filled().is_empty();
+            if came {
+                self.hold(buf.filled());
+            }
+            Poll::Ready(came)
+        })
+        .await
+    }
+
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Linger::Reading { timer, left } = &mut self.linger else {
             return Poll::Ready(());
@@ -210,11 +264,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::InvalidData)));
             }
             // Behind a fault nothing is read: the answer is on its way, and then the connection closes.
-            if this.fault.get().is_some() {
+            if this.signs.fault().is_some() {
                 return Poll::Pending;
             }
             let before = buf.filled().len();
             if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+                this.signs.quiet.store(this.is_quiet(), Ordering::Relaxed);
                 ready!(this.poll_head_timer(cx));
                 this.refuse(Fault::HeadTooSlow);
                 continue;
@@ -288,7 +343,7 @@ mod tests {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
     /// A client's end, the checked end, and what is found wrong with it.
-    fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<OnceLock<Fault>>) {
+    fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<Signs>) {
         let (client, server) = duplex(buffer);
         let limits = HeadLimits {
             bytes: 1024,
@@ -299,9 +354,9 @@ mod tests {
             head: 10 * SECOND,
             write: SECOND,
         };
-        let fault = Arc::default();
-        let screen = Screen::new(server, limits, patience, Arc::clone(&fault));
-        (client, screen, fault)
+        let signs = Arc::default();
+        let screen = Screen::new(server, limits, patience, Arc::clone(&signs));
+        (client, screen, signs)
     }
 
     async fn read(screen: &mut Screen<DuplexStream>, size: usize) -> Vec<u8> {
@@ -326,7 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_head_is_waited_for_from_the_start_and_others_from_their_first_byte() {
-        let (mut client, mut screen, fault) = screened(1024);
+        let (mut client, mut screen, signs) = screened(1024);
         client.write_all(GET).await.unwrap();
         assert_eq!(read(&mut screen, GET.len()).await, GET);
         client.write_all(&GET[..5]).await.unwrap();
@@ -336,11 +391,11 @@ mod tests {
             REFUSED_REQUEST
         );
         assert_eq!(
-            (begun.elapsed(), fault.get()),
-            (10 * SECOND, Some(&Fault::HeadTooSlow))
+            (begun.elapsed(), signs.fault()),
+            (10 * SECOND, Some(Fault::HeadTooSlow))
         );
 
-        let (mut client, mut screen, fault) = screened(1024);
+        let (mut client, mut screen, signs) = screened(1024);
         client.write_all(&GET[..5]).await.unwrap();
         let begun = Instant::now();
         assert_eq!(
@@ -348,14 +403,14 @@ mod tests {
             REFUSED_REQUEST
         );
         assert_eq!(
-            (begun.elapsed(), fault.get()),
-            (SECOND, Some(&Fault::HeadTooSlow))
+            (begun.elapsed(), signs.fault()),
+            (SECOND, Some(Fault::HeadTooSlow))
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bad_head_is_replaced_and_nothing_behind_it_is_read() {
-        let (mut client, mut screen, fault) = screened(1024);
+        let (mut client, mut screen, signs) = screened(1024);
         let bytes = [GET, b"GET / HTTP/1.1\nHost: a\n\n", GET].concat();
         client.write_all(&bytes).await.unwrap();
         assert_eq!(read(&mut screen, GET.len()).await, GET);
@@ -363,7 +418,7 @@ mod tests {
             read(&mut screen, REFUSED_REQUEST.len()).await,
             REFUSED_REQUEST
         );
-        assert!(matches!(fault.get(), Some(Fault::Malformed(_))));
+        assert!(matches!(signs.fault(), Some(Fault::Malformed(_))));
         let mut more = [0; 1];
         assert!(
             tokio::time::timeout(60 * SECOND, screen.read(&mut more))
@@ -374,7 +429,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_bad_body_ends_with_an_error_behind_what_was_right() {
-        let (mut client, mut screen, fault) = screened(1024);
+        let (mut client, mut screen, signs) = screened(1024);
         let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc";
         client
             .write_all(&[head, b"XX".as_slice()].concat())
@@ -384,21 +439,18 @@ mod tests {
         let mut more = [0; 1];
         let error = screen.read(&mut more).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(fault.get().is_some());
+        assert!(signs.fault().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upgraded_connection_is_not_checked_and_lingers_when_it_closes() {
-        let (mut client, mut screen, fault) = screened(1024);
+    async fn an_upgraded_connection_is_not_checked() {
+        let (mut client, mut screen, signs) = screened(1024);
         client.write_all(GET).await.unwrap();
         assert_eq!(read(&mut screen, GET.len()).await, GET);
         screen.upgrade();
         client.write_all(b"\x81\x80\0\0").await.unwrap();
         assert_eq!(read(&mut screen, 4).await, b"\x81\x80\0\0");
-        assert_eq!(fault.get(), None);
-        let begun = Instant::now();
-        screen.shutdown().await.unwrap();
-        assert_eq!(begun.elapsed(), LINGER);
+        assert_eq!(signs.fault(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -430,5 +482,39 @@ mod tests {
         let begun = Instant::now();
         screen.shutdown().await.unwrap();
         assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    /// Half a head is as much as a reader may not see.
+    #[tokio::test(start_paused = true)]
+    async fn a_screen_is_quiet_between_messages_alone() {
+        let (mut client, mut screen, signs) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        let mut more = [0; 1];
+        let nothing = tokio::time::timeout(SECOND, screen.read(&mut more)).await;
+        assert!(nothing.is_err() && signs.quiet());
+        client.write_all(&GET[..5]).await.unwrap();
+        let nothing = tokio::time::timeout(SECOND, screen.read(&mut more)).await;
+        assert!(nothing.is_err() && !signs.quiet());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_nobody_reads_is_kept_and_checked() {
+        let (mut client, mut screen, signs) = screened(1024);
+        client.write_all(GET).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        let stirred = tokio::time::timeout(SECOND, screen.stir()).await;
+        assert!(stirred.is_err());
+        client.write_all(&GET[..5]).await.unwrap();
+        assert!(screen.stir().await);
+        client.write_all(&GET[5..]).await.unwrap();
+        assert_eq!(read(&mut screen, GET.len()).await, GET);
+        client.write_all(b"no request\r\n\r\n").await.unwrap();
+        assert!(screen.stir().await);
+        assert!(signs.fault().is_some());
+        let stands_for_it = read(&mut screen, REFUSED_REQUEST.len()).await;
+        assert_eq!(stands_for_it, REFUSED_REQUEST);
+        drop(client);
+        assert!(!screen.stir().await);
     }
 }

@@ -99,11 +99,9 @@ pub(super) async fn only(lane: &Arc<Lane>, call: Call) -> Result<Vec<Tensor>, Fa
             "generate answers with exactly one result, and model \"{name}\" gave {how_many}: ask /v2/models/{name}/generate_stream"
         ))
     };
-    let first = answers.next().await.transpose()?;
-    let second = answers.next().await.transpose()?;
-    match (first, second) {
-        (Some(only), None) => Ok(only),
-        (None, _) => Err(not_one("none")),
-        (Some(_), Some(_)) => Err(not_one("more")),
+    let first = answers.next().await.ok_or_else(|| not_one("none"))??;
+    match answers.next().await.transpose()? {
+        None => Ok(first),
+        Some(_) => Err(not_one("more")),
     }
 }

@@ -20,12 +20,11 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::server::conn::auto::upgrade::downcast;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use jitney_engine::Tensor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Net;
 use super::connection::{Peer, Socket, Wire};
@@ -45,13 +44,18 @@ use crate::protocol::frames::{self, Decoder, Event, Fault, close};
 use crate::protocol::infer;
 use crate::protocol::socket::{self, Form, Message, Request};
 
-/// A client that has said nothing for so long is pinged.
+/// The longest time between two looks at whether the client was heard; from the second in which it was not on, it is pinged.
 const PING: Duration = Duration::from_secs(20);
+/// After more of them in a row it is given up.
+const SILENT_BEATS_MAX: u32 = 4;
 /// Most pings of a client within a second.
 const PINGS_MAX: u32 = 100;
 /// Room that is made for what the client sends next; more while a message is on its way.
 const READ: usize = 4 * 1024;
 const READ_WITHIN: usize = 64 * 1024;
+/// How long a connection that was closed still reads what the client sends, and how much of it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// Answers that are ready together are written together, up to about so many bytes.
 const TOGETHER: usize = 16 * 1024;
 
@@ -157,14 +161,14 @@ impl Upgrade {
             admitted,
         } = *self;
         // Whoever left before it was answered has no connection any more.
-        let Ok(Ok(parts)) = connection.await.map(downcast::<Socket>) else {
+        let Ok(Ok(parts)) = connection.await.map(Upgraded::downcast::<Socket>) else {
             return;
         };
         let mut socket = parts.io.into_inner();
         socket.upgrade();
         let mut session =
             Session::new(&peer.net, (name, version), grant, admitted, &parts.read_buf);
-        let ended = match peer.fault.get() {
+        let ended = match peer.signs.fault() {
             None => guarded(session.run(&mut socket)).await,
             Some(_) => End::Close(
                 close::PROTOCOL_ERROR,
@@ -188,7 +192,9 @@ async fn guarded(run: impl Future<Output = End>) -> End {
 enum End {
     /// The client is gone.
     Gone,
-    /// With this code and reason.
+    /// The client has closed, with this code.
+    Closed(u16),
+    /// The server closes, with this code and reason.
     Close(u16, &'static str),
 }
 
@@ -227,8 +233,8 @@ struct Session<'n> {
 struct Pulse {
     /// How often it is looked at.
     beat: Duration,
-    /// When the client was heard last.
-    heard: Instant,
+    /// How many of them the client was not heard before.
+    silent_beats: u32,
     /// All bytes of the client so far.
     received: u64,
     /// Since when a message has been on its way, or was looked at last, and how many bytes had come then.
@@ -247,7 +253,8 @@ impl<'n> Session<'n> {
     ) -> Session<'n> {
         let config = &net.config;
         let now = Instant::now();
-        let beat = PING.min(config.idle_timeout / 2).min(config.body_timeout);
+        let beat = PING.min(config.idle_timeout / SILENT_BEATS_MAX);
+        let beat = beat.min(config.body_timeout);
         Session {
             net,
             model,
@@ -262,7 +269,7 @@ impl<'n> Session<'n> {
             draining: false,
             pulse: Pulse {
                 beat: beat.max(Duration::from_millis(1)),
-                heard: now,
+                silent_beats: 0,
                 received: 0,
                 within: None,
                 pings: 0,
@@ -334,7 +341,7 @@ impl<'n> Session<'n> {
                 }
                 Some(Event::Pong) => (),
                 Some(Event::Close(code)) => {
-                    return Err(End::Close(code.unwrap_or(close::NORMAL), ""));
+                    return Err(End::Closed(code.unwrap_or(close::NORMAL)));
                 }
             }
         }
@@ -459,19 +466,17 @@ impl<'n> Session<'n> {
     fn beat(&mut self) -> Result<(), End> {
         // A client that is not listened to cannot be heard.
         if self.waiting.is_some() {
-            self.pulse.heard = Instant::now();
+            self.pulse.silent_beats = 0;
             return Ok(());
         }
-        let config = &self.net.config;
-        if self.pulse.is_silent(config.idle_timeout) {
-            return Err(End::Gone);
+        self.pulse.silent_beats += 1;
+        match self.pulse.silent_beats {
+            1 => (),
+            2..=SILENT_BEATS_MAX => frames::ping(&mut self.out),
+            _ => return Err(End::Gone),
         }
-        self.pulse
-            .check_pace(self.decoder.is_within(), config.body_timeout)?;
-        if self.pulse.is_silent(self.pulse.beat) {
-            frames::ping(&mut self.out);
-        }
-        Ok(())
+        let timeout = self.net.config.body_timeout;
+        self.pulse.check_pace(self.decoder.is_within(), timeout)
     }
 
     async fn flush(&mut self, socket: &mut Wire) -> io::Result<()> {
@@ -492,13 +497,39 @@ impl<'n> Session<'n> {
     async fn close(mut self, socket: &mut Wire, end: End) {
         self.running = SelectAll::new();
         self.waiting = None;
-        if let End::Close(code, reason) = end {
-            frames::closing(&mut self.out, code, reason);
-            if self.flush(socket).await.is_err() {
-                return;
-            }
-            // Reads on for a moment, so that the client gets to see what was written.
-            let _ = socket.shutdown().await;
+        let (code, reason) = match end {
+            End::Gone => return,
+            End::Closed(code) => (code, ""),
+            End::Close(code, reason) => (code, reason),
+        };
+        frames::closing(&mut self.out, code, reason);
+        let written = self.flush(socket).await;
+        // Nothing that the drain must wait for is left.
+        drop(self);
+        let shut = written.is_ok() && socket.shutdown().await.is_ok();
+        if shut && matches!(end, End::Close(..)) {
+            let _ = timeout(LINGER, linger(socket)).await;
+        }
+    }
+}
+
+/// Reads on until the client closes too: bytes that nobody has read would destroy what was written.
+async fn linger(socket: &mut Wire) {
+    let mut decoder = Decoder::new(0);
+    let mut input = BytesMut::new();
+    let mut left = LINGER_BYTES;
+    loop {
+        match decoder.next(&mut input) {
+            Ok(Some(Event::Close(_))) => return,
+            Ok(Some(_)) => continue,
+            Ok(None) => (),
+            // What is left of a message that was on its way, above all.
+            Err(_) => input.clear(),
+        }
+        input.reserve(READ_WITHIN);
+        match socket.read_buf(&mut input).await {
+            Ok(count @ 1..) if count < left => left -= count,
+            _ => return,
         }
     }
 }
@@ -511,12 +542,8 @@ fn beats(beat: Duration) -> Interval {
 
 impl Pulse {
     fn hear(&mut self, bytes: usize) {
-        self.heard = Instant::now();
+        self.silent_beats = 0;
         self.received += bytes as u64;
-    }
-
-    fn is_silent(&self, since: Duration) -> bool {
-        self.heard.elapsed() >= since
     }
 
     fn ping(&mut self) -> Result<(), End> {

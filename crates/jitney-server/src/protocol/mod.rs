@@ -30,6 +30,7 @@ pub mod frames;
 pub mod generate;
 pub mod infer;
 pub mod metadata;
+pub(crate) mod openapi;
 pub mod predict;
 pub mod socket;
 pub(crate) mod tensors;

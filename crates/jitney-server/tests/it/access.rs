@@ -14,7 +14,7 @@ const MODELS: &[&str] = &["a=echo:FP32[1]", "other=echo:FP32[1]"];
 const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW",
 ];
-const OPEN: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
+const OPEN: [&str; 3] = ["/v2/health/live", "/v2/health/ready", "/ping"];
 const JSON: &str = "content-type: application/json\r\n";
 const ITEM: &str = "{\"input\":[1]}";
 
@@ -434,4 +434,72 @@ fn a_client_has_its_rate() {
     }
     assert_eq!(ask(&keys[1]).status, 200, "another client");
     assert_eq!(server.connect().get(OPEN[0]).status, 200, "health");
+}
+
+#[test]
+fn pages_of_other_origins_read_nothing_unless_they_are_allowed() {
+    const FRIEND: &str = "https://friend.example";
+    let secret = Secret::generate().unwrap();
+    let serve = |origins: &[&str]| {
+        start_with(MODELS, |net| {
+            net.keys = vec![key("app", &secret, Scope::Infer, None)];
+            net.allowed_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+        })
+    };
+    let asks =
+        "access-control-request-method: POST\r\naccess-control-request-headers: authorization\r\n";
+    let (closed, open) = (serve(&[]), serve(&[FRIEND]));
+    let ask = |server: &Fixture, method: &str, origin: Option<&str>, more: &str| {
+        let origin = origin.map_or_else(String::new, |origin| format!("origin: {origin}\r\n"));
+        let mut client = server.connect();
+        client.request(method, "/v2/models", &format!("{origin}{more}"), "")
+    };
+    let allowed = |answer: &Answer| {
+        let field = answer.field("access-control-allow-origin");
+        assert!(answer.field("access-control-allow-credentials").is_none());
+        field.map(str::to_owned)
+    };
+    let with_key = bearer(&secret);
+    for method in METHODS {
+        let answer = ask(&closed, method, None, &with_key);
+        assert_eq!((allowed(&answer), answer.field("vary")), (None, None));
+        for server in [&closed, &open] {
+            for origin in [
+                "null",
+                "http://friend.example",
+                "https://friend.example.org",
+            ] {
+                let answer = ask(server, method, Some(origin), &with_key);
+                assert_eq!(
+                    (answer.status, allowed(&answer)),
+                    (403, None),
+                    "{method} {origin}"
+                );
+            }
+        }
+        // Where the answer depends on who asks, it says so to everybody.
+        assert_eq!(
+            ask(&open, method, None, &with_key).field("vary"),
+            Some("origin")
+        );
+    }
+    let preflight = ask(&open, "OPTIONS", Some(FRIEND), asks);
+    assert_eq!(
+        (preflight.status, allowed(&preflight).as_deref()),
+        (204, Some(FRIEND))
+    );
+    let headers = preflight.field("access-control-allow-headers").unwrap();
+    assert!(headers.contains("authorization"), "{headers}");
+    assert_eq!(ask(&closed, "OPTIONS", Some(FRIEND), asks).status, 403);
+    // A preflight that is none of a browser's needs a key like everything.
+    assert_eq!(ask(&open, "OPTIONS", None, asks).status, 401);
+    assert_eq!(ask(&open, "OPTIONS", Some(FRIEND), "").status, 401);
+    for (more, status) in [(with_key.as_str(), 200), ("", 401)] {
+        let answer = ask(&open, "GET", Some(FRIEND), more);
+        assert_eq!(
+            (answer.status, allowed(&answer).as_deref()),
+            (status, Some(FRIEND))
+        );
+        assert_eq!(answer.field("vary"), Some("origin"));
+    }
 }

@@ -1,11 +1,25 @@
 //! Triton's extensions over real sockets.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use jitney_server::config::{Config, Control};
+use jitney_server::grpc::generated::log_settings_request::setting_value::ParameterChoice as LogChoice;
+use jitney_server::grpc::generated::model_repository_parameter::ParameterChoice;
+use jitney_server::grpc::generated::{
+    LogSettingsRequest, LogSettingsResponse, ModelConfigRequest, ModelConfigResponse,
+    ModelRepositoryParameter, ModelStatisticsRequest, ModelStatisticsResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+    ServerMetadataRequest, ServerMetadataResponse, TraceSettingRequest, TraceSettingResponse,
+    log_settings_request, trace_setting_request,
+};
 use jitney_server::observe::logging::{Level, Levels};
 use serde_json::{Value, json};
+use tonic::Code;
 
-use crate::support::{Fixture, start, start_config};
+use crate::grpc::{call, connect, same_port};
+use crate::support::{Fixture, start, start_config, start_with};
 
 /// Batches of up to four rows that leave when they are full, and an item that fails.
 const BATCHING: &[&str] = &["m=echo:FP32[2]"];
@@ -309,4 +323,264 @@ fn the_log_is_set_where_the_process_lets_it() {
     assert!(extensions.as_array().unwrap().contains(&json!("logging")));
     let without = get(&start(&["m=echo:FP32[2]"]), "/v2")["extensions"].clone();
     assert!(!without.as_array().unwrap().contains(&json!("logging")));
+}
+
+/// A server that loads a model when it is told to.
+fn explicit(config: &mut Config) {
+    config.settings.control = Control::Explicit;
+}
+
+#[test]
+fn models_are_loaded_and_unloaded_when_told_to() {
+    let server = start_config(&["m=echo:FP32[2]"], explicit);
+    let states = |server: &Fixture| -> Vec<Value> {
+        let index = post(server, "/v2/repository/index", "");
+        let lines = index.as_array().unwrap().iter();
+        lines.map(|line| line["state"].clone()).collect()
+    };
+    let load = "/v2/repository/models/m/load";
+    let loaded = post(&server, load, r#"{"parameters":{}}"#);
+    assert_eq!(loaded, json!({"name": "m", "load": true}));
+    assert_eq!(states(&server), ["READY"]);
+    assert_eq!(infer(&server, 1), 200);
+    let wider = r#"{"parameters":{"config":"{\"max_batch_size\":3}"}}"#;
+    post(&server, load, wider);
+    assert_eq!(
+        get(&server, "/v2/models/m/config")["max_batch_size"],
+        json!(3)
+    );
+    assert_eq!(infer(&server, 2), 200);
+    let stats = &get(&server, "/v2/models/m/stats")["model_stats"][0];
+    assert_eq!(stats["inference_count"], json!(3), "{stats}");
+    assert_eq!(stats["execution_count"], json!(2), "of both loads: {stats}");
+    let unloaded = post(
+        &server,
+        "/v2/repository/models/m/unload",
+        r#"{"parameters":{"unload_dependents":true}}"#,
+    );
+    assert_eq!(unloaded, json!({"name": "m", "unload": true}));
+    assert_eq!(states(&server), ["UNAVAILABLE"]);
+    assert_ne!(infer(&server, 1), 200);
+    for (path, code) in [
+        ("/v2/repository/models/none/load", "unknown_model"),
+        ("/v2/repository/r/models/m/load", "not_found"),
+    ] {
+        assert_eq!(server.connect().post(path, "").code(), code, "{path}");
+    }
+}
+
+#[test]
+fn the_same_facts_travel_over_grpc() {
+    let server = start_with(&["m=echo:FP32[2]"], same_port);
+    assert_eq!(infer(&server, 1), 200);
+    server.block_on(async {
+        let channel = connect(&server).await;
+        let named = |name: &str| (name.to_owned(), String::new());
+        let (name, version) = named("m");
+        let answer: ModelConfigResponse = call(
+            &channel,
+            "ModelConfig",
+            ModelConfigRequest { name, version },
+        )
+        .await
+        .unwrap();
+        let config = answer.config.unwrap();
+        assert_eq!((&*config.name, config.max_batch_size), ("m", 1));
+        assert_eq!(config.input[0].data_type().as_str_name(), "TYPE_FP32");
+        assert_eq!(config.input[0].dims, [2]);
+        assert_eq!(config.parameters["deadline_ms"].string_value, "30000");
+
+        let (name, version) = named("");
+        let answer: ModelStatisticsResponse = call(
+            &channel,
+            "ModelStatistics",
+            ModelStatisticsRequest { name, version },
+        )
+        .await
+        .unwrap();
+        let stats = &answer.model_stats[0];
+        assert_eq!((stats.inference_count, stats.execution_count), (1, 1));
+        let inference = stats.inference_stats.as_ref().unwrap();
+        assert_eq!(inference.success.unwrap().count, 1);
+        assert_eq!(stats.batch_stats[0].batch_size, 1);
+
+        let (name, version) = named("none");
+        let unknown = call::<_, ModelStatisticsResponse>(
+            &channel,
+            "ModelStatistics",
+            ModelStatisticsRequest { name, version },
+        );
+        assert_eq!(unknown.await.unwrap_err().code(), Code::NotFound);
+
+        let index: RepositoryIndexResponse = call(
+            &channel,
+            "RepositoryIndex",
+            RepositoryIndexRequest::default(),
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            (&*index.models[0].name, &*index.models[0].state),
+            ("m", "READY")
+        );
+
+        let load = RepositoryModelLoadRequest {
+            model_name: "m".to_owned(),
+            ..RepositoryModelLoadRequest::default()
+        };
+        let refused = call::<_, RepositoryModelLoadResponse>(&channel, "RepositoryModelLoad", load);
+        assert_eq!(refused.await.unwrap_err().code(), Code::PermissionDenied);
+
+        let metadata: ServerMetadataResponse =
+            call(&channel, "ServerMetadata", ServerMetadataRequest {})
+                .await
+                .unwrap();
+        let rest = get(&server, "/v2")["extensions"].clone();
+        assert_eq!(json!(metadata.extensions), rest);
+    });
+}
+
+#[test]
+fn settings_travel_over_grpc() {
+    let level = Level {
+        error: true,
+        warning: true,
+        info: true,
+        verbose: 0,
+    };
+    let server = start_config(&["m=echo:FP32[2]"], |config| {
+        same_port(&mut config.net);
+        config.levels = Some(Arc::new(Switches(Mutex::new(level))));
+    });
+    server.block_on(async {
+        let channel = connect(&server).await;
+        let value = |choice| log_settings_request::SettingValue {
+            parameter_choice: Some(choice),
+        };
+        let set = |name: &str, choice| LogSettingsRequest {
+            settings: HashMap::from([(name.to_owned(), value(choice))]),
+        };
+        let quiet = set("log_info", LogChoice::BoolParam(false));
+        let answer: LogSettingsResponse = call(&channel, "LogSettings", quiet).await.unwrap();
+        assert_eq!(answer.settings.len(), 6);
+        assert_eq!(get(&server, "/v2/logging")["log_info"], json!(false));
+        let file = set("log_file", LogChoice::StringParam("/tmp/x".to_owned()));
+        let refused = call::<_, LogSettingsResponse>(&channel, "LogSettings", file).await;
+        assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+
+        let setting = |texts: &[&str]| trace_setting_request::SettingValue {
+            value: texts.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let trace = |settings: Vec<(&str, trace_setting_request::SettingValue)>| {
+            let settings = settings.into_iter();
+            TraceSettingRequest {
+                settings: settings
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect(),
+                model_name: "m".to_owned(),
+            }
+        };
+        let on = trace(vec![("trace_level", setting(&["TIMESTAMPS"]))]);
+        let answer: TraceSettingResponse = call(&channel, "TraceSetting", on).await.unwrap();
+        assert_eq!(answer.settings["trace_level"].value, ["TIMESTAMPS"]);
+        let cleared = trace(vec![("trace_level", setting(&[]))]);
+        let answer: TraceSettingResponse = call(&channel, "TraceSetting", cleared).await.unwrap();
+        assert_eq!(answer.settings["trace_level"].value, ["OFF"]);
+    });
+}
+
+#[test]
+fn the_clients_of_both_families_load_over_grpc() {
+    let server = start_config(&["m=echo:FP32[2]"], |config| {
+        same_port(&mut config.net);
+        explicit(config);
+    });
+    server.block_on(async {
+        let channel = connect(&server).await;
+        let triton = RepositoryModelLoadRequest {
+            model_name: "m".to_owned(),
+            ..RepositoryModelLoadRequest::default()
+        };
+        // KServe's messages have the model's name where Triton's have the repository's.
+        let kserve = RepositoryModelLoadRequest {
+            repository_name: "m".to_owned(),
+            ..RepositoryModelLoadRequest::default()
+        };
+        for request in [triton, kserve.clone()] {
+            let answer: RepositoryModelLoadResponse =
+                call(&channel, "RepositoryModelLoad", request)
+                    .await
+                    .unwrap();
+            assert_eq!((&*answer.model_name, answer.is_loaded), ("m", true));
+        }
+        let bytes = ModelRepositoryParameter {
+            parameter_choice: Some(ParameterChoice::BytesParam("x".into())),
+        };
+        let file = RepositoryModelLoadRequest {
+            parameters: HashMap::from([("file:1/model.onnx".to_owned(), bytes)]),
+            ..kserve
+        };
+        let refused = call::<_, RepositoryModelLoadResponse>(&channel, "RepositoryModelLoad", file);
+        assert_eq!(refused.await.unwrap_err().code(), Code::PermissionDenied);
+        let unload = RepositoryModelUnloadRequest {
+            repository_name: "m".to_owned(),
+            ..RepositoryModelUnloadRequest::default()
+        };
+        let answer: RepositoryModelUnloadResponse = call(&channel, "RepositoryModelUnload", unload)
+            .await
+            .unwrap();
+        assert!(answer.is_unloaded);
+        assert_ne!(server.connect().get("/v2/models/m/ready").status, 200);
+    });
+}
+
+#[test]
+fn the_document_describes_what_is_served() {
+    let server = start(&[
+        "m=echo:FP32[2]",
+        "n=echo:BYTES",
+        "broken=echo:fail_load=true",
+    ]);
+    let document = get(&server, "/openapi.json");
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/predict/m",
+        "/predict/n/batch",
+        "/predict/{name}",
+        "/v2/models/{name}/infer",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    assert!(!paths.contains_key("/predict/broken"));
+    let body = &paths["/predict/m"]["post"]["requestBody"]["content"]["application/json"];
+    let example = body["example"].to_string();
+    assert_eq!(server.connect().post("/predict/m", &example).status, 200);
+    let body =
+        &paths["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"];
+    let example = body["example"].to_string();
+    assert_eq!(
+        server.connect().post("/v2/models/m/infer", &example).status,
+        200
+    );
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(
+            document["components"]["schemas"].get(name).is_some(),
+            "{name}"
+        );
+    }
+    let page = server.connect().get("/docs");
+    assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+    assert!(page.text().contains("openapi.json"));
+}
+
+#[test]
+fn what_sagemaker_asks_is_answered() {
+    assert_eq!(
+        start(&["m=echo:FP32[2]"]).connect().get("/ping").status,
+        200
+    );
 }

@@ -19,5 +19,7 @@ mod predict;
 mod proto;
 mod refusals;
 mod reloads;
+mod streams;
 mod support;
+mod tls;
 mod wire;

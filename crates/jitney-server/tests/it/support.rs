@@ -219,6 +219,11 @@ impl Client {
         Some(Answer { status, head, body })
     }
 
+    /// The connection, and what has been read of it behind the last answer.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.socket, self.read)
+    }
+
     /// Whether the server has closed the connection and sent nothing more.
     pub(crate) fn is_closed(&mut self) -> bool {
         !self.fill() && self.read.is_empty()

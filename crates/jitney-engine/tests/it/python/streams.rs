@@ -99,7 +99,7 @@ async fn all(results: Results) -> (Vec<Value>, Option<stack::Error>) {
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    timeout(LIMIT, work).await.expect("it takes for ever")
+    timeout(LIMIT, work).await.unwrap()
 }
 
 async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy
 
@@ -26,7 +27,7 @@ def misbehave(what, item, context):
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "kill when told":
-        while not os.path.exists(item["file"]):
+        while not Path(item["file"]).exists():
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "loop":

@@ -231,6 +231,11 @@ pub struct ModelConfig {
     pub default_model_filename: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "11")]
     pub dynamic_batching: ::core::option::Option<ModelDynamicBatching>,
+    #[prost(map = "string, message", tag = "14")]
+    pub parameters: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ModelParameter,
+    >,
     #[prost(string, tag = "17")]
     pub backend: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "19")]
@@ -337,6 +342,11 @@ pub struct ModelDynamicBatching {
     #[prost(uint64, tag = "2")]
     pub max_queue_delay_microseconds: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelParameter {
+    #[prost(string, tag = "1")]
+    pub string_value: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelTransactionPolicy {
     /// Whether a request may have any number of answers.
@@ -413,6 +423,18 @@ pub struct ModelStatistics {
     pub inference_stats: ::core::option::Option<InferStatistics>,
     #[prost(message, repeated, tag = "7")]
     pub batch_stats: ::prost::alloc::vec::Vec<InferBatchStatistics>,
+    /// Of the processes that run the model.
+    #[prost(message, repeated, tag = "8")]
+    pub memory_usage: ::prost::alloc::vec::Vec<MemoryUsage>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryUsage {
+    #[prost(string, tag = "1")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub id: i64,
+    #[prost(uint64, tag = "3")]
+    pub byte_size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RepositoryIndexRequest {

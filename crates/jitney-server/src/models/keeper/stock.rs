@@ -66,7 +66,7 @@ pub(super) enum Presence {
 /// One version of a model.
 struct Edition {
     entry: Arc<Entry>,
-    /// It is to be served. One that is not goes when all that are to be served can be called.
+    /// It is to be served. In a model there is always one that is.
     chosen: bool,
     /// Its files when it was loaded, or was tried to be; empty where nobody watches.
     stamp: Stamp,
@@ -300,15 +300,17 @@ impl Stock {
         }
     }
 
-    /// Versions that are not to be served any more go, once all that are to be served can be called.
+    /// Versions that are not to be served any more go, once all that are to be served can be called. Those that have never been ready are
+    /// of no use until then.
     fn settle(&mut self) {
         let mut leave = Vec::new();
         for model in self.models.values_mut() {
-            if !model.is_overfull() {
-                continue;
-            }
-            let unchosen = model.editions.extract_if(.., |edition| !edition.chosen);
-            leave.extend(unchosen.map(|edition| edition.entry));
+            let complete = model.is_complete();
+            let superfluous = |edition: &mut Edition| {
+                !edition.chosen && (complete || edition.entry.lanes().is_empty())
+            };
+            let superfluous = model.editions.extract_if(.., superfluous);
+            leave.extend(superfluous.map(|edition| edition.entry));
         }
         for entry in leave {
             self.retire(entry);
@@ -398,12 +400,10 @@ impl Model {
         editions.any(|edition| edition.entry.outcome(edition.load).is_none())
     }
 
-    /// Whether versions can go.
-    fn is_overfull(&self) -> bool {
-        let (chosen, others): (Vec<_>, Vec<_>) =
-            self.editions.iter().partition(|edition| edition.chosen);
-        let ready = chosen.iter().all(|edition| edition.entry.is_ready());
-        !others.is_empty() && !chosen.is_empty() && ready
+    /// Whether all versions that are to be served can be called.
+    fn is_complete(&self) -> bool {
+        let mut chosen = self.editions.iter().filter(|edition| edition.chosen);
+        chosen.all(|edition| edition.entry.is_ready())
     }
 
     fn shown(&self) -> Versions {

@@ -30,7 +30,7 @@ use crate::observe::trace::Trace;
 
 /// The results of a call as they come: tensors in the order of the model's outputs, of one row where there is a batch axis.
 ///
-/// Nothing follows a failure. Dropping it ends the stream: the model computes at most the result that it is computing.
+/// Nothing follows a failure or the end, however often it is asked for. Dropping it ends the stream: the model computes at most the result that it is computing.
 pub type Answers = BoxStream<'static, Result<Vec<Tensor>, Failure>>;
 
 /// The most results, and bytes of results, that are gathered into one answer.
@@ -290,7 +290,7 @@ impl Open {
 
     pub(super) fn into_answers(self) -> Answers {
         let step = |open: Option<Open>| async move { open?.step().await };
-        stream::unfold(Some(self), step).boxed()
+        stream::unfold(Some(self), step).fuse().boxed()
     }
 
     /// The next result; nothing is left after a failure.

@@ -291,3 +291,20 @@ async fn orders_that_nobody_waits_for_are_carried_out() {
     }
     assert_eq!(index(&catalog), ["a 1 READY"]);
 }
+
+#[tokio::test]
+async fn loads_that_fail_leave_nothing_behind() {
+    let disk = repository(&[("a/model.toml", ECHO), ("a/1/model.onnx", "")]);
+    let catalog = explicit(&disk, AtStart::All).await;
+    for version in 2..10 {
+        let config =
+            format!(r#"{{"version_policy": {{"specific": {{"versions": [{version}]}}}}}}"#);
+        let failure = catalog.load("a", Some(&config)).await.unwrap_err();
+        assert_eq!(failure.code, Code::Failed);
+        assert_eq!(catalog.model("a", None).unwrap().version(), "1");
+    }
+    // The one that serves, and the one that was asked for last.
+    assert_eq!(catalog.statuses().len(), 2);
+    catalog.load("a", None).await.unwrap();
+    assert_eq!(catalog.statuses().len(), 1);
+}

@@ -85,7 +85,7 @@ pub struct Sum {
     pub time: Duration,
 }
 
-/// What a model has done since the server started, over all its loads.
+/// What a model has done, over all its loads until it is unloaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// How long ago the last call came; `None` before the first.

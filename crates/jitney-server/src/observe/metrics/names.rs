@@ -96,8 +96,6 @@ metrics! {
         "Time from the first byte of a request's body to the last byte of its answer being ready, for requests answered with a prediction";
     PHASE_SECONDS = "jitney_request_phase_seconds", Seconds, HISTOGRAM, &["model", "version", "phase"],
         "Where the time of answered requests went: decode, queue (no instance was free), hold (the door was open for others), run, encode";
-    STREAMED = "jitney_streamed_results", Results, COUNTER, MODEL,
-        "Results that were given to the readers of streams";
     RELOADS = "jitney_model_reloads", Reloads, COUNTER, &["model", "version", "outcome"],
         "Loads of the model after its files changed: ok, failed (the one before went on)";
     READY = "jitney_model_ready", Ready, GAUGE, MODEL,
@@ -110,6 +108,8 @@ metrics! {
         "Items that were refused at once, by cause: full, too_late, too_large, closed, failed";
     ITEMS_QUARANTINED = "jitney_quarantined_items", Items, COUNTER, MODEL,
         "Items that were answered without being run because the same input had crashed the model or made it hang";
+    STREAMED = "jitney_streamed_results", Results, COUNTER, MODEL,
+        "Results that were given to the readers of streams";
     ITEMS_QUEUED = "jitney_queued_items", Items, GAUGE, MODEL,
         "Items that wait for an instance now";
     ITEMS_RUNNING = "jitney_running_items", Items, GAUGE, MODEL,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Number, Value};
 
 use super::read;
 use crate::failure::Failure;
+use crate::observe::logging;
 
 /// The settings of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,8 +27,7 @@ pub struct LogSettings {
 }
 
 /// What a setting is set to.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogValue {
     /// A switch.
     Bool(bool),
@@ -59,10 +60,17 @@ pub type TraceValues = BTreeMap<String, Option<Vec<String>>>;
 /// # Errors
 /// `invalid_input`.
 pub fn read_log(body: &[u8]) -> Result<BTreeMap<String, LogValue>, Failure> {
-    read(body)
+    let values: BTreeMap<String, Value> = read(body)?;
+    let values = values.into_iter();
+    values
+        .map(|(name, value)| match log_value(value) {
+            Some(value) => Ok((name, value)),
+            None => Err(wrong(&name, "true, false, a whole number from 0 or a text")),
+        })
+        .collect()
 }
 
-/// Reads new settings of traces. A value is text, a list of texts, a number, or null.
+/// Reads new settings of traces. A value is text, a list of texts, or null.
 ///
 /// # Errors
 /// `invalid_input`.
@@ -76,21 +84,50 @@ pub fn read_log(body: &[u8]) -> Result<BTreeMap<String, LogValue>, Failure> {
 /// # Ok::<(), jitney_server::failure::Failure>(())
 /// ```
 pub fn read_trace(body: &[u8]) -> Result<TraceValues, Failure> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum TraceValue {
-        Texts(Vec<String>),
-        Text(String),
-        Number(i64),
-    }
-    let values: BTreeMap<String, Option<TraceValue>> = read(body)?;
-    let texts = |value| match value {
-        TraceValue::Texts(texts) => texts,
-        TraceValue::Text(text) => vec![text],
-        TraceValue::Number(number) => vec![number.to_string()],
-    };
+    let values: BTreeMap<String, Value> = read(body)?;
     let values = values.into_iter();
-    Ok(values
-        .map(|(name, value)| (name, value.map(texts)))
-        .collect())
+    values
+        .map(|(name, value)| match value {
+            Value::Null => Ok((name, None)),
+            value => match texts(value) {
+                Some(texts) => Ok((name, Some(texts))),
+                None => Err(wrong(&name, "a text, a list of texts or null")),
+            },
+        })
+        .collect()
+}
+
+fn log_value(value: Value) -> Option<LogValue> {
+    Some(match value {
+        Value::Bool(on) => LogValue::Bool(on),
+        Value::String(text) => LogValue::Text(text),
+        Value::Number(number) => LogValue::Level(whole(&number)?),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    })
+}
+
+/// A whole number, which may be written as `1.0`.
+fn whole(number: &Number) -> Option<u32> {
+    let number = number.as_f64()?;
+    let whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+    whole.then_some(number as u32)
+}
+
+fn texts(value: Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text]),
+        Value::Array(values) => {
+            let texts = values.into_iter().map(|value| match value {
+                Value::String(text) => Some(text),
+                _ => None,
+            });
+            texts.collect()
+        }
+        _ => None,
+    }
+}
+
+fn wrong(name: &str, expected: &str) -> Failure {
+    let name = logging::escaped(name);
+    Failure::invalid(format!("{name}: expected {expected}"))
 }

@@ -11,7 +11,7 @@ pub struct Statistics {
     pub model_stats: Vec<ModelStatistics>,
 }
 
-/// What one version of one model has done since the server started.
+/// What one version of one model has done since it was loaded for the first time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelStatistics {
     /// The name by which requests call it.

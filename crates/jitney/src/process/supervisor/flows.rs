@@ -78,13 +78,14 @@ impl Flows {
             .collect()
     }
 
-    /// It owes one more stream something.
-    pub(super) fn owe(&mut self, limit: Duration, now: Instant) {
+    /// It owes one more stream something. True: that is the first, and from now on there is a time to look.
+    pub(super) fn owe(&mut self, limit: Duration, now: Instant) -> bool {
         self.limit = self.limit.max(limit);
         self.owing += 1;
         if self.owing == 1 {
             self.heard(now);
         }
+        self.owing == 1
     }
 
     /// It owes one stream nothing any more.

@@ -186,11 +186,12 @@ impl Supervisor {
             return false;
         }
         call.stage = Stage::Sent(place);
-        let seat = &mut self.seats[place.seat];
         if let Way::Stream(_) = call.way {
-            seat.flows.owe(call.terms.limit, now);
+            let limit = call.terms.limit;
+            self.owe(place.seat, limit, now);
             return true;
         }
+        let seat = &mut self.seats[place.seat];
         if seat.pipe.is_empty() {
             seat.head_since = now;
         }
@@ -447,7 +448,7 @@ impl Supervisor {
             self.start_failed(index, StartFailure::Died(how));
         }
         if !matches!(self.seats[index].state, State::Dying { .. }) {
-            self.condemn(index, Verdict::Garbage(what.to_owned()));
+            self.condemn(index, &Verdict::Garbage(what.to_owned()));
         }
     }
 
@@ -468,7 +469,7 @@ impl Supervisor {
         if unread && seat.pipe.len() == 1 {
             seat.pipe.clear();
         }
-        self.condemn(index, Verdict::Crashed(text));
+        self.condemn(index, &Verdict::Crashed(text));
         self.vacate(index, matches!(was, State::Leaving { .. }), now);
         self.nudge_resting();
     }
@@ -547,7 +548,7 @@ impl Supervisor {
     }
 
     /// The worker will answer nothing more: what it was running gets the verdict, and what had not begun goes to others, first in line.
-    fn condemn(&mut self, index: usize, verdict: Verdict) {
+    fn condemn(&mut self, index: usize, verdict: &Verdict) {
         let seat = &mut self.seats[index];
         seat.state = State::dying(match verdict {
             Verdict::Hung(_) => Some("it worked longer on one thing than it may"),
@@ -560,7 +561,7 @@ impl Supervisor {
             self.answer(head, verdict.clone());
         }
         self.seats[index].pipe.clear();
-        held.extend(self.end_streams(index, &verdict));
+        held.extend(self.end_streams(index, verdict));
         held.retain(|id| self.calls.contains_key(id));
         held.sort_unstable();
         for id in held.into_iter().rev() {
@@ -584,7 +585,7 @@ impl Supervisor {
         let Some(limit) = head.and_then(|id| Some(self.calls.get(id)?.terms.limit)) else {
             return;
         };
-        self.condemn(index, Verdict::Hung(limit));
+        self.condemn(index, &Verdict::Hung(limit));
         self.nudges.push(index);
     }
 
@@ -613,7 +614,7 @@ impl Supervisor {
                 self.seats[index].state = State::dying(Some("it did not leave in time"));
             }
             State::Draining if self.kill_at().is_some_and(|at| at <= now) => {
-                self.condemn(index, Verdict::Closed);
+                self.condemn(index, &Verdict::Closed);
             }
             _ => {}
         }

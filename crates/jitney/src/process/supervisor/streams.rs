@@ -3,7 +3,7 @@
 //! A stream has credit: its process may send as many replies as its reader has room for. What has no credit owes nothing, so a slow reader
 //! makes nobody look stuck.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::flows::Marks;
 use super::{Call, CallId, Place, Stage, Supervisor, Verdict, Way};
@@ -62,7 +62,8 @@ impl Supervisor {
         let owed = flow.is_owed();
         flow.credit += cost;
         if !owed && flow.is_owed() {
-            self.seats[place.seat].flows.owe(terms.limit, now);
+            let (seat, limit) = (place.seat, terms.limit);
+            self.owe(seat, limit, now);
         }
         true
     }
@@ -88,7 +89,8 @@ impl Supervisor {
                 let owed = flow.is_owed();
                 flow.left = true;
                 if !owed {
-                    self.seats[place.seat].flows.owe(call.terms.limit, now);
+                    let limit = call.terms.limit;
+                    self.owe(place.seat, limit, now);
                 }
                 Some(place)
             }
@@ -171,7 +173,7 @@ impl Supervisor {
         let silent = seat.flows.look_at().is_some_and(|at| at <= now);
         if silent && seat.is_answering() && seat.flows.is_stuck(now) {
             let limit = seat.flows.limit();
-            self.condemn(index, Verdict::Hung(limit));
+            self.condemn(index, &Verdict::Hung(limit));
         }
     }
 
@@ -211,6 +213,13 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    /// The process owes one more stream something. If it was idle, its keeper has to know until when.
+    pub(super) fn owe(&mut self, index: usize, limit: Duration, now: Instant) {
+        if self.seats[index].flows.owe(limit, now) {
+            self.nudges.push(index);
+        }
+    }
+
     /// The process will say nothing more: answers its streams, but for those that can go to another one, which are returned.
     pub(super) fn end_streams(&mut self, index: usize, verdict: &Verdict) -> Vec<CallId> {
         let mut again = Vec::new();

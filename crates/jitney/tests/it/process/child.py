@@ -15,7 +15,10 @@ from pathlib import Path
 
 HEADER = struct.Struct("<IBBHQQQ")
 DESCRIPTOR, REGION = 1, 2
-HELLO, RUN, CLOSE, READY, FAILED, DONE = 1, 2, 3, 65, 66, 67
+HELLO, RUN, CLOSE, CREDIT, STOP = 1, 2, 3, 4, 5
+READY, FAILED, DONE, CHUNK, END = 65, 66, 67, 68, 69
+# Where the streams' part of the control region begins, in a pool that gives its children one run at a time.
+STREAMS_AT = 512
 INLINE_MAX = 32 << 10
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -74,6 +77,59 @@ def reply(slot: int, run: int, meta: bytes, payload: bytes, b: int = 0) -> None:
     flags = REGION | (DESCRIPTOR if descriptor is not None else 0)
     header = HEADER.pack(len(meta), DONE, flags, slot, run, len(payload), b)
     socket.send_fds(channel, [header + meta], [] if descriptor is None else [descriptor])
+
+
+def part(kind: int, slot: int, run: int, payload: bytes = b"", meta: bytes = b"part") -> None:
+    if len(meta) + len(payload) <= 1 << 20:
+        channel.sendall(HEADER.pack(len(meta) + len(payload), kind, 0, slot, run, len(payload), 7) + meta + payload)
+        return
+    descriptor = Regions().write(slot, payload)
+    header = HEADER.pack(len(meta), kind, REGION | DESCRIPTOR, slot, run, len(payload), 7)
+    socket.send_fds(channel, [header + meta], [descriptor] if descriptor is not None else [])
+
+
+def stream(command: list[str], slot: int, run: int, payload: bytes, control: mmap.mmap) -> None:
+    """Answers with a stream, as the command says."""
+    verb, count = command[1], int(command[2])
+    cell = STREAMS_AT + 16 + 16 * slot
+    if verb == "crash":
+        struct.pack_into("<QQ", control, STREAMS_AT, time.monotonic_ns(), run)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if verb == "hang":
+        struct.pack_into("<QQ", control, STREAMS_AT, time.monotonic_ns(), run)
+        time.sleep(600)
+    struct.pack_into("<Q", control, cell + 8, run)
+    for number in range(count):
+        part(CHUNK, slot, run, payload, str(number).encode())
+    if verb == "until-left":
+        while struct.unpack_from("<Q", control, cell)[0] != run:
+            time.sleep(0.001)
+    if verb == "sleep":
+        time.sleep(600)
+    if verb == "late":
+        time.sleep(0.2)
+    if verb == "other-slot":
+        part(CHUNK, slot + 1, run)
+    if verb == "other-run":
+        part(CHUNK, slot, run + 1)
+    if verb == "no-such-slot":
+        part(END, 65535, run, b"", b"end")
+    if verb == "twice":
+        part(END, slot, run, b"", b"end")
+    if verb == "no-descriptor":
+        channel.sendall(HEADER.pack(0, CHUNK, 3, slot, run, 1, 0))
+    if verb == "no-region":
+        channel.sendall(HEADER.pack(0, CHUNK, 2, slot, run, 1, 0))
+    if verb == "small-region":
+        descriptor = Regions().write(slot, b"x" * 100)
+        socket.send_fds(channel, [HEADER.pack(0, CHUNK, 3, slot, run, 1 << 20, 0)], [descriptor or 0])
+    if verb == "long":
+        channel.sendall(HEADER.pack(0, CHUNK, 3, slot, run, 1 << 62, 0))
+    if verb == "done":
+        channel.sendall(HEADER.pack(0, DONE, 0, slot, run, 0, 0))
+    if verb == "end-with-flags":
+        channel.sendall(HEADER.pack(0, END, 2, slot, run, 0, 0))
+    part(END, slot, run, b"", b"end")
 
 
 def grandchild(*, leaves_group: bool, holds_channel: bool = False) -> int:
@@ -173,7 +229,7 @@ def main() -> None:
     size, kind, flags, _, _, _, _ = HEADER.unpack(receive(HEADER.size))
     hello = receive(size)
     assert (kind, flags, len(descriptors)) == (HELLO, DESCRIPTOR, 1), (kind, flags, descriptors)
-    control = mmap.mmap(descriptors.pop(0), 0, prot=mmap.PROT_READ)
+    control = mmap.mmap(descriptors.pop(0), 0)
     start(os.environ.get("CHILD_START", ""))
     greeting = preamble + hello
     if os.environ.get("CHILD_GREETING") == "pid":
@@ -185,12 +241,17 @@ def main() -> None:
             if "CHILD_STAYS" in os.environ:
                 time.sleep(600)
             os._exit(0)
+        if kind in (CREDIT, STOP):
+            continue
         assert kind == RUN, kind
         body = receive(size)
         if flags & REGION:
             meta, payload = body, regions.read(slot, flags, a)
         else:
             meta, payload = body[: size - a], body[size - a :]
+        if meta.startswith(b"stream "):
+            stream(meta.decode().split(" "), slot, number, payload, control)
+            continue
         answer, back = run(meta.decode().split(" "), slot, number, payload, control)
         reply(slot, number, answer, back, b)
 

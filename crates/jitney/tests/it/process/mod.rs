@@ -5,5 +5,6 @@ mod leaving;
 mod payloads;
 mod printing;
 mod starting;
+mod streams;
 mod support;
 mod trouble;
