@@ -28,10 +28,7 @@ def health(world, face):
 
 @SUITE.check
 def a_model_that_is_not_there_is_not_ready(world, face):
-    if face.kind == "http":
-        assert face.call("is_model_ready", "nobody") is False
-    else:
-        expect(UNKNOWN, "nobody", lambda: face.call("is_model_ready", "nobody"), face.kind)
+    assert face.call("is_model_ready", "nobody") is False
 
 
 @SUITE.check
@@ -244,7 +241,7 @@ def classification_without_labels(world, face):
     said = [text.decode().split(":") for text in best.ravel()]
     same([(float(value), int(index)) for value, index in said], [(5.0, 1), (3.0, 2)])
     expect(
-        INVALID, "bytes", lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}), face.kind
+        INVALID, "classification", lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}), face.kind
     )
 
 

@@ -93,6 +93,9 @@ pub(crate) enum Channel {
     Reflection,
 }
 
+/// Told which model a call is for, as soon as that is known.
+pub(crate) type Reached<'r> = dyn FnMut(Arc<ModelMetrics>) + Send + 'r;
+
 /// The answer of a method that answers once.
 pub(crate) struct Answered {
     pub(crate) body: Body,
@@ -182,7 +185,7 @@ impl Service {
         }
     }
 
-    /// Answers a message. Sets `reached` as soon as it is known which model it is for.
+    /// Answers a message. Tells `reached` as soon as it is known which model it is for.
     ///
     /// Cancel safety: dropping it cancels the call.
     pub(crate) async fn answer(
@@ -190,7 +193,7 @@ impl Service {
         method: Unary,
         caller: &Caller,
         message: Bytes,
-        reached: &mut Option<Arc<ModelMetrics>>,
+        reached: &mut Reached<'_>,
     ) -> Result<Answered, Failure> {
         let pieces = match method {
             Unary::ModelInfer => return self.infer(caller, message, reached).await,
@@ -256,16 +259,19 @@ impl Service {
         &self,
         caller: &Caller,
         request: &ModelInferRequest,
-        reached: &mut Option<Arc<ModelMetrics>>,
+        reached: &mut Reached<'_>,
     ) -> Result<Arc<Lane>, Failure> {
         let (name, version) = (&request.model_name, &request.model_version);
         let lane = self.lane(caller, name, version);
-        *reached = match &lane {
+        let metrics = match &lane {
             Ok(lane) => Some(Arc::clone(lane.metrics())),
             // A model that is configured has its own metrics, whether it can be called or not.
             Err(_) if caller.grant.sees(name) => self.catalog.metrics(name, named(version)),
             Err(_) => None,
         };
+        if let Some(metrics) = metrics {
+            reached(metrics);
+        }
         lane
     }
 
@@ -273,7 +279,7 @@ impl Service {
         &self,
         caller: &Caller,
         message: Bytes,
-        reached: &mut Option<Arc<ModelMetrics>>,
+        reached: &mut Reached<'_>,
     ) -> Result<Answered, Failure> {
         let request = infer_request(message)?;
         let lane = self.called(caller, &request, reached)?;

@@ -231,11 +231,9 @@ impl Turn {
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
         self.caller.access.again(&self.caller.grant)?;
-        let mut reached = None;
-        let lane = self.service.called(&self.caller, &request, &mut reached);
-        if let Some(metrics) = reached {
-            self.record.metrics = metrics;
-        }
+        let record = &mut self.record;
+        let reached = &mut |metrics| record.metrics = metrics;
+        let lane = self.service.called(&self.caller, &request, reached);
         let lane = lane?;
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec(), true)?;
         let call = call(&self.caller, &lane, meta, inputs, self.started);

@@ -78,11 +78,9 @@ async fn once(
     body::pieces(body, &mut admitted, limits, |piece| messages.push(piece)).await?;
     let read = Instant::now();
     let message = messages.only()?.open(&mut admitted).await?;
-    let mut reached = None;
-    let answered = net.grpc.answer(unary, &caller, message, &mut reached).await;
-    if let Some(model) = reached {
-        record.reached(model);
-    }
+    // At once, so that a call that is given up counts for its model.
+    let reached = &mut |model| record.reached(model);
+    let answered = net.grpc.answer(unary, &caller, message, reached).await;
     let Answered { body, ran } = answered?;
     if let Some((decoded, ran)) = ran {
         let done = Instant::now();
