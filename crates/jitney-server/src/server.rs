@@ -290,7 +290,7 @@ fn entrances(config: &NetConfig) -> Result<Vec<Entrance>, StartError> {
 /// What the control thread begins with.
 struct Parts {
     config: NetConfig,
-    access: Access,
+    access: Arc<Access>,
     tls: Option<Tls>,
     admission: Arc<Admission>,
     catalog: Catalog,

@@ -71,7 +71,9 @@ fn report(status: &ModelStatus, lane: &Lane) -> String {
     if let (Sharing::Together { .. }, true) = (lane.sharing(), costs_known) {
         line("batching", &lane.batching());
     }
-    if lane.spec().items == Items::Json {
+    if lane.streams() {
+        text.push_str("  no batch was measured: requests are not run together\n");
+    } else if lane.spec().items == Items::Json {
         text.push_str("  no batch was measured: no inputs can be made up for it\n");
     } else {
         text.push_str(&costs(&lane.stats().costs, lane.max_batch()));

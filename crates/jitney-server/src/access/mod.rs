@@ -53,6 +53,7 @@ pub(crate) struct Access {
 /// What a caller may do. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
+    access: Arc<Access>,
     holder: Holder,
     from: IpAddr,
 }
@@ -80,12 +81,12 @@ impl Access {
     ///
     /// # Errors
     /// When the keys cannot be used.
-    pub(crate) fn new(config: &NetConfig, private: bool) -> Result<Access, KeysError> {
-        Ok(Access {
+    pub(crate) fn new(config: &NetConfig, private: bool) -> Result<Arc<Access>, KeysError> {
+        Ok(Arc::new(Access {
             keys: Keys::new(config)?,
             rates: config.max_requests_per_second.map(Rates::new),
             private,
-        })
+        }))
     }
 
     /// Whether callers need a key.
@@ -99,7 +100,7 @@ impl Access {
     /// `unauthenticated`, `forbidden`, `unknown_model` for a model that the caller may not see, and `overloaded` where the caller sends too
     /// many.
     pub(crate) fn authorise(
-        &self,
+        self: &Arc<Access>,
         head: &request::Parts,
         from: IpAddr,
         need: Need,
@@ -107,12 +108,10 @@ impl Access {
     ) -> Result<Grant, Failure> {
         let holder = self.holder(&head.headers, from);
         if need == Need::Nothing {
-            let holder = holder.unwrap_or(Holder::Stranger);
-            return Ok(Grant { holder, from });
+            return Ok(self.grant(holder.unwrap_or(Holder::Stranger), from));
         }
         self.pace(holder.as_ref().ok(), from)?;
-        let holder = holder.map_err(unauthenticated)?;
-        let grant = Grant { holder, from };
+        let grant = self.grant(holder.map_err(unauthenticated)?, from);
         if need == Need::Admin && !grant.is_admin() {
             return Err(self.not_admin());
         }
@@ -120,23 +119,18 @@ impl Access {
         Ok(grant)
     }
 
-    /// Decides about one more request of somebody who was let in, on a connection that carries many behind one head.
-    ///
-    /// # Errors
-    /// `unauthenticated` where the key was taken back, and `overloaded` where the caller sends too many.
-    pub(crate) fn again(&self, grant: &Grant) -> Result<(), Failure> {
-        if let (Holder::Key(known), Some(keys)) = (&grant.holder, &self.keys)
-            && !keys.has(known)
-        {
-            return Err(unauthenticated(NoKey::Unknown));
-        }
-        self.pace(Some(&grant.holder), grant.from)
-    }
-
     /// Takes the keys that the file of keys has now, if it has changed. Blocks as long as reading a small file does.
     pub(crate) fn refresh(&self) {
         if let Some(keys) = &self.keys {
             keys.refresh();
+        }
+    }
+
+    fn grant(self: &Arc<Access>, holder: Holder, from: IpAddr) -> Grant {
+        Grant {
+            access: Arc::clone(self),
+            holder,
+            from,
         }
     }
 
@@ -210,6 +204,19 @@ impl Grant {
         }
     }
 
+    /// Asks for one more request, on a connection that carries many behind one head.
+    ///
+    /// # Errors
+    /// `unauthenticated` where the key was taken back, and `overloaded` where the caller sends too many.
+    pub(crate) fn again(&self) -> Result<(), Failure> {
+        if let (Holder::Key(known), Some(keys)) = (&self.holder, &self.access.keys)
+            && !keys.has(known)
+        {
+            return Err(unauthenticated(NoKey::Unknown));
+        }
+        self.access.pace(Some(&self.holder), self.from)
+    }
+
     /// Whether the caller may change the server.
     pub(crate) fn is_admin(&self) -> bool {
         match &self.holder {
@@ -278,7 +285,7 @@ mod tests {
     const NEAR: &str = "127.0.0.1";
 
     struct Keyed {
-        access: Access,
+        access: Arc<Access>,
         infer: Secret,
         one_model: Secret,
         admin: Secret,
@@ -317,7 +324,12 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn ask(access: &Access, fields: &[(&str, &str)], need: Need, model: Option<&str>) -> Answer {
+    fn ask(
+        access: &Arc<Access>,
+        fields: &[(&str, &str)],
+        need: Need,
+        model: Option<&str>,
+    ) -> Answer {
         let from = FAR.parse().unwrap();
         let answer = access.authorise(&head(fields), from, need, model);
         answer.map_err(|failure| failure.code)

@@ -606,7 +606,7 @@ mod tests {
             match (data(datatype, contents), expected) {
                 (Ok(_), None) => (),
                 (Err(failure), Some(words)) => {
-                    assert!(failure.message.contains(words), "{failure}")
+                    assert!(failure.message.contains(words), "{failure}");
                 }
                 (got, expected) => panic!("{datatype}: {got:?} instead of {expected:?}"),
             }

@@ -400,7 +400,7 @@ impl<'n> Session<'n> {
     }
 
     fn enter(&self, bytes: usize) -> Result<Admitted, Failure> {
-        self.net.access.again(&self.grant)?;
+        self.grant.again()?;
         let mut admitted = self.net.admission.enter(bytes)?;
         admitted.take(bytes)?;
         Ok(admitted)

@@ -168,14 +168,6 @@ pub(crate) fn to_raw(tensor: &Tensor) -> Result<Bytes, Failure> {
     }
 }
 
-/// The elements of a `BYTES` tensor from its raw bytes, of which they are pieces.
-///
-/// # Errors
-/// `invalid_input` with a sentence where the bytes are not exactly that many elements; `too_large` for more of them than [`MAX_STRINGS`].
-pub(crate) fn elements(raw: &Bytes, count: usize) -> Result<Vec<Bytes>, Failure> {
-    Ok(split(raw, count)?)
-}
-
 /// The raw bytes of the elements of a `BYTES` tensor.
 ///
 /// # Errors
@@ -194,7 +186,8 @@ pub(crate) fn join(elements: &[Bytes]) -> Result<Bytes, Failure> {
 /// Bytes of the length before each element.
 const PREFIX: usize = 4;
 
-fn split(raw: &Bytes, count: usize) -> Outcome<Vec<Bytes>> {
+/// The elements of a `BYTES` tensor, which are pieces of its raw bytes.
+pub(super) fn split(raw: &Bytes, count: usize) -> Outcome<Vec<Bytes>> {
     // Each takes its length at least, so that a shape alone sets no memory aside.
     if count > raw.len() / PREFIX {
         return Err(too_few(count, raw.len()));
@@ -568,10 +561,10 @@ mod tests {
             assert!(failure.message.contains(words), "{failure}");
         }
         let many = MAX_STRINGS + 1;
-        let failure = elements(&vec![0; PREFIX * many].into(), many).unwrap_err();
-        assert_eq!(failure.code, Code::TooLarge);
-        let failure = elements(&Bytes::new(), usize::MAX).unwrap_err();
-        assert_eq!(failure.code, Code::InvalidInput);
+        let fault = split(&vec![0; PREFIX * many].into(), many).unwrap_err();
+        assert_eq!(Failure::from(fault).code, Code::TooLarge);
+        let fault = split(&Bytes::new(), usize::MAX).unwrap_err();
+        assert_eq!(Failure::from(fault).code, Code::InvalidInput);
     }
 
     #[test]
@@ -598,18 +591,18 @@ mod tests {
         ) {
             let words: Vec<Bytes> = words.into_iter().map(Bytes::from).collect();
             let raw = join(&words).unwrap();
-            let read = elements(&raw, words.len()).unwrap();
+            let read = split(&raw, words.len()).unwrap();
             prop_assert_eq!(&read, &words);
             let pieces = raw.as_ptr_range();
             prop_assert!(read.iter().all(|word| word.is_empty() || pieces.contains(&word.as_ptr())));
-            prop_assert!(elements(&raw, words.len() + 1).is_err());
-            prop_assert!(words.is_empty() || elements(&raw, words.len() - 1).is_err());
+            prop_assert!(split(&raw, words.len() + 1).is_err());
+            prop_assert!(words.is_empty() || split(&raw, words.len() - 1).is_err());
         }
 
         #[test]
         fn any_bytes_are_elements_or_refused(raw in prop::collection::vec(any::<u8>(), 0..40), count in 0..9_usize) {
             let raw = Bytes::from(raw);
-            if let Ok(read) = elements(&raw, count) {
+            if let Ok(read) = split(&raw, count) {
                 prop_assert_eq!(join(&read).unwrap(), raw);
             }
         }

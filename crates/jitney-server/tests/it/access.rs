@@ -1,11 +1,15 @@
 //! Who may do what: over every route, every method, and every trick that makes two readers of a path disagree.
 
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use http_body_util::Full;
 use jitney_server::access::Secret;
 use jitney_server::config::{Key, NetConfig, Scope};
 use jitney_server::server::{Server, StartError};
+use tokio::net::TcpStream;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::http2::with_connection;
 use crate::support::{Answer, Client, Fixture, start, start_with};
@@ -237,7 +241,7 @@ fn nothing_is_open_over_http2_and_grpc() {
                 let in_grpc = answer.headers().get("grpc-status");
                 let status = answer.status().as_u16();
                 let refused = matches!(status, 401 | 400 | 421)
-                    || in_grpc.is_some_and(|status| status == "16");
+                    || in_grpc.is_some_and(|status| status == "16" || status == "9");
                 assert!(refused, "{method} {uri} {media}: {answer:?}");
             }
         }
@@ -385,6 +389,49 @@ fn without_keys_this_machine_may_do_everything_but_for_others() {
         let mut client = server.connect();
         assert_eq!(client.request("GET", "/debug/tree", field, "").status, 403);
     }
+}
+
+/// One head lets many requests in, so each of them is looked at.
+#[test]
+fn a_websocket_does_not_get_around_the_rate_or_outlive_its_key() {
+    let secret = Secret::generate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.toml");
+    let digest = secret.digest();
+    let text = format!("[[keys]]\nname = \"app\"\ndigest = \"{digest}\"\n");
+    std::fs::write(&path, &text).unwrap();
+    let server = start_with(MODELS, |net| {
+        net.keys_file = Some(path.clone());
+        net.max_requests_per_second = std::num::NonZeroUsize::new(3);
+    });
+    server.block_on(async {
+        let url = format!("ws://{}/v2/models/a/stream", server.address());
+        let mut request = url.into_client_request().unwrap();
+        let value = format!("Bearer {}", secret.reveal());
+        let headers = request.headers_mut();
+        headers.insert("authorization", value.parse().unwrap());
+        let socket = TcpStream::connect(server.address()).await.unwrap();
+        let (mut socket, _) = client_async(request, socket).await.unwrap();
+        let mut number = 0;
+        let mut ask = async || {
+            number += 1;
+            let message = format!(r#"{{"id":"{number}","item":{ITEM}}}"#);
+            socket.send(message.into()).await.unwrap();
+            socket.next().await.unwrap().unwrap().into_text().unwrap()
+        };
+        let mut said = async |code: &str| {
+            loop {
+                let answer = ask().await;
+                if answer.contains(code) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        said("overloaded").await;
+        std::fs::write(&path, "").unwrap();
+        said("unauthenticated").await;
+    });
 }
 
 #[test]

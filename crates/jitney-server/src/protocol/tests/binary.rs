@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::infer::{self, Form, Wanted};
-use super::super::tensors::to_raw;
+use super::super::tensors::{split, to_raw};
 use super::{any_tensor, check_failure, digits, echo, json_outputs, spec_for, spec_of};
 use crate::call::Meta;
 use crate::failure::{Code, Failure};
@@ -339,7 +339,7 @@ fn classes_take_the_place_of_an_output() {
         match raw.unwrap().as_slice() {
             [] => assert_eq!(scores["data"], json!(texts)),
             [raw] => {
-                let elements = super::super::tensors::elements(raw, 4).unwrap();
+                let elements = split(raw, 4).unwrap();
                 assert_eq!(elements, texts);
                 assert_eq!(scores["parameters"]["binary_data_size"], raw.len());
             }
