@@ -365,7 +365,6 @@ pub(super) fn call(
     let asked = of_call.into_iter().chain(of_request).min();
     let limit = admit::deadline(started, lane.deadline(), None);
     meta.id = meta.id.or_else(|| caller.id.clone());
-    meta.key = caller.grant.number();
     meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
     meta.key = caller.grant.number();
     Call {

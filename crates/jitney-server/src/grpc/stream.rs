@@ -226,7 +226,6 @@ impl Turn {
 
     /// Brings the request to its model.
     async fn begin(&mut self, message: Bytes) -> Result<Going, Failure> {
-        self.caller.grant.again()?;
         let request = infer_request(message)?;
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
