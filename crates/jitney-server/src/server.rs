@@ -320,7 +320,7 @@ impl Parts {
             doors,
             grpc,
             cors: Cors::new(&self.config),
-            access: Arc::new(self.access),
+            access: self.access,
             tls: self.tls,
             crowd: Crowd::new(self.config.max_connections_per_client),
             seats: Seats::new(&self.config),

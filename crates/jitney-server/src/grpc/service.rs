@@ -18,7 +18,7 @@ use super::infer::{self, Model};
 use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
-use crate::access::{Access, Grant};
+use crate::access::Grant;
 use crate::admit::{self, Admission};
 use crate::call::Call;
 use crate::extension;
@@ -56,8 +56,6 @@ pub(crate) struct Caller {
     pub(crate) head: Head,
     /// What the caller may do.
     pub(crate) grant: Grant,
-    /// Who decides about each of the many requests of one call.
-    pub(crate) access: Arc<Access>,
     pub(crate) started: Instant,
     /// The caller's name for the call, as its metadata says.
     pub(crate) id: Option<String>,
@@ -367,7 +365,6 @@ pub(super) fn call(
     let asked = of_call.into_iter().chain(of_request).min();
     let limit = admit::deadline(started, lane.deadline(), None);
     meta.id = meta.id.or_else(|| caller.id.clone());
-    meta.key = caller.grant.number();
     meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
     meta.key = caller.grant.number();
     Call {

@@ -226,11 +226,10 @@ impl Turn {
 
     /// Brings the request to its model.
     async fn begin(&mut self, message: Bytes) -> Result<Going, Failure> {
-        self.caller.grant.again()?;
         let request = infer_request(message)?;
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
-        self.caller.access.again(&self.caller.grant)?;
+        self.caller.grant.again()?;
         let record = &mut self.record;
         let reached = &mut |metrics| record.metrics = metrics;
         let lane = self.service.called(&self.caller, &request, reached);

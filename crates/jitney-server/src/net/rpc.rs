@@ -1,6 +1,5 @@
 //! Calls of gRPC: read like any other body, and handed to the service.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_TYPE;
@@ -36,7 +35,6 @@ pub(super) async fn answer(
     let caller = Caller {
         head: Head::read(&headers)?,
         grant: exchange.grant.clone(),
-        access: Arc::clone(&exchange.peer.net.access),
         started: exchange.started,
         id: checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned())),
         fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(&headers)),
