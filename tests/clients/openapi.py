@@ -20,7 +20,7 @@ def the_document(world):
     same((answer.status, answer.headers["content-type"]), (200, "application/json"))
     document = answer.json()
     assert document["openapi"].startswith("3."), document["openapi"]
-    assert {"/v2/models/{model}/infer", "/predict/digits"} & set(document["paths"]), sorted(document["paths"])
+    assert {"/v2/models/{name}/infer", "/predict/two"} <= set(document["paths"]), sorted(document["paths"])
 
 
 @SUITE.check
@@ -36,7 +36,16 @@ def the_page_needs_nothing_from_elsewhere(world):
 def schemathesis(world):
     """Whatever the document allows and forbids: no failure of the server, and every answer is one that it describes."""
     program = Path(sys.executable).with_name("schemathesis")
-    command = [str(program), "run", f"http://{world.http_url}/openapi.json", "--checks", CHECKS, *QUICKLY]
+    command = [
+        str(program),
+        "--config-file",
+        str(HERE / "schemathesis.toml"),
+        "run",
+        f"http://{world.http_url}/openapi.json",
+        "--checks",
+        CHECKS,
+        *QUICKLY,
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env={**os.environ, "NO_COLOR": "1"}
     )

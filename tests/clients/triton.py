@@ -242,7 +242,10 @@ def classification_without_labels(world, face):
     said = [text.decode().split(":") for text in best.ravel()]
     same([(float(value), int(index)) for value, index in said], [(5.0, 1), (3.0, 2)])
     expect(
-        INVALID, "classification", lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}), face.kind
+        INVALID,
+        "classification",
+        lambda: face.infer("bytes", {"input": texts(b"a")}, {"output": {"class_count": 1}}),
+        face.kind,
     )
 
 

@@ -54,18 +54,14 @@ const CLASSIFICATION: &str = "classification";
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 pub(super) const FINAL: &str = "triton_final_response";
 
-/// Takes a request apart. `streamed` says whether it may have many answers.
+/// Takes a request apart.
 ///
 /// # Errors
 /// `invalid_input` with a sentence that names the field, what was expected and what came; `too_large` for more elements of `BYTES` tensors
 /// than [`crate::protocol::MAX_STRINGS`].
-pub(super) fn decode(
-    request: ModelInferRequest,
-    spec: &Spec,
-    streamed: bool,
-) -> Result<Asked, Failure> {
+pub(super) fn decode(request: ModelInferRequest, spec: &Spec) -> Result<Asked, Failure> {
     let meta = meta(request.id, &request.parameters)?;
-    let empty_final = reserved(&request.parameters, streamed)?;
+    let empty_final = reserved(&request.parameters)?;
     let typed = request.raw_input_contents.is_empty() && !request.inputs.is_empty();
     let form = Form {
         outputs: wanted(spec, &request.outputs)?,
@@ -101,14 +97,15 @@ fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
     Ok(meta)
 }
 
-/// Checks the parameters whose names are not the caller's to choose. Gives whether an empty answer shall end a stream.
-fn reserved(parameters: &Parameters, streamed: bool) -> Result<bool, Failure> {
+/// Checks the parameters whose names are not the caller's to choose. Gives whether an empty answer shall end a stream, which some clients
+/// say of every request.
+fn reserved(parameters: &Parameters) -> Result<bool, Failure> {
     let mut empty_final = false;
     for (name, value) in parameters {
         if name.starts_with("shared_memory_") {
             return Err(refused(name, "shared memory is not supported"));
         }
-        if name == EMPTY_FINAL && streamed {
+        if name == EMPTY_FINAL {
             let Some(ParameterChoice::BoolParam(asked)) = value.parameter_choice else {
                 return Err(expected(name, "true or false"));
             };
@@ -535,7 +532,7 @@ mod tests {
                 true => request.inputs[0].contents = Some(contents(&tensor)),
                 false => request.raw_input_contents = vec![to_raw(&tensor).unwrap()],
             }
-            let asked = decode(request.clone(), &spec, false).unwrap();
+            let asked = decode(request.clone(), &spec).unwrap();
             let mut outputs = asked.inputs.clone();
             prop_assert_eq!(&outputs, std::slice::from_ref(&tensor));
             let (response, raw) = encode(model(&spec), None, &asked.form, &mut outputs, None).unwrap();
@@ -554,7 +551,7 @@ mod tests {
         both.inputs
             .extend(request("b", DataType::Bytes, &[1, 1]).inputs);
         both.raw_input_contents = vec![memory.slice(..8), memory.slice(8..)];
-        let asked = decode(both, &spec, false).unwrap();
+        let asked = decode(both, &spec).unwrap();
         let Data::Fixed(floats) = asked.inputs[0].data() else {
             panic!("floats have a fixed width");
         };
@@ -633,7 +630,7 @@ mod tests {
         asked.parameters = choices
             .map(|(name, choice)| (name.to_owned(), parameter(choice)))
             .into();
-        let meta = decode(asked, &spec, false).unwrap().meta;
+        let meta = decode(asked, &spec).unwrap().meta;
         let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":-1,"timeout":"250"}"#;
         let expected = Meta {
             id: Some("7".to_owned()),
@@ -646,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_servers_own_are_understood_on_streams_alone() {
+    fn one_of_the_servers_own_names_is_understood() {
         let spec = spec(&[("x", "FP32[2]")]);
         let mut asked = request("x", DataType::Fp32, &[1, 2]);
         asked.raw_input_contents = vec![Bytes::from_static(&[0; 8])];
@@ -658,8 +655,13 @@ mod tests {
             asked
         };
         let yes = with(ParameterChoice::BoolParam(true));
-        assert!(decode(yes.clone(), &spec, true).unwrap().form.empty_final);
-        assert!(decode(yes, &spec, false).is_err());
-        assert!(decode(with(ParameterChoice::Int64Param(1)), &spec, true).is_err());
+        assert!(decode(yes, &spec).unwrap().form.empty_final);
+        assert!(decode(with(ParameterChoice::Int64Param(1)), &spec).is_err());
+        let other = (
+            "triton_other".to_owned(),
+            parameter(ParameterChoice::BoolParam(true)),
+        );
+        asked.parameters.extend([other]);
+        assert!(decode(asked, &spec).is_err());
     }
 }

@@ -281,7 +281,7 @@ impl Service {
     ) -> Result<Answered, Failure> {
         let request = infer_request(message)?;
         let lane = self.called(caller, &request, reached)?;
-        let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec(), false)?;
+        let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let id = meta.id.clone();
         let call = call(caller, &lane, meta, inputs, caller.started);
         let decoded = Instant::now();

@@ -234,7 +234,7 @@ impl Turn {
         let reached = &mut |metrics| record.metrics = metrics;
         let lane = self.service.called(&self.caller, &request, reached);
         let lane = lane?;
-        let Asked { meta, inputs, form } = infer::decode(request, lane.spec(), true)?;
+        let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let call = call(&self.caller, &lane, meta, inputs, self.started);
         self.record.decode = self.started.elapsed();
         let answers = lane.stream(call).await?;
