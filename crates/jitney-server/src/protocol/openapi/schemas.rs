@@ -166,10 +166,14 @@ fn extensions() -> Value {
 
 /// An object that has these properties, and may have others.
 fn object(required: &[&str], properties: Value) -> Value {
-    json!({"type": "object", "required": required, "properties": properties})
+    let mut object = json!({"type": "object", "required": required});
+    object["properties"] = properties;
+    object
 }
 
 /// An object that may have these properties and no others.
 fn closed(properties: Value) -> Value {
-    json!({"type": "object", "properties": properties, "additionalProperties": false})
+    let mut object = json!({"type": "object", "additionalProperties": false});
+    object["properties"] = properties;
+    object
 }
