@@ -27,15 +27,15 @@ fn main() -> Result<()> {
     for connection in listener.incoming() {
         let connection = connection?;
         // A client that leaves early is no matter.
-        thread::spawn(move || serve(connection).ok());
+        thread::spawn(move || serve(&connection).ok());
     }
     Ok(())
 }
 
-fn serve(connection: TcpStream) -> Result<()> {
+fn serve(connection: &TcpStream) -> Result<()> {
     connection.set_nodelay(true)?;
-    let mut reader = BufReader::new(connection.try_clone()?);
-    let mut writer = &connection;
+    let mut reader = BufReader::new(connection);
+    let mut writer = connection;
     shake_hands(&mut reader, &mut writer)?;
     echo(&mut reader, &mut writer)
 }

@@ -40,9 +40,9 @@ fn serve(repository: &Path, control: Control) -> Running {
             },
             control,
             measuring: Some(Duration::from_millis(1)),
+            ..Settings::default()
         },
         models: vec![ModelSource::parse(&repository.display().to_string()).unwrap()],
-        ..Config::default()
     });
     running.unwrap()
 }
