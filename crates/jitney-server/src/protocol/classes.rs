@@ -114,7 +114,7 @@ impl Texts {
     }
 
     fn elements(self) -> Vec<Bytes> {
-        cut(self.text.into(), &self.ends)
+        cut(&self.text.into(), &self.ends)
     }
 }
 

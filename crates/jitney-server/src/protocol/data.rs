@@ -320,12 +320,12 @@ impl Strings {
     }
 
     fn elements(self) -> Vec<Bytes> {
-        cut(self.text.into(), &self.ends)
+        cut(&self.text.into(), &self.ends)
     }
 }
 
 /// The pieces of a text that end there, one behind the other.
-pub(super) fn cut(text: Bytes, ends: &[usize]) -> Vec<Bytes> {
+pub(super) fn cut(text: &Bytes, ends: &[usize]) -> Vec<Bytes> {
     let starts = std::iter::once(0).chain(ends.iter().copied());
     starts
         .zip(ends)
