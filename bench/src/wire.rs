@@ -358,6 +358,8 @@ fn idle(options: &Options, report: &mut Report) -> Outcome<()> {
         let alone = p99(&server)?;
         let before = server.resident()?;
         let kept = load::keep(server.address, &request, IDLE)?;
+        // Those that came last come to rest.
+        std::thread::sleep(Duration::from_secs(2));
         memory.push(server.resident()? - before);
         slower.push(p99(&server)? / alone);
         drop(kept);

@@ -57,7 +57,7 @@ pub(crate) type Wire = Screen<Transport>;
 pub(crate) type Socket = TokioIo<Wire>;
 
 /// After so long without a request a connection rests, at the latest after twice that.
-const RESTS_AFTER: Duration = Duration::from_secs(1);
+const RESTS_AFTER: Duration = Duration::from_millis(500);
 
 /// A request of a connection that has not ended.
 pub(crate) struct Active<'a>(&'a Peer);

@@ -232,10 +232,7 @@ pub struct ModelConfig {
     #[prost(message, optional, tag = "11")]
     pub dynamic_batching: ::core::option::Option<ModelDynamicBatching>,
     #[prost(map = "string, message", tag = "14")]
-    pub parameters: ::std::collections::HashMap<
-        ::prost::alloc::string::String,
-        ModelParameter,
-    >,
+    pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, ModelParameter>,
     #[prost(string, tag = "17")]
     pub backend: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "19")]
