@@ -562,13 +562,14 @@ fn totals(input: &Tensor, rows: usize) -> Option<Vec<f64>> {
 /// Adds in lanes, which can be done side by side: one after the other, each addition would wait for the one before.
 fn total(row: &[f32]) -> f64 {
     const LANES: usize = 8;
+    let (chunks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
-    for numbers in row.chunks(LANES) {
-        for (lane, number) in lanes.iter_mut().zip(numbers) {
-            *lane += f64::from(*number);
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(chunk[lane]);
         }
     }
-    lanes.iter().sum()
+    lanes.iter().sum::<f64>() + rest.iter().copied().map(f64::from).sum::<f64>()
 }
 
 /// The output with another number of rows: cut off, or the last repeated.
