@@ -27,19 +27,20 @@ fn main() -> Result<()> {
     for connection in listener.incoming() {
         let connection = connection?;
         // A client that leaves early is no matter.
-        thread::spawn(move || serve(connection).ok());
+        thread::spawn(move || serve(&connection).ok());
     }
     Ok(())
 }
 
-fn serve(connection: TcpStream) -> Result<()> {
+fn serve(connection: &TcpStream) -> Result<()> {
     connection.set_nodelay(true)?;
-    let mut reader = BufReader::new(connection.try_clone()?);
-    shake_hands(&mut reader, &connection)?;
-    echo(&mut reader, &connection)
+    let mut reader = BufReader::new(connection);
+    let mut writer = connection;
+    shake_hands(&mut reader, &mut writer)?;
+    echo(&mut reader, &mut writer)
 }
 
-fn shake_hands(reader: &mut impl BufRead, mut writer: impl Write) -> Result<()> {
+fn shake_hands(reader: &mut impl BufRead, writer: &mut impl Write) -> Result<()> {
     let mut key = None;
     loop {
         let mut line = String::new();
@@ -59,7 +60,7 @@ fn shake_hands(reader: &mut impl BufRead, mut writer: impl Write) -> Result<()> 
     )
 }
 
-fn echo(reader: &mut impl Read, mut writer: impl Write) -> Result<()> {
+fn echo(reader: &mut impl Read, writer: &mut impl Write) -> Result<()> {
     let (mut decoder, mut input) = (Decoder::new(MESSAGE_MAX), BytesMut::new());
     let mut piece = vec![0; 64 << 10];
     loop {

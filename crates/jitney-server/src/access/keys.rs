@@ -81,7 +81,7 @@ impl Keys {
             |known: &&Arc<Known>| bool::from(known.key.digest.as_bytes().ct_eq(digest.as_bytes()));
         let known = self.known();
         // All are compared, wherever it is.
-        let found = known.iter().filter(is_it).last();
+        let found = known.iter().filter(is_it).fold(None, |_, key| Some(key));
         found.cloned()
     }
 

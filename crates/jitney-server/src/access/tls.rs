@@ -84,20 +84,20 @@ fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|error| wrong(cert, error))?;
+        .map_err(|error| wrong(cert, &error))?;
     let clients = match client_ca {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
             let roots = Arc::new(roots(path)?);
             WebPkiClientVerifier::builder_with_provider(roots, provider as Arc<CryptoProvider>)
                 .build()
-                .map_err(|error| wrong(path, error))?
+                .map_err(|error| wrong(path, &error))?
         }
     };
     let mut config = versions
         .with_client_cert_verifier(clients)
         .with_single_cert(certificates(cert)?, private_key(key)?)
-        .map_err(|error| wrong(cert, format!("with the key in {}: {error}", key.display())))?;
+        .map_err(|error| wrong(cert, &format!("with the key in {}: {error}", key.display())))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -106,31 +106,33 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = content(path)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| wrong(path, error))?;
+        .map_err(|error| wrong(path, &error))?;
     if certificates.is_empty() {
-        return Err(wrong(path, "expected certificates in PEM, found none"));
+        return Err(wrong(path, &"expected certificates in PEM, found none"));
     }
     Ok(certificates)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&content(path)?)
-        .map_err(|error| wrong(path, format!("expected a private key in PEM: {error}")))
+        .map_err(|error| wrong(path, &format!("expected a private key in PEM: {error}")))
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| wrong(path, error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(path, &error))?;
     }
     Ok(roots)
 }
 
 fn content(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|error: io::Error| wrong(path, error))
+    fs::read(path).map_err(|error: io::Error| wrong(path, &error))
 }
 
-fn wrong(path: &Path, message: impl ToString) -> TlsError {
+fn wrong(path: &Path, message: &impl ToString) -> TlsError {
     TlsError {
         path: path.to_owned(),
         message: message.to_string(),

@@ -1,8 +1,8 @@
 //! The face that speaks gRPC: the Open Inference Protocol's service with Triton's extensions, health checks and reflection.
 //!
-//! The way of a call: `net` lets it in like any request and reads it; [`wire`] takes messages out of its bytes and puts answers into
-//! bytes, [`coding`] where they are compressed; [`head`] knows what its metadata says. [`service`] finds the method. Of the methods that
-//! run models, [`infer`] translates between messages and tensors, behind [`guard`], and [`stream`] carries many on one call. [`status`]
+//! The way of a call: `net` lets it in like any request and reads it; `wire` takes messages out of its bytes and puts answers into
+//! bytes, `coding` where they are compressed; `head` knows what its metadata says. `service` finds the method. Of the methods that
+//! run models, `infer` translates between messages and tensors, behind `guard`, and `stream` carries many on one call. `status`
 //! says how it ended.
 
 mod coding;

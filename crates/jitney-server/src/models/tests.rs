@@ -429,8 +429,8 @@ async fn a_model_that_allows_no_second_run_gets_none() {
 /// Whatever their order, they are run by their priority: 1 first, and one that says nothing before one of 200.
 #[tokio::test]
 async fn the_urgent_are_run_first() {
-    let (open, gate) = std::sync::mpsc::channel::<()>();
-    let (write, read) = std::sync::mpsc::channel();
+    let (open, gate) = std::sync::mpsc::sync_channel::<()>(1);
+    let (write, read) = std::sync::mpsc::sync_channel(8);
     let gate = std::sync::Mutex::new(gate);
     let probe = Probe::json(move |item| {
         match item {

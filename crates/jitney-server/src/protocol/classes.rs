@@ -7,6 +7,8 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use jitney_engine::tensor::{DataType, Element, Tensor};
 
+use super::data::cut;
+
 /// The `classes` highest numbers of each row as a `BYTES` tensor of shape `[rows, classes]`, or `[classes]` for a tensor without a batch
 /// axis, highest first: `VALUE:PLACE`, or `VALUE:PLACE:LABEL` where the place has a label. A row of more than one dimension counts its places
 /// through. Equal numbers stand in the order of their places, NaN behind everything. A row with fewer numbers gives as many as it has.
@@ -112,12 +114,7 @@ impl Texts {
     }
 
     fn elements(self) -> Vec<Bytes> {
-        let text = Bytes::from(self.text);
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| text.slice(start..*end))
-            .collect()
+        cut(&self.text.into(), &self.ends)
     }
 }
 

@@ -320,13 +320,17 @@ impl Strings {
     }
 
     fn elements(self) -> Vec<Bytes> {
-        let text = Bytes::from(self.text);
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| text.slice(start..*end))
-            .collect()
+        cut(&self.text.into(), &self.ends)
     }
+}
+
+/// The pieces of a text that end there, one behind the other.
+pub(super) fn cut(text: &Bytes, ends: &[usize]) -> Vec<Bytes> {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts
+        .zip(ends)
+        .map(|(start, end)| text.slice(start..*end))
+        .collect()
 }
 
 /// Dimensions as the protocol writes them.

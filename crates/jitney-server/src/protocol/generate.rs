@@ -264,16 +264,7 @@ fn encode_tensors(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
             notes.push((&*output.name, noted));
         }
     }
-    if !notes.is_empty() {
-        write::text(out, r#","parameters":{"#);
-        write::separated(out, notes.into_iter(), |out, (name, noted)| {
-            write::string(out, name);
-            write::text(out, ":{");
-            noted.write(out);
-            out.push(b'}');
-        });
-        out.push(b'}');
-    }
+    write::notes(out, &notes);
 }
 
 /// The text is the engine's, which has promised that it is one JSON value.
@@ -287,12 +278,7 @@ fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
         write::text(out, r#","text_output":"#);
         write::text(out, text);
     }
-    let notes = Notes::of_json(outputs);
-    if !notes.is_empty() {
-        write::text(out, r#","parameters":{"#);
-        notes.write(out);
-        out.push(b'}');
-    }
+    Notes::of_json(outputs).add(out);
 }
 
 /// Writes the members of an object, but for those that are written before them.

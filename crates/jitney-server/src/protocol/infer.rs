@@ -232,12 +232,7 @@ fn write_head(out: &mut Vec<u8>, name: &str, tensor: &Tensor) {
 fn write_data(out: &mut Vec<u8>, tensor: &Tensor, json: Option<Notes>) {
     write::text(out, r#","data":"#);
     let written = write::flat(out, tensor);
-    let notes = json.unwrap_or(written);
-    if !notes.is_empty() {
-        write::text(out, r#","parameters":{"#);
-        notes.write(out);
-        out.push(b'}');
-    }
+    json.unwrap_or(written).add(out);
 }
 
 /// Writes how many raw bytes there are, and gives them.

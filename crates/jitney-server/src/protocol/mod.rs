@@ -3,8 +3,8 @@
 //! [`infer`] is the Open Inference Protocol's request and answer, [`predict`] the plain JSON form of the same, [`metadata`] the small
 //! documents about servers and models, and [`error`] the body of every refusal.
 //!
-//! [`tensors`] checks a request's tensors against a signature whatever form they came in, for all of these and for gRPC, [`classes`] names
-//! the highest numbers of an output, and [`parameters`] adds to what a request says to its model.
+//! `tensors` checks a request's tensors against a signature whatever form they came in, for all of these and for gRPC, `classes` names
+//! the highest numbers of an output, and `parameters` adds to what a request says to its model.
 //!
 //! # The JSON that is read
 //! RFC 8259 in UTF-8 without a byte order mark, with one extension: the words `NaN`, `Infinity` and `-Infinity` stand where a number of a

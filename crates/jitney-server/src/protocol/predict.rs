@@ -95,12 +95,7 @@ fn encode_json(out: &mut Vec<u8>, outputs: &[Tensor]) {
     let text = element.and_then(|elements| str::from_utf8(elements.first()?).ok());
     write::text(out, r#"{"prediction":"#);
     write::text(out, text.unwrap_or("null"));
-    let notes = Notes::of_json(outputs);
-    if !notes.is_empty() {
-        write::text(out, r#","parameters":{"#);
-        notes.write(out);
-        out.push(b'}');
-    }
+    Notes::of_json(outputs).add(out);
     out.push(b'}');
 }
 
@@ -115,21 +110,12 @@ fn encode_tensors(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
             out.push(b':');
             let noted = write::nested(out, tensor, row_of(tensor, spec));
             if !noted.is_empty() {
-                notes.push((&output.name, noted));
+                notes.push((&*output.name, noted));
             }
         },
     );
     out.push(b'}');
-    if !notes.is_empty() {
-        write::text(out, r#","parameters":{"#);
-        write::separated(out, notes.into_iter(), |out, (name, noted)| {
-            write::string(out, name);
-            write::text(out, ":{");
-            noted.write(out);
-            out.push(b'}');
-        });
-        out.push(b'}');
-    }
+    write::notes(out, &notes);
     out.push(b'}');
 }
 

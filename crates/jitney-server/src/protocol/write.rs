@@ -32,6 +32,15 @@ impl Notes {
         self == Notes::default()
     }
 
+    /// Adds it to the object that is being written, where there is something to say.
+    pub(super) fn add(self, out: &mut Vec<u8>) {
+        if !self.is_empty() {
+            text(out, r#","parameters":{"#);
+            self.write(out);
+            out.push(b'}');
+        }
+    }
+
     /// Writes the parameter that says it, without the braces around it.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         if self.base64 {
@@ -41,6 +50,21 @@ impl Notes {
             integer(out, self.non_finite);
         }
     }
+}
+
+/// Adds to the object that is being written what must be said of some of its values, by their names.
+pub(super) fn notes(out: &mut Vec<u8>, notes: &[(&str, Notes)]) {
+    if notes.is_empty() {
+        return;
+    }
+    text(out, r#","parameters":{"#);
+    separated(out, notes.iter(), |out, (name, noted)| {
+        string(out, name);
+        text(out, ":{");
+        noted.write(out);
+        out.push(b'}');
+    });
+    out.push(b'}');
 }
 
 /// Writes what is JSON already.

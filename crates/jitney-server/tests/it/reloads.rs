@@ -43,7 +43,6 @@ fn serve(repository: &Path, control: Control) -> Running {
             ..Settings::default()
         },
         models: vec![ModelSource::parse(&repository.display().to_string()).unwrap()],
-        ..Config::default()
     });
     running.unwrap()
 }
