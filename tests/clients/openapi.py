@@ -5,10 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from exchanges import MODELS as MODELS_OF_EXCHANGES
 from suite import Suite, same
 from world import ask
 
 SUITE = Suite("openapi")
+# Halves are left out: the numbers that are rounded to the largest of them are read, and are not in the document.
+MODELS = {
+    name: MODELS_OF_EXCHANGES[name] for name in ("bool", "uint8", "int64", "uint64", "fp32", "fp64", "bytes", "two")
+}
 HERE = Path(__file__).resolve().parent
 # A client that reads an endless answer, or changes the server, is no client of this check.
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,negative_data_rejection"
@@ -46,10 +51,11 @@ def schemathesis(world):
         CHECKS,
         *QUICKLY,
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env={**os.environ, "NO_COLOR": "1"}
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
+    # Its hooks are a module of its own path.
+    environment = {**os.environ, "NO_COLOR": "1", "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=world.place.name, env=environment)
+    said = done.stdout
+    assert done.returncode == 0, said[said.find("= FAILURES =") :][:2500] or said[-2500:] + done.stderr[-500:]
 
 
 QUICKLY = [
@@ -59,8 +65,6 @@ QUICKLY = [
     "20",
     "--seed",
     "7",
-    "--workers",
-    "2",
     "--request-timeout",
     "20",
     "--no-shrink",

@@ -39,6 +39,7 @@ def main():
         report.adopt(*kserve("plain", world))
     with World(exchanges.MODELS) as world:
         exchanges.SUITE.run(report, world)
+    with World(openapi.MODELS) as world:
         openapi.SUITE.run(report, world)
     repository.run(report)
     well = report.close()

@@ -1,6 +1,6 @@
 //! What models have done.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use jitney_engine::WorkerStatus;
 
@@ -50,7 +50,7 @@ fn of_lane(lane: &Lane) -> ModelStatistics {
     ModelStatistics {
         name: lane.name().to_owned(),
         version: lane.version().to_owned(),
-        last_inference: totals.last.map_or(0, millis_since_epoch),
+        last_inference: totals.last.map_or(0, millis),
         inference_count: totals.rows,
         execution_count: if lane.streams() {
             totals.run.count
@@ -105,8 +105,6 @@ fn memory(worker: &WorkerStatus) -> Option<MemoryUsage> {
     })
 }
 
-fn millis_since_epoch(ago: Duration) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let then = now.unwrap_or_default().saturating_sub(ago);
-    u64::try_from(then.as_millis()).unwrap_or(u64::MAX)
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

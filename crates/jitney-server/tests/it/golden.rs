@@ -6,8 +6,12 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jitney_server::config::ModelOptions;
+use jitney_server::grpc::generated::{ModelInferRequest, ModelInferResponse};
+use prost::Message;
 use serde_json::Value;
+use tonic::Status;
 
+use crate::grpc;
 use crate::support::{Answer, Fixture, start_given};
 
 #[test]
@@ -18,6 +22,43 @@ fn rest_with_json() {
 #[test]
 fn rest_with_binary_tensors() {
     check_rest("rest_binary.json");
+}
+
+#[test]
+fn grpc() {
+    let document = read("grpc.json");
+    let server = serve(&document);
+    let exchanges = document["exchanges"].as_array().unwrap();
+    assert!(exchanges.len() > 10, "there are few exchanges");
+    for exchange in exchanges {
+        let method = exchange["method"].as_str().unwrap().trim_start_matches('/');
+        let request = message::<ModelInferRequest>(&exchange["request"]);
+        let answer = server.block_on(async {
+            let channel = grpc::connect(&server).await;
+            grpc::call::<_, ModelInferResponse>(&channel, method, request).await
+        });
+        check_call(exchange, answer);
+    }
+}
+
+fn check_call(exchange: &Value, answer: Result<ModelInferResponse, Status>) {
+    let name = &exchange["name"];
+    match answer {
+        Ok(answer) => {
+            assert_eq!(exchange["status"], 0, "{name}");
+            let wanted = message::<ModelInferResponse>(&exchange["response"]);
+            assert_eq!(answer, wanted, "{name}");
+        }
+        Err(status) => {
+            assert_eq!(exchange["status"], status.code() as i32, "{name}: {status}");
+            let word = status.metadata().get("jitney-code").unwrap();
+            assert_eq!(exchange["code"], word.to_str().unwrap(), "{name}");
+        }
+    }
+}
+
+fn message<M: Message + Default>(value: &Value) -> M {
+    M::decode(&*bytes(&value["base64"])).unwrap()
 }
 
 fn check_rest(file: &str) {
@@ -44,7 +85,7 @@ fn serve(document: &Value) -> Fixture {
         .map(|(name, source)| format!("{name}={}", source.as_str().unwrap()))
         .collect();
     let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    start_given(&sources, ModelOptions::default(), |_| ())
+    start_given(&sources, ModelOptions::default(), grpc::same_port)
 }
 
 fn ask(server: &Fixture, request: &Value) -> Answer {

@@ -10,7 +10,7 @@ pub mod names;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jitney::batch::{Refused, Stats, Trip};
 use prometheus_client::registry::Registry;
@@ -63,6 +63,8 @@ pub struct ModelMetrics {
 struct Calls {
     /// What `last` counts from.
     since: Instant,
+    /// When that was, after the epoch.
+    since_epoch: Duration,
     /// When the last call came, in milliseconds; 0 before the first.
     last: AtomicU64,
     /// Rows of answered calls.
@@ -88,7 +90,7 @@ pub struct Sum {
 /// What a model has done, over all its loads until it is unloaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// How long ago the last call came; `None` before the first.
+    /// When the last call came, after the epoch; `None` before the first.
     pub last: Option<Duration>,
     /// Rows of answered calls.
     pub rows: u64,
@@ -398,7 +400,7 @@ impl ModelMetrics {
         let last = self.calls.last.load(Ordering::Relaxed);
         let last = Duration::from_millis(last);
         Totals {
-            last: (!last.is_zero()).then(|| self.calls.since.elapsed().saturating_sub(last)),
+            last: (!last.is_zero()).then(|| self.calls.since_epoch + last),
             rows: self.calls.rows.get(),
             failed: Sum {
                 count: self.calls.failed.get(),
@@ -459,6 +461,9 @@ impl ModelMetrics {
             phases: Default::default(),
             calls: Calls {
                 since: Instant::now(),
+                since_epoch: SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default(),
                 last: AtomicU64::new(0),
                 rows: Counter::default(),
                 failed: Counter::default(),

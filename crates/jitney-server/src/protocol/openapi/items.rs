@@ -170,7 +170,9 @@ fn element(datatype: DataType) -> Value {
         DataType::Int64 => integer(i64::MIN, i64::MAX as u64),
         DataType::Fp16 => number(half::f16::MAX.into()),
         DataType::Bf16 => number(half::bf16::MAX.into()),
-        DataType::Fp32 => number(f32::MAX.into()),
+        // What is nearer to the largest number than to the next power of two is rounded down to it. In between lies this one exactly, but not
+        // its shortest text.
+        DataType::Fp32 => number(f64::from(f32::MAX) + 2_f64.powi(103)),
         DataType::Fp64 => number(f64::MAX),
         DataType::Bytes => json!({"type": "string"}),
     }
@@ -220,6 +222,20 @@ mod tests {
         let forms = image["properties"]["x"]["anyOf"].as_array().unwrap();
         assert_eq!(forms[0]["items"]["minItems"], json!(3));
         assert_eq!(forms[1]["minItems"], json!(6));
+    }
+
+    #[test]
+    fn the_largest_numbers_are_the_largest_that_are_read() {
+        use crate::protocol::predict::decode_item;
+        let read = |datatype: &str, change: fn(f64) -> f64| {
+            let spec = spec(&[("x", datatype)]);
+            let most = item(&spec)["anyOf"][1]["maximum"].as_f64().unwrap();
+            decode_item(format!("{:e}", change(most)).as_bytes(), &spec).is_ok()
+        };
+        for datatype in ["FP16", "BF16", "FP32", "FP64"] {
+            assert!(read(datatype, |most| most), "{datatype}");
+        }
+        assert!(!read("FP32", f64::next_up));
     }
 
     #[test]

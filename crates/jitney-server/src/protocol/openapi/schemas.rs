@@ -69,13 +69,13 @@ fn tensors() -> Value {
             "type": "object", "required": ["inputs"],
             "description": "Tensors in the order of rows, flat or nested. The shapes and the datatypes are those of the model's metadata.",
             "properties": {
-                "id": text(),
-                "parameters": reference("RequestParameters"),
+                "id": {"type": ["string", "null"]},
+                "parameters": {"anyOf": [reference("RequestParameters"), {"type": "null"}]},
                 "inputs": {"type": "array", "minItems": 1, "items": object(&["name", "datatype", "shape"], json!({
                     "name": text(), "datatype": reference("Datatype"), "shape": shape, "parameters": parameters(),
                     "data": {"type": "array", "description": "Left out where raw bytes follow the JSON"},
                 }))},
-                "outputs": {"type": "array", "items": object(&["name"], json!({"name": text(), "parameters": parameters()}))},
+                "outputs": {"type": ["array", "null"], "items": object(&["name"], json!({"name": text(), "parameters": parameters()}))},
             },
         },
         "RequestParameters": {
@@ -166,10 +166,14 @@ fn extensions() -> Value {
 
 /// An object that has these properties, and may have others.
 fn object(required: &[&str], properties: Value) -> Value {
-    json!({"type": "object", "required": required, "properties": properties})
+    let mut schema = json!({"type": "object", "required": required});
+    schema["properties"] = properties;
+    schema
 }
 
 /// An object that may have these properties and no others.
 fn closed(properties: Value) -> Value {
-    json!({"type": "object", "properties": properties, "additionalProperties": false})
+    let mut schema = json!({"type": "object", "additionalProperties": false});
+    schema["properties"] = properties;
+    schema
 }
