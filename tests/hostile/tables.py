@@ -11,6 +11,7 @@ JSON_TYPE = "application/json"
 PREDICT, BATCH, INFER = "/predict/{}", "/predict/{}/batch", "/v2/models/{}/infer"
 POST, GET = "POST", "GET"
 GOOD = "[1,2,3,4]"
+SOCKET = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
 
 
 def infer(shape="[1,4]", data="[1,2,3,4]", datatype='"FP32"', name='"input"', more="", top=""):
@@ -40,6 +41,10 @@ def nested(depth):
         "infer, inputs": ("/v2/models/echo/infer", '{"inputs":' + arrays),
         "infer, data": ("/v2/models/echo/infer", infer(data=arrays)),
         "infer, data before its shape": ("/v2/models/echo/infer", '{"inputs":[{"data":' + arrays),
+        "generate": ("/v2/models/echo/generate", arrays),
+        "generate, in the input": ("/v2/models/echo/generate", '{"input":' + arrays),
+        "generate_stream": ("/v2/models/echo/generate_stream", objects),
+        "predict, as a stream": ("/predict/echo/stream", arrays),
         "infer, outputs": ("/v2/models/echo/infer", '{"outputs":' + arrays),
     }
 
@@ -241,11 +246,70 @@ HEADS = [
     ("an unknown route", GET, "/nowhere", {}, 404, "not_found", "path"),
     ("a slash too many", POST, "//predict/echo", {"body": GOOD}, 404, "not_found", "path"),
     ("a slash at the end", POST, "/predict/echo/", {"body": GOOD}, 404, "not_found", "path"),
-    ("a route that is not served yet", POST, "/v2/repository/index", {"body": "{}"}, 404, "not_found", "path"),
-    ("loading from the network", POST, "/v2/repository/models/echo/unload", {"body": "{}"}, 404, "not_found", "path"),
     ("shared memory", POST, "/v2/systemsharedmemory/region/x/register", {"body": "{}"}, 404, "not_found", "path"),
-    ("streaming", POST, "/v2/models/echo/generate_stream", {"body": "{}"}, 404, "not_found", "path"),
-    ("gRPC", POST, "/inference.GRPCInferenceService/ModelInfer", {"body": b"\0\0\0\0\0", "content_type": "application/grpc"}, 404, "not_found", "path"),
+    ("shared memory of a GPU", POST, "/v2/cudasharedmemory/region/x/register", {"body": "{}"}, 404, "not_found", "path"),
+    # B01, B04, B16 and A06 for the repository
+    ("the index, no JSON", POST, "/v2/repository/index", {"body": "{"}, 400, "invalid_input", "body"),
+    ("the index, nested", POST, "/v2/repository/index", {"body": '{"x":' + "[" * 100_000}, 400, "invalid_input", "."),
+    ("the index, a switch that is none", POST, "/v2/repository/index", {"body": '{"ready":1}'}, 400, "invalid_input", "boolean"),
+    ("the index of another repository", POST, "/v2/repository/other/index", {"body": "{}"}, 404, "not_found", "repository"),
+    ("GET of the index", GET, "/v2/repository/index", {}, 405, "method_not_allowed", "POST"),
+    *[
+        (f"{order} unasked for", POST, f"/v2/repository/models/{name}/{order}", {"body": "{}"}, 403, "forbidden", "--control explicit")
+        for order in ("load", "unload")
+        for name in ("echo", "none", "..", "%2e%2e%2fetc", "$(id)")
+    ],
+    ("a load with a file", POST, "/v2/repository/models/echo/load", {"body": '{"parameters":{"config":"{}","file:1/model.onnx":"AAAA"}}'}, 403, "forbidden", "files"),
+    ("a load, nested", POST, "/v2/repository/models/echo/load", {"body": '{"parameters":' + "[" * 100_000}, 400, "invalid_input", "."),
+    ("an unload with what there is not", POST, "/v2/repository/models/echo/unload", {"body": '{"parameters":{"x":1}}'}, 400, "invalid_input", "x"),
+    # The log and the trace
+    ("the log's file", POST, "/v2/logging", {"body": '{"log_file":"/etc/cron.d/x"}'}, 403, "forbidden", "log_file"),
+    ("a log level that is text", POST, "/v2/logging", {"body": '{"log_info":"yes"}'}, 400, "invalid_input", "log_info"),
+    ("log settings that are a list", POST, "/v2/logging", {"body": "[]"}, 400, "invalid_input", "."),
+    ("log settings, nested", POST, "/v2/logging", {"body": "[" * 100_000}, 400, "invalid_input", "."),
+    ("the trace's file", POST, "/v2/trace/setting", {"body": '{"trace_file":"/etc/cron.d/x"}'}, 403, "forbidden", "trace_file"),
+    ("trace settings, nested", POST, "/v2/trace/setting", {"body": '{"x":' + "[" * 100_000}, 400, "invalid_input", "."),
+    ("the trace of no model", POST, "/v2/models/none/trace/setting", {"body": "{}"}, 404, "unknown_model", "none"),
+    # Streams of results
+    *[
+        (f"{route}: {name}", POST, f"/v2/models/echo/{route}", {"body": body}, 400, "invalid_input", words)
+        for route in ("generate", "generate_stream")
+        for name, body, words in [
+            ("no input", "{}", "input"),
+            ("no body", "", "empty"),
+            ("a list", "[]", "."),
+            ("trailing bytes", '{"input":[1,2,3,4]} x', "nothing after"),
+            ("a key twice", '{"input":[1,2,3,4],"input":[1,2,3,4]}', "input.*twice"),
+            ("one value too few", '{"input":[1,2,3]}', "input"),
+            ("not UTF-8", b'{"input":"\xff"}', "UTF-8"),
+        ]
+    ],
+    *[
+        (f"{path}: no such model", POST, path, {"body": '{"input":[1]}'}, 404, "unknown_model", "none")
+        for path in ("/v2/models/none/generate", "/v2/models/none/generate_stream", "/predict/none/stream")
+    ],
+    *[
+        (f"{path}: text", POST, path, {"body": GOOD, "content_type": "text/plain"}, 415, "unsupported_media_type", "JSON|json")
+        for path in ("/v2/models/echo/generate", "/v2/models/echo/generate_stream", "/predict/echo/stream")
+    ],
+    ("a stream of one value too few", POST, "/predict/echo/stream", {"body": "[1]"}, 400, "invalid_input", "input|body"),
+    # gRPC
+    ("gRPC over HTTP/1.1", POST, "/inference.GRPCInferenceService/ModelInfer", {"body": b"\0\0\0\0\0", "content_type": "application/grpc"}, 415, "unsupported_media_type", "HTTP/2"),
+    ("a method of gRPC as JSON", POST, "/inference.GRPCInferenceService/ModelInfer", {"body": "{}"}, 415, "unsupported_media_type", "gRPC"),
+    # A09 and B23: before it is a WebSocket
+    *[
+        (f"a WebSocket: {name}", GET, "/v2/models/echo/stream", {"headers": [*fields, *more]}, status, code, words)
+        for fields in [["Upgrade: websocket", "Connection: Upgrade"]]
+        for name, more, status, code, words in [
+            ("of another site", [*SOCKET, "Origin: http://evil.example"], 403, "forbidden", "another site"),
+            ("of no site", [*SOCKET, "Origin: null"], 403, "forbidden", "another site"),
+            ("of another version", [SOCKET[1], "Sec-WebSocket-Version: 8"], 426, ".*", "13"),
+            ("without a key", SOCKET[:1], 400, "invalid_input", "Sec-WebSocket-Key"),
+            ("with a key that is none", [SOCKET[0], "Sec-WebSocket-Key: x"], 400, "invalid_input", "Sec-WebSocket-Key"),
+            ("with an endless head", [*SOCKET, *["X: y"] * 5000], 431, "headers_too_large", "head"),
+        ]
+    ],
+    ("a WebSocket of no model", GET, "/v2/models/none/stream", {"headers": ["Upgrade: websocket", "Connection: Upgrade", *SOCKET]}, 404, "unknown_model", "none"),
     ("a WebSocket", GET, "/predict/echo", {"headers": ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]}, 405, "method_not_allowed", "POST"),
     *[
         (f"{method} {path}", method, path, {}, 405, "method_not_allowed", "allow")

@@ -453,17 +453,6 @@ def http2_refusals(served):
         (fields_of("GET", "/predict/echo"), None, 405, "method_not_allowed"),
         (fields_of("TRACE", "/"), None, 405, "method_not_allowed"),
         (fields_of("POST", "/predict/echo"), b"[1]", 415, "unsupported_media_type"),
-        (
-            fields_of(
-                "POST",
-                "/inference.GRPCInferenceService/ModelInfer",
-                ("content-type", "application/grpc"),
-                ("te", "trailers"),
-            ),
-            b"\0\0\0\0\0",
-            404,
-            "not_found",
-        ),
         (fields_of("GET", "/v2", authority="evil.example"), None, 421, "misdirected_request"),
         (fields_of("GET", "/v2", ("host", "evil.example")), None, 421, "misdirected_request"),
         (fields_of("GET", "/v2", ("origin", "http://evil.example")), None, 403, "forbidden"),

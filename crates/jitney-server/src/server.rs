@@ -23,7 +23,7 @@ use crate::admit::{Admission, Phase};
 use crate::config::{Config, NetConfig, SourceError};
 use crate::grpc;
 use crate::models::Catalog;
-use crate::net::{Cors, Door, Http, Jitter, Net, Plane, Seats, Serves, listener};
+use crate::net::{Cors, Door, Http, Jitter, Net, Plane, Seats, Serves, are_private, listener};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 
@@ -310,6 +310,7 @@ impl Parts {
     ) -> (Arc<Net>, BoxFuture<'static, ()>) {
         let grpc = grpc::Service::new(
             self.catalog.clone(),
+            are_private(&doors),
             Arc::clone(&self.admission),
             Arc::clone(&self.metrics),
             self.levels.clone(),

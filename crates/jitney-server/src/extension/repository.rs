@@ -43,7 +43,7 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Loads a model and waits for it.
+/// Loads a model and waits for it. Why it could not be loaded is told where `reasons` may be.
 ///
 /// # Errors
 /// Those of [`Catalog::load`].
@@ -54,8 +54,23 @@ pub(crate) async fn load(
     catalog: &Catalog,
     name: &str,
     request: &LoadRequest,
+    reasons: bool,
 ) -> Result<(), Failure> {
-    catalog.load(name, request.config.as_deref()).await
+    let loaded = catalog.load(name, request.config.as_deref()).await;
+    loaded.map_err(|failure| match failure.code {
+        Code::Failed if !reasons => without_reason(name, &failure),
+        _ => failure,
+    })
+}
+
+/// The log says what the caller is not told.
+fn without_reason(name: &str, failure: &Failure) -> Failure {
+    let name = logging::escaped(name);
+    tracing::warn!(model = %name, error = %failure.message, "a load that was asked for failed");
+    Failure::new(
+        Code::Failed,
+        format!("model \"{name}\" could not be loaded: the server's log says why"),
+    )
 }
 
 /// Checks the name of a repository: there is one, and it has none.

@@ -240,7 +240,7 @@ fn index(
     repository::check_repository(&repository_name)?;
     let wish = Wish {
         ready,
-        reasons: caller.grant.is_admin(),
+        reasons: service.private && caller.grant.is_admin(),
     };
     let sees = |model: &str| caller.grant.sees(model);
     let lines = repository::index(&service.catalog, wish, sees).into_iter();
@@ -271,7 +271,7 @@ async fn load(
         };
         asked.set(&name, text)?;
     }
-    repository::load(&service.catalog, &model_name, &asked).await?;
+    repository::load(&service.catalog, &model_name, &asked, service.private).await?;
     Ok(RepositoryModelLoadResponse {
         model_name,
         is_loaded: true,

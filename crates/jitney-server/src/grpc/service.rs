@@ -39,6 +39,8 @@ pub(super) const RAW: u32 = 6;
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(super) catalog: Catalog,
+    /// Whether only programs of this machine can reach the server, so that it may speak of files.
+    pub(super) private: bool,
     pub(super) admission: Arc<Admission>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
@@ -151,6 +153,7 @@ impl Unary {
 impl Service {
     pub(crate) fn new(
         catalog: Catalog,
+        private: bool,
         admission: Arc<Admission>,
         metrics: Arc<Metrics>,
         levels: Option<Arc<dyn Levels>>,
@@ -159,6 +162,7 @@ impl Service {
     ) -> Service {
         Service {
             catalog,
+            private,
             admission,
             metrics,
             registry: Arc::new(Registry::new()),

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use jitney::Group;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -58,6 +59,9 @@ pub(crate) type Socket = TokioIo<Wire>;
 
 /// After so long without a request a connection rests, at the latest after twice that.
 const RESTS_AFTER: Duration = Duration::from_millis(500);
+
+/// As long as a client that does not read may hold up the end of its connection.
+const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 
 /// A request of a connection that has not ended.
 pub(crate) struct Active<'a>(&'a Peer);
@@ -239,6 +243,8 @@ async fn http1(peer: &Arc<Peer>, mut wire: Wire) {
         let Some(quiet) = served else { return };
         wire = quiet;
         if !rest(peer, &mut wire).await {
+            // Over TLS a client can tell the end from a cut by this alone.
+            let _ = tokio::time::timeout(CLOSES_WITHIN, wire.shutdown()).await;
             return;
         }
     }

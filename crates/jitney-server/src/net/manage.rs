@@ -39,7 +39,7 @@ pub(crate) async fn answer(
             named(repository)?;
             let wish = Wish {
                 ready: IndexRequest::read(&body)?.ready,
-                reasons: exchange.grant.is_admin(),
+                reasons: net.is_private() && exchange.grant.is_admin(),
             };
             let grant = &exchange.grant;
             json(&repository::index(&net.catalog, wish, |model| {
@@ -49,7 +49,7 @@ pub(crate) async fn answer(
         Order::Load(repository, name) => {
             named(repository)?;
             let request = LoadRequest::read(&body)?;
-            repository::load(&net.catalog, name, &request).await?;
+            repository::load(&net.catalog, name, &request, net.is_private()).await?;
             json(&Loaded { name, load: true })
         }
         Order::Unload(repository, name) => {

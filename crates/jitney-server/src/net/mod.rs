@@ -112,12 +112,17 @@ impl Door {
     }
 }
 
+/// Whether only programs of this machine come in by these doors.
+pub(crate) fn are_private(doors: &[Arc<Door>]) -> bool {
+    doors
+        .iter()
+        .all(|door| door.address.ip().to_canonical().is_loopback())
+}
+
 impl Net {
     /// Whether only programs of this machine can reach the server, so that it may speak of files and peers.
     pub(crate) fn is_private(&self) -> bool {
-        self.doors
-            .iter()
-            .all(|door| door.address.ip().to_canonical().is_loopback())
+        are_private(&self.doors)
     }
 
     pub(crate) fn levels(&self) -> Option<&dyn Levels> {

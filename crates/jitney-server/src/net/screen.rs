@@ -222,6 +222,7 @@ impl<S: AsyncRead + Unpin> Screen<S> {
             let mut buf = ReadBuf::new(&mut scratch);
             let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
             let came = read.is_ok() && !buf.filled().is_empty();
+            self.signs.quiet.store(false, Ordering::Relaxed);
             if came {
                 self.hold(buf.filled());
             }
@@ -278,6 +279,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
             if end_of_stream {
                 return Poll::Ready(Ok(()));
             }
+            this.signs.quiet.store(false, Ordering::Relaxed);
             this.check(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -317,6 +319,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.signs.quiet.store(false, Ordering::Relaxed);
         if matches!(this.linger, Linger::No) {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
             let message_is_over = !this.framing.in_body() && this.held.is_empty();
@@ -496,6 +499,25 @@ mod tests {
         client.write_all(&GET[..5]).await.unwrap();
         let nothing = tokio::time::timeout(SECOND, screen.read(&mut more)).await;
         assert!(nothing.is_err() && !signs.quiet());
+    }
+
+    /// A connection that closes is not one that rests, though nothing more is read of it.
+    #[tokio::test(start_paused = true)]
+    async fn a_screen_that_closes_is_not_quiet() {
+        let (mut client, mut screen, signs) = screened(1024);
+        let mut more = [0; 64];
+        let nothing = tokio::time::timeout(SECOND / 2, screen.read(&mut more)).await;
+        assert!(nothing.is_err() && signs.quiet());
+        client.write_all(b"no request\r\n\r\n").await.unwrap();
+        assert_ne!(screen.read(&mut more).await.unwrap(), 0);
+        let nothing = tokio::time::timeout(SECOND, screen.read(&mut more)).await;
+        assert!(nothing.is_err() && !signs.quiet());
+
+        let (_client, mut screen, signs) = screened(1024);
+        let nothing = tokio::time::timeout(SECOND / 2, screen.read(&mut more)).await;
+        assert!(nothing.is_err() && signs.quiet());
+        screen.shutdown().await.unwrap();
+        assert!(!signs.quiet());
     }
 
     #[tokio::test(start_paused = true)]

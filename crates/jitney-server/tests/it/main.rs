@@ -19,6 +19,7 @@ mod predict;
 mod proto;
 mod refusals;
 mod reloads;
+mod resting;
 mod streams;
 mod support;
 mod tls;

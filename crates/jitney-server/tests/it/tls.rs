@@ -360,3 +360,27 @@ fn files_that_do_not_fit_are_named() {
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
+
+/// The client is told by TLS itself that nothing was cut off.
+#[test]
+fn a_connection_that_rests_wakes_and_is_closed_in_good_order() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = serve(|net, _| net.idle_timeout = Duration::from_secs(2));
+    let text = format!("GET /v2 HTTP/1.1\r\nhost: {}\r\n\r\n", server.address());
+    for &version in VERSIONS {
+        server.block_on(async {
+            let mut stream = agree(&server, client(&[version], None)).await.unwrap();
+            for _ in 0..2 {
+                stream.write_all(text.as_bytes()).await.unwrap();
+                let mut piece = [0; 4096];
+                let count = stream.read(&mut piece).await.unwrap();
+                assert!(piece[..count].starts_with(b"HTTP/1.1 200"), "{version:?}");
+                // Nothing shows from the outside that a connection rests.
+                tokio::time::sleep(Duration::from_millis(1300)).await;
+            }
+            let mut rest = Vec::new();
+            let end = stream.read_to_end(&mut rest).await;
+            assert!(matches!(end, Ok(0)), "{version:?}: {end:?}");
+        });
+    }
+}
