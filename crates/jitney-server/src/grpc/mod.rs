@@ -7,6 +7,9 @@
 
 mod coding;
 mod extensions;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod head;
 mod health;
