@@ -7,6 +7,9 @@
 
 mod coding;
 mod extensions;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod head;
 mod health;
@@ -17,25 +20,10 @@ mod status;
 mod stream;
 mod wire;
 
-use bytes::Bytes;
-use jitney_engine::{Spec, Tensor};
-
-use crate::failure::Failure;
-
 pub(crate) use self::head::Head;
 pub(crate) use self::service::{Answered, Caller, Channel, Method, Service, Unary};
 pub(crate) use self::status::refusal;
 pub(crate) use self::wire::Body;
-
-/// Reads a message of `ModelInfer` as far as what a model is given. For what tries any bytes on it.
-///
-/// # Errors
-/// As the service answers them: `invalid_input`, `too_large`.
-#[doc(hidden)]
-pub fn read_infer(message: Bytes, spec: &Spec) -> Result<Vec<Tensor>, Failure> {
-    let request = service::infer_request(message)?;
-    Ok(infer::decode(request, spec)?.inputs)
-}
 
 /// The messages, generated from the descriptions in `spec/proto`, where their documentation is.
 pub mod generated {
