@@ -10,6 +10,9 @@ const MODEL: &[&str] = &["m=echo:FP32[-1]"];
 const RESTED: Duration = Duration::from_millis(1300);
 const ITEM: &str = "{\"input\":[1,2]}";
 
+/// What is sent, in pieces, the statuses of the answers, and whether the connection is closed behind them.
+type Row<'r> = (Vec<&'r [u8]>, &'r [u16], bool);
+
 /// A connection that has had an answer.
 fn used(server: &Fixture) -> Client {
     let mut client = server.connect();
@@ -44,8 +47,7 @@ fn whatever_wakes_a_connection_is_answered_as_always() {
         &format!("{{\"input\":[{}1]}}", "1,".repeat(100_000)),
     );
     let bad_chunk = post(&server, "transfer-encoding: chunked", "zz\r\n");
-    // What is sent, in pieces, the statuses of the answers, and whether the connection is closed behind them.
-    let rows: Vec<(Vec<&[u8]>, &[u16], bool)> = vec![
+    let rows: Vec<Row<'_>> = vec![
         (vec![whole.as_bytes()], &[200], false),
         (
             vec![whole.as_bytes(), get.as_bytes(), whole.as_bytes()],
