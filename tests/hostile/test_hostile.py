@@ -1206,6 +1206,37 @@ def conservation(served):
     assert tree.count("request") <= 1 and tree.count("stream") <= 1, tree
 
 
+def listening(pid):
+    """The TCP addresses on which a process listens, as `ss` finds them."""
+    links = (str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+    own = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
+    ]
+    return sorted(row[1] for row in rows if row[3] == "0A" and row[9] in own)
+
+
+def no_listener_but_those_that_are_named():
+    """A02: the loopback interface alone, and one port for each address that was asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        other = free.getsockname()[1]
+    for flags, count in [((), 1), (("--grpc", f"127.0.0.1:{other}"), 2)]:
+        with Served(["echo=" + MODELS["echo"]], *flags) as served:
+            addresses = listening(served.process.pid)
+            assert len(addresses) == count, addresses
+            assert all(address.startswith("0100007F:") for address in addresses), addresses
+            assert f"0100007F:{served.port:04X}" in addresses, addresses
+
+
+def other_machines_are_not_let_in_by_accident():
+    """A01: no start beyond the loopback interface without keys, unless it is said to be meant."""
+    for address in ("0.0.0.0:0", "[::]:0"):
+        command = [binary(), "serve", "echo=" + MODELS["echo"], "--http", address]
+        ended = subprocess.run(command, capture_output=True, timeout=10, stdin=subprocess.DEVNULL)
+        assert ended.returncode != 0, ended
+        assert b"--keys-file" in ended.stderr, ended.stderr
+
+
 ON_SERVER = [
     error_table,
     one_bad_item_costs_one_answer,
@@ -1247,6 +1278,8 @@ ON_SERVER = [
 ]
 ON_IMPATIENT_SERVER = [slow_heads, slow_bodies, slow_streams, idle_connections, readers_that_stall]
 ALONE = [
+    no_listener_but_those_that_are_named,
+    other_machines_are_not_let_in_by_accident,
     log_lines_stay_whole,
     not_ready_while_loading,
     told_to_stop_while_loading,
