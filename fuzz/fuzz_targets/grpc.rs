@@ -4,6 +4,7 @@
 
 mod specs;
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -14,8 +15,9 @@ use jitney_server::grpc::generated::model_infer_request::InferInputTensor;
 use jitney_server::grpc::generated::model_infer_response::InferOutputTensor;
 use jitney_server::grpc::generated::{ModelInferRequest, ModelInferResponse};
 use jitney_server::protocol::{MAX_DIMENSIONS, MAX_KEYS};
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_varint};
 use tokio::runtime::{Builder, Runtime};
 
 /// Most bytes of a message.
@@ -24,6 +26,8 @@ const LIMIT: usize = 4096;
 const ANSWER_MAX: usize = 1 << 20;
 /// Most tensors of a request, of each kind.
 const MAX_TENSORS: usize = 1024;
+/// Bytes that say how to read those behind them.
+const BEFORE: usize = 2;
 const ENCODINGS: [Option<&str>; 3] = [None, Some("gzip"), Some("deflate")];
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -32,7 +36,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let Some(([how, cut], data)) = data.split_first_chunk() else {
+    let Some(([how, cut], data)) = data.split_first_chunk::<BEFORE>() else {
         return;
     };
     let encoding = ENCODINGS[usize::from(*how) % ENCODINGS.len()];
@@ -43,6 +47,65 @@ fuzz_target!(|data: &[u8]| {
     // The bytes are a message too, since the length of one is hard to guess.
     check_message(data, encoding);
 });
+
+// A change that keeps the lengths around it right gets deeper than one that does not, so each has half of the tries.
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    if seed.is_multiple_of(2) || size <= BEFORE {
+        return fuzzer_mutate(data, size, max_size);
+    }
+    let room = max_size.saturating_sub(BEFORE);
+    let message = mutated(&data[BEFORE..size], room, seed as usize / 2);
+    let size = message.len().min(room);
+    data[BEFORE..][..size].copy_from_slice(&message[..size]);
+    BEFORE + size
+});
+
+/// The message with a change in one of its fields, however deep, or beside them.
+fn mutated(message: &[u8], room: usize, seed: usize) -> Vec<u8> {
+    let fields = fields(message);
+    let choices = fields.len() + 1;
+    let Some((length, value)) = fields.get(seed % choices) else {
+        let mut bytes = message.to_vec();
+        bytes.resize(room.max(message.len()).max(1), 0);
+        let size = fuzzer_mutate(&mut bytes, message.len(), room.max(1));
+        bytes.truncate(size);
+        return bytes;
+    };
+    let around = message.len() - value.len();
+    let changed = mutated(
+        &message[value.clone()],
+        room.saturating_sub(around),
+        seed / choices,
+    );
+    let mut bytes = message[..*length].to_vec();
+    encode_varint(changed.len() as u64, &mut bytes);
+    [bytes, changed, message[value.end..].to_vec()].concat()
+}
+
+/// Where the lengths of a message's fields are, of those that have one, and their values.
+fn fields(message: &[u8]) -> Vec<(usize, Range<usize>)> {
+    let (mut fields, mut rest) = (Vec::new(), message);
+    while let Ok((_, kind)) = decode_key(&mut rest) {
+        let length = message.len() - rest.len();
+        let size = match kind {
+            WireType::Varint => decode_varint(&mut rest).map(|_| 0),
+            WireType::SixtyFourBit => Ok(8),
+            WireType::ThirtyTwoBit => Ok(4),
+            WireType::LengthDelimited => decode_varint(&mut rest),
+            WireType::StartGroup | WireType::EndGroup => Ok(0),
+        };
+        let size = size.ok().and_then(|size| usize::try_from(size).ok());
+        let Some((value, behind)) = size.and_then(|size| rest.split_at_checked(size)) else {
+            break;
+        };
+        if kind == WireType::LengthDelimited {
+            let start = message.len() - rest.len();
+            fields.push((length, start..start + value.len()));
+        }
+        rest = behind;
+    }
+    fields
+}
 
 /// The messages in these bytes, which are the same however the bytes are cut.
 fn messages(encoding: Option<&str>, data: &Bytes, size: usize) -> Vec<Bytes> {

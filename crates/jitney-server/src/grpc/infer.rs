@@ -20,6 +20,7 @@ use super::generated::{
 };
 use crate::call::Meta;
 use crate::failure::Failure;
+use crate::protocol::Excerpt;
 use crate::protocol::classes::is_classifiable;
 use crate::protocol::infer::{self, Wanted};
 use crate::protocol::tensors::{Inputs, outputs, to_raw};
@@ -175,7 +176,7 @@ fn classes(
 fn refused(name: &str, why: &str) -> Failure {
     Failure::invalid(format!(
         "parameters.{}: expected a request without this parameter: {why}",
-        name.escape_debug()
+        Excerpt(name)
     ))
 }
 
@@ -640,6 +641,28 @@ mod tests {
             key: None,
         };
         assert_eq!(meta, expected);
+    }
+
+    /// A refusal on a stream is a message, and those of many requests must not add up.
+    #[test]
+    fn a_refusal_is_short_however_long_a_name_is() {
+        let spec = spec(&[("x", "FP32[2]")]);
+        let parameters = |start: &str| -> Parameters {
+            let name = format!("{start}{}", "\u{1b}".repeat(100_000));
+            [(name, parameter(ParameterChoice::BoolParam(true)))].into()
+        };
+        let own = |start: &str| {
+            let mut asked = request("x", DataType::Fp32, &[1, 2]);
+            asked.parameters = parameters(start);
+            asked
+        };
+        let mut of_input = request("x", DataType::Fp32, &[1, 2]);
+        of_input.inputs[0].parameters = parameters("shared_memory_");
+        for asked in [own("shared_memory_"), own("triton_"), of_input] {
+            let failure = decode(asked, &spec).unwrap_err();
+            assert!(failure.message.len() < 500, "{failure}");
+            assert!(failure.message.contains("..."), "{failure}");
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) mod parameters;
 mod scan;
 mod write;
 
+pub(crate) use self::scan::Excerpt;
+
 #[cfg(test)]
 mod tests;
 

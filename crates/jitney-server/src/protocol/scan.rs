@@ -28,7 +28,7 @@ pub(super) struct Scanner<'a> {
 }
 
 /// Text of the caller's, shortened and escaped for a message.
-pub(super) struct Excerpt<'a>(pub(super) &'a str);
+pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
 
 const EXCERPT_CHARS: usize = 40;
 
