@@ -88,7 +88,7 @@ impl Code {
             Code::UpgradeRequired => ("upgrade_required", 426, 9),
             Code::HeadersTooLarge => ("headers_too_large", 431, 8),
             Code::Overloaded => ("overloaded", 429, 8),
-            // 499 is nobody's standard, but the field's custom for "the client left"; it appears in logs and metrics only.
+            // 499 is nobody's standard, but the field's custom for "the client left"; no answer over HTTP has it.
             Code::Cancelled => ("cancelled", 499, 1),
             Code::ModelError => ("model_error", 500, 13),
             Code::WorkerCrashed => ("worker_crashed", 500, 13),

@@ -138,7 +138,7 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "Try again after `Retry-After` seconds. When it is often: more instances or machines.",
         ),
         Code::Cancelled => (
-            "The client left before its answer. Seen in logs and metrics only.",
+            "The client left before its answer, or took its request back. Seen in logs and metrics, and as the last answer to a request that was taken back on a WebSocket.",
             "Nothing, unless clients leave because answers are late.",
         ),
         Code::ModelError => (

@@ -92,10 +92,31 @@ fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
         let number = || expected(PRIORITY, "a whole number of 0 or more");
         meta.priority = whole(priority).ok_or_else(number)?;
     }
+    sequence(parameters)?;
     if !parameters.is_empty() {
         meta.parameters = Some(json(parameters));
     }
     Ok(meta)
+}
+
+/// Checks what a request says of the sequence that it belongs to, which is the model's affair.
+fn sequence(parameters: &Parameters) -> Result<(), Failure> {
+    if let Some(id) = parameters.get("sequence_id") {
+        let text = matches!(id.parameter_choice, Some(ParameterChoice::StringParam(_)));
+        if !text && whole(id).is_none() {
+            return Err(expected(
+                "sequence_id",
+                "an integer of 0 or more, or a string",
+            ));
+        }
+    }
+    for name in ["sequence_start", "sequence_end"] {
+        let choice = parameters.get(name).map(|value| &value.parameter_choice);
+        if choice.is_some_and(|choice| !matches!(choice, Some(ParameterChoice::BoolParam(_)))) {
+            return Err(expected(name, "true or false"));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the parameters whose names are not the caller's to choose. Gives whether an empty answer shall end a stream, which some clients
@@ -118,7 +139,7 @@ fn reserved(parameters: &Parameters) -> Result<bool, Failure> {
     Ok(empty_final)
 }
 
-fn input_parameters(parameters: &Parameters) -> Result<(), Failure> {
+fn no_shared_memory(parameters: &Parameters) -> Result<(), Failure> {
     match parameters
         .keys()
         .find(|name| name.starts_with("shared_memory_"))
@@ -154,7 +175,7 @@ fn classes(
     output: usize,
     parameters: &Parameters,
 ) -> Result<Option<NonZeroUsize>, Failure> {
-    input_parameters(parameters)?;
+    no_shared_memory(parameters)?;
     let Some(classification) = parameters.get(CLASSIFICATION) else {
         return Ok(None);
     };
@@ -258,7 +279,7 @@ fn typed_inputs(spec: &Spec, tensors: Vec<InferInputTensor>) -> Result<Vec<Tenso
 }
 
 fn checked_parameters(at: usize, tensor: &InferInputTensor) -> Result<(), Failure> {
-    input_parameters(&tensor.parameters)
+    no_shared_memory(&tensor.parameters)
         .map_err(|failure| within(failure, &format!("inputs[{at}]")))
 }
 
@@ -625,14 +646,14 @@ mod tests {
             ("d", DoubleParam(f64::NAN)),
             ("e", Uint64Param(u64::MAX)),
             ("priority", Uint64Param(3)),
-            ("sequence_id", Int64Param(-1)),
+            ("sequence_id", Int64Param(7)),
             ("timeout", StringParam("250".to_owned())),
         ];
         asked.parameters = choices
             .map(|(name, choice)| (name.to_owned(), parameter(choice)))
             .into();
         let meta = decode(asked, &spec).unwrap().meta;
-        let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":-1,"timeout":"250"}"#;
+        let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":7,"timeout":"250"}"#;
         let expected = Meta {
             id: Some("7".to_owned()),
             timeout: Some(Duration::from_micros(250)),
@@ -641,6 +662,27 @@ mod tests {
             key: None,
         };
         assert_eq!(meta, expected);
+    }
+
+    #[test]
+    fn what_is_said_of_a_sequence_is_checked() {
+        use ParameterChoice::{BoolParam, Int64Param, StringParam};
+        let spec = spec(&[("x", "FP32[2]")]);
+        let rows = [
+            ("sequence_id", StringParam("a".to_owned()), true),
+            ("sequence_id", Int64Param(0), true),
+            ("sequence_id", Int64Param(-1), false),
+            ("sequence_id", BoolParam(true), false),
+            ("sequence_start", BoolParam(true), true),
+            ("sequence_end", Int64Param(1), false),
+        ];
+        for (name, choice, fine) in rows {
+            let mut asked = request("x", DataType::Fp32, &[1, 2]);
+            asked.raw_input_contents = vec![Bytes::from_static(&[0; 8])];
+            let row = format!("{name} {choice:?}");
+            asked.parameters = [(name.to_owned(), parameter(choice))].into();
+            assert_eq!(decode(asked, &spec).is_ok(), fine, "{row}");
+        }
     }
 
     /// A refusal on a stream is a message, and those of many requests must not add up.

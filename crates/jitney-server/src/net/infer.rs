@@ -64,7 +64,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
+    pub(super) fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
         let id = checks::request_id(headers);
         let pattern = config.forward_header_pattern.as_ref();
         Said {

@@ -29,7 +29,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 use super::Net;
 use super::connection::{Peer, Socket, Wire};
 use super::exchange::Exchange;
-use super::infer::{metrics_of, with_timeout};
+use super::infer::{Said, metrics_of, with_timeout};
 use super::payload::Body;
 use super::record::Record;
 use super::reply::{Refusal, Reply};
@@ -65,6 +65,8 @@ pub(crate) struct Upgrade {
     name: String,
     version: Option<String>,
     grant: Grant,
+    /// What the handshake says to the model of every request.
+    said: Said,
     admitted: Admitted,
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn answer(
         return Err(Failure::invalid("a request for a WebSocket has no body").into());
     }
     lane?;
+    let said = Said::of(&head.headers, &net.config, grant.number());
     let admitted = net.admission.enter(0)?;
     let connection = head.extensions.remove().ok_or_else(upgrade_required)?;
     peer.upgrade(Upgrade {
@@ -98,6 +101,7 @@ pub(crate) fn answer(
         name: model.name.to_owned(),
         version: model.version.map(str::to_owned),
         grant,
+        said,
         admitted,
     });
     let mut reply = Response::new(Body::default());
@@ -158,6 +162,7 @@ impl Upgrade {
             name,
             version,
             grant,
+            said,
             admitted,
         } = *self;
         // Whoever left before it was answered has no connection any more.
@@ -166,8 +171,13 @@ impl Upgrade {
         };
         let mut socket = parts.io.into_inner();
         socket.upgrade();
-        let mut session =
-            Session::new(&peer.net, (name, version), grant, admitted, &parts.read_buf);
+        let mut session = Session::new(
+            &peer.net,
+            (name, version),
+            (grant, said),
+            admitted,
+            &parts.read_buf,
+        );
         let ended = match peer.signs.fault() {
             None => guarded(session.run(&mut socket)).await,
             Some(_) => End::Close(
@@ -215,6 +225,7 @@ struct Session<'n> {
     net: &'n Net,
     model: (String, Option<String>),
     grant: Grant,
+    said: Said,
     /// The connection itself is in flight, and so are the bytes of the message that is on its way.
     admitted: Admitted,
     decoder: Decoder,
@@ -247,7 +258,7 @@ impl<'n> Session<'n> {
     fn new(
         net: &'n Net,
         model: (String, Option<String>),
-        grant: Grant,
+        (grant, said): (Grant, Said),
         admitted: Admitted,
         early: &[u8],
     ) -> Session<'n> {
@@ -259,6 +270,7 @@ impl<'n> Session<'n> {
             net,
             model,
             grant,
+            said,
             admitted,
             decoder: Decoder::new(config.max_body_bytes),
             input: BytesMut::from(early),
@@ -388,7 +400,7 @@ impl<'n> Session<'n> {
     }
 
     fn request(&mut self, lane: Arc<Lane>, mut request: Request, record: Record, bytes: usize) {
-        request.meta.key = self.grant.number();
+        request.meta = self.said.clone().with(request.meta);
         if self.knows(&request.id) {
             let taken = "id: expected one that no other request on its way has";
             return self.refuse(None, &Failure::invalid(taken), record);
