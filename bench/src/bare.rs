@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::Outcome;
 
@@ -17,6 +17,17 @@ use crate::Outcome;
 const ANSWER: &[u8] = br#"{"model_name":"bench","model_version":"1","outputs":[{"name":"output","datatype":"FP32","shape":[1,16],"data":[0.3238,0.1508,0.6509,0.0724,0.5358,0.3671,0.0582,0.5074,0.0388,0.4404,0.5713,0.2105,0.0711,0.6225,0.9143,0.6612]}]}"#;
 
 pub(crate) fn serve() -> Outcome<()> {
+    accept(|stream| {
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
+    })
+}
+
+/// Says where it listens, and serves each connection as a task.
+pub(crate) fn accept<F>(serve: impl Fn(TcpStream) -> F) -> Outcome<()>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -27,10 +38,7 @@ pub(crate) fn serve() -> Outcome<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            connections.spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(answer)),
-            );
+            connections.spawn(serve(stream));
             while connections.try_join_next().is_some() {}
         }
     })

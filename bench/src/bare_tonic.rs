@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::Ipv4Addr;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,30 +10,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use jitney_server::grpc::generated::{
     ModelInferRequest, ModelInferResponse, model_infer_response::InferOutputTensor,
 };
-use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
 use tonic_prost::ProstCodec;
 
-use crate::Outcome;
+use crate::{Outcome, bare};
 
 pub(crate) fn serve() -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        println!("jitney ready http={}", listener.local_addr()?);
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            connections.spawn(
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service_fn(answer)),
-            );
-            while connections.try_join_next().is_some() {}
-        }
+    bare::accept(|stream| {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
     })
 }
 
