@@ -201,9 +201,12 @@ async fn a_departed_reader_ends_the_generator_at_its_next_step() {
 async fn a_step_can_see_that_its_reader_has_left() {
     for class in BOTH {
         let source = Source::load(class);
-        let item = json!({"name": "busy", "at": 1, "do": "until cancelled"});
+        let folder = tempfile::tempdir().unwrap();
+        let begun = folder.path().join("begun");
+        let item = json!({"name": "busy", "at": 1, "do": "until cancelled", "file": begun});
         let mut results = source.open(&item).await;
         assert_eq!(next(&mut results).await, json!(["busy", 0]));
+        eventually(|| async { begun.exists() }).await;
         drop(results);
         eventually(|| source.has_ended("busy")).await;
         assert_eq!((source.restarts(), source.steps("busy").await), (0, 2));
