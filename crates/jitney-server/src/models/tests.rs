@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use jitney::batch::Surroundings;
 use jitney::tree::Tree;
 use jitney_engine::{BatchAxis, DataType, Dim, RunError, Tensor};
@@ -433,9 +434,9 @@ async fn the_urgent_are_run_first() {
     let (write, read) = std::sync::mpsc::sync_channel(8);
     let gate = std::sync::Mutex::new(gate);
     let probe = Probe::json(move |item| {
-        match item {
-            "gate" => gate.lock().unwrap().recv().unwrap(),
-            item => write.send(item.to_owned()).unwrap(),
+        write.send(item.to_owned()).unwrap();
+        if item == "gate" {
+            gate.lock().unwrap().recv().unwrap();
         }
         Ok(())
     });
@@ -453,7 +454,8 @@ async fn the_urgent_are_run_first() {
     };
     let (held, last, third, second, first, ()) = tokio::join!(
         run("gate", 0),
-        run("last", 200),
+        // What comes now waits until the gate opens.
+        async { assert_eq!(read.recv().unwrap(), "gate") }.then(|()| run("last", 200)),
         run("third", 0),
         run("second", 2),
         run("first", 1),
