@@ -91,12 +91,12 @@ async fn a_child_that_does_not_keep_to_the_protocol_is_replaced() {
         ("end-with-flags 1", 1, "flags 0x2"),
     ];
     for (number, (command, replies, what)) in table.into_iter().enumerate() {
-        let replies = open(&pool, &format!("stream {command}"));
+        let stream = open(&pool, &format!("stream {command}"));
         // Whoever reads gives credit, so nobody does until the child has been caught.
         assert!(eventually(
             || pool.workers()[0].restarts == number as u64 + 1
         ));
-        let (heads, error) = all(replies).await;
+        let (heads, error) = all(stream).await;
         assert_eq!(heads, counted(replies)[..replies], "{command}: {what}");
         // It said of none that it is at work on it.
         assert!(
