@@ -91,11 +91,13 @@ async fn a_child_that_does_not_keep_to_the_protocol_is_replaced() {
         ("end-with-flags 1", 1, "flags 0x2"),
     ];
     for (number, (command, replies, what)) in table.into_iter().enumerate() {
-        let stream = open(&pool, &format!("stream {command}"));
+        let mut stream = open(&pool, &format!("stream {command}"));
+        stream.placed().await.unwrap();
         // Whoever reads gives credit, so nobody does until the child has been caught.
-        assert!(eventually(
-            || pool.workers()[0].restarts == number as u64 + 1
-        ));
+        assert!(
+            eventually(|| pool.workers()[0].restarts == number as u64 + 1),
+            "{command}"
+        );
         let (heads, error) = all(stream).await;
         assert_eq!(heads, counted(replies)[..replies], "{command}: {what}");
         // It said of none that it is at work on it.
