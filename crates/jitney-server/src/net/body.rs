@@ -60,7 +60,7 @@ where
     let mut pace = Pace::new(limits);
     match manner.coding {
         None => read_plain(body, manner.tensors, admitted, &mut pace).await,
-        Some(coding) => read_coded(body, coding, admitted, &mut pace).await,
+        Some(coding) => Box::pin(read_coded(body, coding, admitted, &mut pace)).await,
     }
 }
 

@@ -247,7 +247,7 @@ pub(crate) async fn compress(mut reply: Reply, coding: Option<Coding>) -> Reply 
     if !shrinks(&pieces) {
         return reply;
     }
-    let body = Encoder::new(coding).all(&pieces).await;
+    let body = Box::pin(Encoder::new(coding).all(&pieces)).await;
     reply
         .headers_mut()
         .insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));

@@ -162,15 +162,30 @@ async fn answer(
         Route::Control(view) => {
             return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
         }
+        // The rest is on the heap by itself, since its room would be set aside for every inference too.
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
         Route::Stream(Channel::Predict, model) => {
-            stream::events(exchange, Form::Predict, model, headers, body).await
+            Box::pin(stream::events(
+                exchange,
+                Form::Predict,
+                model,
+                headers,
+                body,
+            ))
+            .await
         }
         Route::Stream(Channel::Generate, model) => {
-            stream::events(exchange, Form::Generate, model, headers, body).await
+            Box::pin(stream::events(
+                exchange,
+                Form::Generate,
+                model,
+                headers,
+                body,
+            ))
+            .await
         }
-        Route::Manage(order) => manage::answer(exchange, order, headers, body).await,
-        Route::Grpc(call) => rpc::answer(exchange, call, headers, body).await,
+        Route::Manage(order) => Box::pin(manage::answer(exchange, order, headers, body)).await,
+        Route::Grpc(call) => Box::pin(rpc::answer(exchange, call, headers, body)).await,
         Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
     };
     answered.map_err(|refusal| match peer.signs.fault() {

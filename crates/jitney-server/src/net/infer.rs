@@ -192,9 +192,9 @@ pub(super) fn metrics_of(
 async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
     match form {
         Form::Predict => predict_one(work).await,
-        Form::PredictBatch => predict_batch(work).await,
+        Form::PredictBatch => Box::pin(predict_batch(work)).await,
         Form::Protocol => protocol_infer(work, started).await,
-        Form::Generate => generate_one(work, started).await,
+        Form::Generate => Box::pin(generate_one(work, started)).await,
     }
 }
 
