@@ -93,9 +93,7 @@ fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
         meta.priority = whole(priority).ok_or_else(number)?;
     }
     sequence(parameters)?;
-    if !parameters.is_empty() {
-        meta.parameters = Some(json(parameters));
-    }
+    meta.parameters = json(parameters);
     Ok(meta)
 }
 
@@ -220,8 +218,8 @@ fn whole(parameter: &InferParameter) -> Option<u64> {
     }
 }
 
-/// The parameters as the text of a JSON object, in the order of their names.
-fn json(parameters: &Parameters) -> String {
+/// The parameters that a model is told as the text of a JSON object, in the order of their names; `None` where there are none.
+fn json(parameters: &Parameters) -> Option<String> {
     let value = |parameter: &InferParameter| match &parameter.parameter_choice {
         Some(ParameterChoice::BoolParam(value)) => Value::from(*value),
         Some(ParameterChoice::Int64Param(value)) => Value::from(*value),
@@ -231,10 +229,13 @@ fn json(parameters: &Parameters) -> String {
         Some(ParameterChoice::Uint64Param(value)) => Value::from(*value),
         None => Value::Null,
     };
-    let fields = parameters
+    // The server's own name is none of the model's affair.
+    let told = parameters
         .iter()
+        .filter(|(name, _)| *name != EMPTY_FINAL)
         .map(|(name, parameter)| (name.clone(), value(parameter)));
-    Value::Object(fields.collect::<Map<_, _>>()).to_string()
+    let fields: Map<_, _> = told.collect();
+    (!fields.is_empty()).then(|| Value::Object(fields).to_string())
 }
 
 fn raw_inputs(
@@ -720,7 +721,9 @@ mod tests {
             asked
         };
         let yes = with(ParameterChoice::BoolParam(true));
-        assert!(decode(yes, &spec).unwrap().form.empty_final);
+        let asked_for = decode(yes, &spec).unwrap();
+        assert!(asked_for.form.empty_final);
+        assert_eq!(asked_for.meta.parameters, None);
         assert!(decode(with(ParameterChoice::Int64Param(1)), &spec).is_err());
         let other = (
             "triton_other".to_owned(),
