@@ -16,6 +16,10 @@ use crate::failure::{Code, Failure};
 /// Memory that is set aside for a body on its word alone. When as much has arrived, the word is good for the rest.
 const TRUSTED_BYTES: usize = 1024 * 1024;
 
+/// What is left of a body that nobody wants is read away, so that the connection can go on, if it is no longer than this and comes soon.
+const PASSED_OVER_BYTES: usize = 1024 * 1024;
+const PASSED_OVER_WITHIN: Duration = Duration::from_secs(1);
+
 /// Where tensors like to begin.
 const ALIGNMENT: usize = 64;
 
@@ -82,6 +86,38 @@ where
         take(piece)?;
     }
     Ok(())
+}
+
+/// Reads what is left of a body away. False when there is too much of it, or it does not come: the connection cannot be used again.
+///
+/// A refusal is often known before the body has arrived, and the bytes that are on their way then would be taken for the next request.
+///
+/// Cancel safety: what was read is lost.
+pub(crate) async fn pass_over<B>(body: &mut B) -> bool
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().lower() > PASSED_OVER_BYTES as u64 {
+        return false;
+    }
+    let read = async {
+        let mut left = PASSED_OVER_BYTES;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    tokio::time::timeout(PASSED_OVER_WITHIN, read)
+        .await
+        .unwrap_or(false)
 }
 
 async fn read_plain<B>(
@@ -407,6 +443,27 @@ mod tests {
         );
         assert_eq!(room(8_000, 100, false), 16_000);
         assert_eq!(room(8 << 20, 100, false), 16 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_wants_is_passed_over_while_it_is_short_and_comes() {
+        for (bytes, announced, passed) in [
+            (0, true, true),
+            (PASSED_OVER_BYTES, true, true),
+            (PASSED_OVER_BYTES, false, true),
+            (PASSED_OVER_BYTES + 1, true, false),
+            (PASSED_OVER_BYTES + 1, false, false),
+        ] {
+            let mut body = Frames::new(&vec![0; bytes], 1 << 16, announced);
+            assert_eq!(pass_over(&mut body).await, passed, "{bytes} {announced}");
+            assert_eq!(body.is_end_stream(), passed || !announced);
+        }
+        let begun = tokio::time::Instant::now();
+        let mut endless = http_body_util::StreamBody::new(futures_util::stream::pending::<
+            Result<Frame<Bytes>, Infallible>,
+        >());
+        assert!(!pass_over(&mut endless).await);
+        assert_eq!(begun.elapsed(), PASSED_OVER_WITHIN);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
-use super::{control, infer, manage, rpc, stream, websocket};
+use super::{body, control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
 use crate::observe::{logging, metrics};
@@ -125,25 +125,72 @@ pub(crate) async fn serve(
     Ok(finish(&peer, &brief, answered))
 }
 
+/// Answers, and leaves the connection as its next request needs it.
 async fn answer(
     approach: Approach<'_>,
     route: Result<Route<'_>, NoRoute>,
-    mut head: request::Parts,
-    body: Incoming,
+    head: request::Parts,
+    mut body: Incoming,
 ) -> Result<Reply, Refusal> {
+    let (peer, version) = (approach.peer, head.version);
+    let answered = match enter(approach, route, &head) {
+        // The messages of a stream come while it is answered.
+        Ok(Entered::Call(exchange, Route::Grpc(call))) => {
+            return Box::pin(rpc::answer(exchange, call, head.headers, body)).await;
+        }
+        Ok(Entered::Call(exchange, route)) => dispatch(exchange, route, head, &mut body).await,
+        Ok(Entered::Answered(reply)) => Ok(reply),
+        Err(refusal) => Err(refusal),
+    };
+    let answered = answered.map_err(|refusal| match peer.signs.fault() {
+        // The body broke off because of what was found in it, not because the client left.
+        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(fault, peer),
+        _ => refusal,
+    });
+    let closes = answered.as_ref().is_err_and(|refusal| refusal.close);
+    // HTTP/2 needs no order between the bodies of its requests.
+    if version == Version::HTTP_2 || closes || body::pass_over(&mut body).await {
+        return answered;
+    }
+    match answered {
+        Ok(mut reply) => {
+            reply::close(reply.headers_mut());
+            Ok(reply)
+        }
+        Err(refusal) => Err(Refusal {
+            close: true,
+            ..refusal
+        }),
+    }
+}
+
+/// What became of a request when its head was checked.
+enum Entered<'a, 'r> {
+    /// Nothing else is wanted.
+    Answered(Reply),
+    /// It may have what it asks for.
+    Call(Exchange<'a>, Route<'r>),
+}
+
+/// Decides by the head of a request whether it may come in. No byte of its body is read before that.
+fn enter<'a, 'r>(
+    approach: Approach<'a>,
+    route: Result<Route<'r>, NoRoute>,
+    head: &request::Parts,
+) -> Result<Entered<'a, 'r>, Refusal> {
     let peer = approach.peer;
     if head.method.as_str() == REFUSED
         && let Some(fault) = peer.signs.fault()
     {
         return Err(fault_refusal(fault, peer));
     }
-    checks::size(&head, &peer.net.config)?;
-    peer.door.sites.check(&head)?;
-    if let Some(reply) = peer.net.cors.preflight(&head) {
-        return Ok(reply);
+    checks::size(head, &peer.net.config)?;
+    peer.door.sites.check(head)?;
+    if let Some(reply) = peer.net.cors.preflight(head) {
+        return Ok(Entered::Answered(reply));
     }
-    let exchange = approach.authorised(&head, route.ok())?;
-    let grpc = rpc::is_grpc(&head);
+    let exchange = approach.authorised(head, route.ok())?;
+    let grpc = rpc::is_grpc(head);
     if !peer.door.serves.includes(grpc) {
         return Err(rpc::elsewhere(grpc).into());
     }
@@ -153,17 +200,27 @@ async fn answer(
         _ if grpc => return Err(rpc::unknown_method().into()),
         route => route.map_err(no_route)?,
     };
+    Ok(Entered::Call(exchange, route))
+}
+
+/// Hands a request to what answers it.
+async fn dispatch(
+    exchange: Exchange<'_>,
+    route: Route<'_>,
+    mut head: request::Parts,
+    body: &mut Incoming,
+) -> Result<Reply, Refusal> {
     if let Route::Stream(Channel::WebSocket, model) = route {
-        return websocket::answer(exchange, model, head, &body);
+        return websocket::answer(exchange, model, head, body);
     }
     let headers = std::mem::take(&mut head.headers);
     drop(head);
-    let answered = match route {
+    match route {
         Route::Control(view) => {
-            return control::answer(&peer.net, &exchange.grant, view).map_err(Refusal::from);
+            control::answer(&exchange.peer.net, &exchange.grant, view).map_err(Refusal::from)
         }
-        // The rest is on the heap by itself, since its room would be set aside for every inference too.
         Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
+        // The rest is on the heap by itself, since its room would be set aside for every inference too.
         Route::Stream(Channel::Predict, model) => {
             Box::pin(stream::events(
                 exchange,
@@ -185,14 +242,9 @@ async fn answer(
             .await
         }
         Route::Manage(order) => Box::pin(manage::answer(exchange, order, headers, body)).await,
-        Route::Grpc(call) => Box::pin(rpc::answer(exchange, call, headers, body)).await,
-        Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
-    };
-    answered.map_err(|refusal| match peer.signs.fault() {
-        // The body broke off because of what was found in it, not because the client left.
-        Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(fault, peer),
-        _ => refusal,
-    })
+        // These have been handed over before.
+        Route::Grpc(_) | Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
+    }
 }
 
 /// What is the same for every answer.

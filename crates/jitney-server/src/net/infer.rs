@@ -98,7 +98,7 @@ pub(crate) async fn answer(
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
     let received = receive(&mut exchange, form, model, headers, body).await?;
     let Received {
@@ -131,7 +131,7 @@ pub(super) async fn receive(
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Received, Refusal> {
     let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
     let lane = net.catalog.model(model.name, model.version);
@@ -147,7 +147,7 @@ pub(super) async fn receive(
     let accepted = coding::accepted(&headers);
     let said = Said::of(&headers, config, exchange.grant.number());
     drop(headers);
-    let announced = body::announced(&body, config.max_body_bytes)?;
+    let announced = body::announced(body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
     let deadline = admit::deadline(exchange.started, lane?.deadline(), asked);
     let limits = BodyLimits {

@@ -30,7 +30,7 @@ pub(crate) async fn answer(
     exchange: Exchange<'_>,
     order: Order<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
     let net = &exchange.peer.net;
     let (body, _admitted) = read(net, exchange.started, &headers, body).await?;
@@ -85,7 +85,7 @@ async fn read(
     net: &Net,
     started: Instant,
     headers: &HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<(Bytes, Admitted), Refusal> {
     let (Media::Json | Media::Unsaid) = checks::media(headers, Form::Protocol)? else {
         return Err(checks::only_json().into());
@@ -94,7 +94,7 @@ async fn read(
         coding: coding::of_request(headers)?,
         tensors: 0,
     };
-    let announced = body::announced(&body, BODY_MAX)?;
+    let announced = body::announced(body, BODY_MAX)?;
     let mut admitted = net.admission.enter(announced)?;
     let limits = BodyLimits {
         bytes: BODY_MAX.min(net.config.max_body_bytes),

@@ -31,7 +31,7 @@ pub(crate) async fn events(
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
     let received = receive(&mut exchange, form, model, headers, body).await?;
     let Received {

@@ -186,6 +186,38 @@ fn connections_are_kept_and_pipelines_answered_in_order() {
 }
 
 #[test]
+fn what_is_refused_by_its_head_takes_its_body_along() {
+    let server = start(MODEL);
+    let (mut client, mut other) = (server.connect(), server.connect());
+    for (path, status) in [
+        ("/nowhere", 404),
+        ("/predict/none", 404),
+        ("/v2/health/live", 405),
+    ] {
+        for body in ["9", "GET / HTTP/1.1\r\n\r\n"] {
+            let fields = format!(
+                "content-type: application/json\r\ncontent-length: {}\r\n",
+                body.len()
+            );
+            client.begin("POST", path, &fields, "");
+            // The head is judged by now, most of the times.
+            assert_eq!(other.get("/v2").status, 200);
+            let answer = client.send(body).answer().unwrap();
+            assert_eq!((answer.status, answer.field("connection")), (status, None));
+        }
+    }
+    assert_eq!(client.post("/predict/m", "{\"input\":[1]}").status, 200);
+    // What would be long in coming is not waited for, and that the connection ends is said.
+    let long = "content-type: application/json\r\ncontent-length: 2000000\r\n";
+    client.begin("POST", "/nowhere", long, "");
+    let answer = client.answer().unwrap();
+    assert_eq!(
+        (answer.status, answer.field("connection")),
+        (404, Some("close"))
+    );
+}
+
+#[test]
 fn http10_is_answered_and_closed() {
     let server = start(MODEL);
     let mut client = server.connect();
