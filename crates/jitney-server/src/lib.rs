@@ -1,7 +1,7 @@
 //! The jitney inference server as a library.
 //!
 //! Modules in the order a request travels: `net` accepts it, `access` says whether it may come in, [`protocol`] decodes it into a [`call::Call`], `admit` lets it in,
-//! [`models`] finds its lane and answers. [`observe`] is imported by all and imports none.
+//! [`models`] finds its lane and answers. [`observe`] is imported by all and imports [`failure`] alone.
 
 pub mod access;
 pub mod admin;

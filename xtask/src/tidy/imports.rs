@@ -270,7 +270,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "observe",
-                siblings: &[],
+                siblings: &["failure"],
                 foreign: &["prometheus_client"],
             },
             Module {

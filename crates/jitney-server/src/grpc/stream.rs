@@ -21,7 +21,8 @@ use super::wire::{self, Parts, Pieces};
 use crate::admit::{Admitted, Phase};
 use crate::failure::{Code, Failure};
 use crate::models::{Answers, Lane};
-use crate::observe::metrics::{ModelMetrics, Route, Times};
+use crate::observe::metrics::{Route, Times};
+use crate::observe::record::Record;
 
 /// Most requests of one stream that go on at a time.
 const AT_ONCE: usize = 64;
@@ -128,15 +129,15 @@ impl Conversation {
     }
 
     fn begin(&mut self, message: Bytes, room: Admitted) {
-        let started = Instant::now();
-        let nowhere = Arc::clone(self.service.metrics.without_model());
         let turn = Turn {
             service: self.service.clone(),
             caller: Arc::clone(&self.caller),
-            started,
+            started: Instant::now(),
             id: String::new(),
             model: String::new(),
-            record: Record::begin(nowhere, started),
+            record: Record::begin(&self.service.metrics, Route::Grpc),
+            decode: Duration::ZERO,
+            encode: Duration::ZERO,
             _room: room,
         };
         self.going.push(turn.answers(message));
@@ -166,6 +167,9 @@ struct Turn {
     id: String,
     model: String,
     record: Record,
+    decode: Duration,
+    /// Of all answers so far.
+    encode: Duration,
     /// Given back when the request has ended.
     _room: Admitted,
 }
@@ -203,7 +207,7 @@ impl State {
             Some(Ok(outputs)) => turn.answer(&going, outputs, !streams),
             Some(Err(failure)) => Err(failure),
             None => {
-                turn.record.finish(Ok(()));
+                turn.answered();
                 let last = going.form.empty_final.then(|| turn.empty_final(&going));
                 return last.map(|last| (last, State::Ended));
             }
@@ -211,7 +215,7 @@ impl State {
         match answer {
             Ok(pieces) if streams => Some((Ok(pieces), State::Going(turn, going))),
             Ok(pieces) => {
-                turn.record.finish(Ok(()));
+                turn.answered();
                 Some((Ok(pieces), State::Ended))
             }
             Err(failure) => Some((turn.failed(failure), State::Ended)),
@@ -231,12 +235,12 @@ impl Turn {
         self.model.clone_from(&request.model_name);
         self.caller.grant.again()?;
         let record = &mut self.record;
-        let reached = &mut |metrics| record.metrics = metrics;
+        let reached = &mut |metrics| record.reached(metrics);
         let lane = self.service.called(&self.caller, &request, reached);
         let lane = lane?;
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let call = call(&self.caller, &lane, meta, inputs, self.started);
-        self.record.decode = self.started.elapsed();
+        self.decode = self.started.elapsed();
         let answers = lane.stream(call).await?;
         Ok(Going {
             lane,
@@ -260,7 +264,7 @@ impl Turn {
             Some(last),
         )?;
         let pieces = self.wrapped(&response, &raw);
-        self.record.encode += began.elapsed();
+        self.encode += began.elapsed();
         pieces
     }
 
@@ -278,9 +282,19 @@ impl Turn {
         parts.write(&self.caller.head)
     }
 
+    /// The model has given all that it gives.
+    fn answered(&mut self) {
+        self.record.took(Times {
+            decode: self.decode,
+            encode: self.encode,
+            total: self.started.elapsed(),
+        });
+        self.record.take().finish(Ok(()));
+    }
+
     /// The last answer of a request that failed.
     fn failed(&mut self, failure: Failure) -> Result<Pieces, Failure> {
-        self.record.finish(Err(failure.code));
+        self.record.take().finish(Err(failure.code));
         if self.caller.head.failure_ends_stream {
             return Err(failure);
         }
@@ -304,50 +318,5 @@ impl Turn {
 
     fn id(&self) -> Option<&str> {
         (!self.id.is_empty()).then_some(self.id.as_str())
-    }
-}
-
-/// What became of one request of a stream. Dropped before it was finished, the client left.
-struct Record {
-    metrics: Arc<ModelMetrics>,
-    started: Instant,
-    decode: Duration,
-    encode: Duration,
-    finished: bool,
-}
-
-impl Record {
-    /// A request that has reached no model yet.
-    fn begin(metrics: Arc<ModelMetrics>, started: Instant) -> Record {
-        Record {
-            metrics,
-            started,
-            decode: Duration::ZERO,
-            encode: Duration::ZERO,
-            finished: false,
-        }
-    }
-
-    fn finish(&mut self, answer: Result<(), Code>) {
-        self.finished = true;
-        match answer {
-            Ok(()) => {
-                let times = Times {
-                    decode: self.decode,
-                    encode: self.encode,
-                    total: self.started.elapsed(),
-                };
-                self.metrics.request(Route::Grpc, Ok(times));
-            }
-            Err(code) => self.metrics.request_untimed(Route::Grpc, Err(code.word())),
-        }
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.finish(Err(Code::Cancelled));
-        }
     }
 }

@@ -15,13 +15,13 @@ use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
 use super::cors::{Cors, Origin};
 use super::framing::Fault;
-use super::record::Record;
 use super::reply::{self, Refusal, Reply};
 use super::router::{self, Channel, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{body, control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
+use crate::observe::record::Record;
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
