@@ -25,7 +25,8 @@ use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, Lane};
 use crate::observe::logging::Levels;
-use crate::observe::metrics::{Metrics, ModelMetrics};
+use crate::observe::metrics::Metrics;
+use crate::observe::record::Record;
 use crate::protocol::parameters;
 
 pub(super) const NAME: &str = "jitney";
@@ -92,9 +93,6 @@ pub(crate) enum Channel {
     HealthWatch,
     Reflection,
 }
-
-/// Told which model a call is for, as soon as that is known.
-pub(crate) type Reached<'r> = dyn FnMut(Arc<ModelMetrics>) + Send + 'r;
 
 /// The answer of a method that answers once.
 pub(crate) struct Answered {
@@ -187,7 +185,7 @@ impl Service {
         }
     }
 
-    /// Answers a message. Tells `reached` as soon as it is known which model it is for.
+    /// Answers a message. The record is that of its model as soon as it is known which that is.
     ///
     /// Cancel safety: dropping it cancels the call.
     pub(crate) async fn answer(
@@ -195,10 +193,10 @@ impl Service {
         method: Unary,
         caller: &Caller,
         message: Bytes,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Answered, Failure> {
         let pieces = match method {
-            Unary::ModelInfer => return self.infer(caller, message, reached).await,
+            Unary::ModelInfer => return self.infer(caller, message, record).await,
             Unary::ServerLive => wire::message(&ServerLiveResponse { live: true }, &caller.head),
             Unary::ServerReady => {
                 let ready = self.is_ready();
@@ -261,30 +259,21 @@ impl Service {
         &self,
         caller: &Caller,
         request: &ModelInferRequest,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Arc<Lane>, Failure> {
         let (name, version) = (&request.model_name, &request.model_version);
-        let lane = self.lane(caller, name, version);
-        let metrics = match &lane {
-            Ok(lane) => Some(Arc::clone(lane.metrics())),
-            // A model that is configured has its own metrics, whether it can be called or not.
-            Err(_) if caller.grant.sees(name) => self.catalog.metrics(name, named(version)),
-            Err(_) => None,
-        };
-        if let Some(metrics) = metrics {
-            reached(metrics);
-        }
-        lane
+        caller.grant.check(Some(name))?;
+        self.catalog.called(name, named(version), record)
     }
 
     async fn infer(
         &self,
         caller: &Caller,
         message: Bytes,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Answered, Failure> {
         let request = infer_request(message)?;
-        let lane = self.called(caller, &request, reached)?;
+        let lane = self.called(caller, &request, record)?;
         let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let id = meta.id.clone();
         let call = call(caller, &lane, meta, inputs, caller.started);

@@ -234,10 +234,8 @@ impl Turn {
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
         self.caller.grant.again()?;
-        let record = &mut self.record;
-        let reached = &mut |metrics| record.reached(metrics);
-        let lane = self.service.called(&self.caller, &request, reached);
-        let lane = lane?;
+        let (service, caller) = (&self.service, &self.caller);
+        let lane = service.called(caller, &request, &mut self.record)?;
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let call = call(&self.caller, &lane, meta, inputs, self.started);
         self.decode = self.started.elapsed();

@@ -9,7 +9,6 @@ use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::{Spec, Tensor};
 
-use super::Net;
 use super::body::{self, BodyLimits, Manner};
 use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
 use super::coding::{self, Coding};
@@ -23,7 +22,7 @@ use crate::call::{Call, Meta};
 use crate::config::NetConfig;
 use crate::failure::Failure;
 use crate::models::Lane;
-use crate::observe::metrics::{ModelMetrics, Times};
+use crate::observe::metrics::Times;
 use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
 use crate::protocol::{error, generate, infer, parameters, predict};
@@ -134,10 +133,9 @@ pub(super) async fn receive(
     body: &mut Incoming,
 ) -> Result<Received, Refusal> {
     let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
-    let lane = net.catalog.model(model.name, model.version);
-    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        exchange.record.reached(metrics);
-    }
+    let lane = net
+        .catalog
+        .called(model.name, model.version, exchange.record);
     let media = checks::media(&headers, form)?;
     let manner = Manner {
         coding: coding::of_request(&headers)?,
@@ -175,18 +173,6 @@ pub(super) async fn receive(
         accepted,
         read,
     })
-}
-
-/// A model that is configured has its own metrics, whether it can be called or not.
-pub(super) fn metrics_of(
-    net: &Net,
-    model: ModelRef<'_>,
-    lane: Result<&Lane, &Failure>,
-) -> Option<Arc<ModelMetrics>> {
-    match lane {
-        Ok(lane) => Some(Arc::clone(lane.metrics())),
-        Err(_) => net.catalog.metrics(model.name, model.version),
-    }
 }
 
 async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {

@@ -76,9 +76,7 @@ async fn once(
     body::pieces(body, &mut admitted, limits, |piece| messages.push(piece)).await?;
     let read = Instant::now();
     let message = messages.only()?.open(&mut admitted).await?;
-    // At once, so that a call that is given up counts for its model.
-    let reached = &mut |model| record.reached(model);
-    let answered = net.grpc.answer(unary, &caller, message, reached).await;
+    let answered = net.grpc.answer(unary, &caller, message, record).await;
     let Answered { body, ran } = answered?;
     if let Some((decoded, ran)) = ran {
         let done = Instant::now();

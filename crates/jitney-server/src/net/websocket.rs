@@ -29,7 +29,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 use super::Net;
 use super::connection::{Peer, Socket, Wire};
 use super::exchange::Exchange;
-use super::infer::{Said, metrics_of, with_timeout};
+use super::infer::{Said, with_timeout};
 use super::payload::Body;
 use super::reply::{Refusal, Reply};
 use super::router::ModelRef;
@@ -84,10 +84,7 @@ pub(crate) fn answer(
         ..
     } = exchange;
     let net = &peer.net;
-    let lane = net.catalog.model(model.name, model.version);
-    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        record.reached(metrics);
-    }
+    let lane = net.catalog.called(model.name, model.version, record);
     let accept = handshake(&head)?;
     if !body.is_end_stream() {
         return Err(Failure::invalid("a request for a WebSocket has no body").into());
@@ -369,16 +366,9 @@ impl<'n> Session<'n> {
 
     fn message(&mut self, message: &Bytes, binary: bool) {
         let (name, version) = &self.model;
-        let model = ModelRef {
-            name,
-            version: version.as_deref(),
-        };
-        let lane = self.net.catalog.model(model.name, model.version);
         let mut record = Record::begin(&self.net.metrics, Route::Stream);
-        if let Some(metrics) = metrics_of(self.net, model, lane.as_deref()) {
-            record.reached(metrics);
-        }
-        let lane = match lane {
+        let catalog = &self.net.catalog;
+        let lane = match catalog.called(name, version.as_deref(), &mut record) {
             Ok(lane) => lane,
             Err(failure) => {
                 let id = socket::id(message, binary);
