@@ -284,6 +284,11 @@ const CRATES: &[Rules] = &[
                 foreign: &["serde", "serde_json"],
             },
             Module {
+                name: "context",
+                siblings: &["call", "protocol"],
+                foreign: &[],
+            },
+            Module {
                 name: "access",
                 siblings: &["config", "failure", "models", "observe"],
                 foreign: &[],
@@ -300,6 +305,7 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
                     "models",
@@ -315,7 +321,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "admit",
-                siblings: &["call", "failure"],
+                siblings: &["failure"],
                 foreign: &[],
             },
             Module {
@@ -331,6 +337,7 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
                     "grpc",

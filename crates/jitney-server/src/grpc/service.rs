@@ -19,15 +19,14 @@ use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
 use crate::access::Grant;
-use crate::admit::{self, Admission};
-use crate::call::Call;
+use crate::admit::Admission;
+use crate::context::Context;
 use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, Lane};
 use crate::observe::logging::Levels;
 use crate::observe::metrics::Metrics;
 use crate::observe::record::Record;
-use crate::protocol::parameters;
 
 pub(super) const NAME: &str = "jitney";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,10 +59,7 @@ pub(crate) struct Caller {
     /// What the caller may do.
     pub(crate) grant: Grant,
     pub(crate) started: Instant,
-    /// The caller's name for the call, as its metadata says.
-    pub(crate) id: Option<String>,
-    /// The fields of its metadata that the server's settings let through to models.
-    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) context: Context,
 }
 
 /// A method of a service.
@@ -191,7 +187,7 @@ impl Service {
     pub(crate) async fn answer(
         &self,
         method: Unary,
-        caller: &Caller,
+        caller: Caller,
         message: Bytes,
         record: &mut Record,
     ) -> Result<Answered, Failure> {
@@ -202,13 +198,13 @@ impl Service {
                 let ready = self.is_ready();
                 wire::message(&ServerReadyResponse { ready }, &caller.head)
             }
-            Unary::ModelReady => self.model_ready(caller, message),
+            Unary::ModelReady => self.model_ready(&caller, message),
             Unary::ServerMetadata => wire::message(&self.server_metadata(), &caller.head),
-            Unary::ModelMetadata => self.model_metadata(caller, message),
+            Unary::ModelMetadata => self.model_metadata(&caller, message),
             Unary::Extension(extension) => {
-                extensions::answer(self, caller, extension, message).await
+                extensions::answer(self, &caller, extension, message).await
             }
-            Unary::HealthCheck => health::check(self, caller, message),
+            Unary::HealthCheck => health::check(self, &caller, message),
         };
         Ok(Answered {
             body: Body::whole(pieces?),
@@ -268,15 +264,16 @@ impl Service {
 
     async fn infer(
         &self,
-        caller: &Caller,
+        caller: Caller,
         message: Bytes,
         record: &mut Record,
     ) -> Result<Answered, Failure> {
         let request = infer_request(message)?;
-        let lane = self.called(caller, &request, record)?;
+        let lane = self.called(&caller, &request, record)?;
         let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let id = meta.id.clone();
-        let call = call(caller, &lane, meta, inputs, caller.started);
+        let context = caller.context;
+        let call = context.call(inputs, meta, caller.started, lane.deadline());
         let decoded = Instant::now();
         let mut outputs = lane.infer(call).await?.outputs;
         let ran = Instant::now();
@@ -338,34 +335,6 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure>
 pub(super) fn infer_request(message: Bytes) -> Result<ModelInferRequest, Failure> {
     guard::check(&message)?;
     decode(message)
-}
-
-/// The call to a model. The smallest of the limits in the metadata, in the request and of the model counts.
-pub(super) fn call(
-    caller: &Caller,
-    lane: &Lane,
-    mut meta: crate::call::Meta,
-    inputs: Vec<jitney_engine::Tensor>,
-    started: Instant,
-) -> Call {
-    let of_call = caller
-        .head
-        .timeout
-        .and_then(|timeout| caller.started.checked_add(timeout));
-    let of_request = meta
-        .timeout
-        .and_then(|timeout| started.checked_add(timeout));
-    let asked = of_call.into_iter().chain(of_request).min();
-    let limit = admit::deadline(started, lane.deadline(), None);
-    meta.id = meta.id.or_else(|| caller.id.clone());
-    meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
-    meta.key = caller.grant.number();
-    Call {
-        inputs,
-        deadline: asked.map_or(limit, |asked| asked.min(limit)),
-        whole: asked.is_some(),
-        meta,
-    }
 }
 
 /// What answers say of their model.

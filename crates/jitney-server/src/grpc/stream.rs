@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 use super::generated::infer_parameter::ParameterChoice;
 use super::generated::{ModelInferResponse, ModelStreamInferResponse};
 use super::infer::{self, Asked, FINAL, Form, parameter};
-use super::service::{Caller, RAW, Service, call, infer_request, model};
+use super::service::{Caller, RAW, Service, infer_request, model};
 use super::wire::{self, Parts, Pieces};
 use crate::admit::{Admitted, Phase};
 use crate::failure::{Code, Failure};
@@ -35,10 +35,7 @@ type Written = BoxStream<'static, Result<Pieces, Failure>>;
 /// Answers the requests of a stream. The status at its end is the first failure of the stream itself; that of a request is an answer like any
 /// other, unless the caller has asked for it to end the stream.
 pub(super) fn open(service: Service, caller: Caller, requests: Requests) -> Written {
-    let deadline = caller
-        .head
-        .timeout
-        .and_then(|timeout| caller.started.checked_add(timeout));
+    let deadline = caller.context.until;
     let conversation = Conversation {
         phase: service.admission.watch(),
         service,
@@ -237,7 +234,8 @@ impl Turn {
         let (service, caller) = (&self.service, &self.caller);
         let lane = service.called(caller, &request, &mut self.record)?;
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
-        let call = call(&self.caller, &lane, meta, inputs, self.started);
+        let context = self.caller.context.clone();
+        let call = context.call(inputs, meta, self.started, lane.deadline());
         self.decode = self.started.elapsed();
         let answers = lane.stream(call).await?;
         Ok(Going {

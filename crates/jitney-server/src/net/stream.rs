@@ -1,7 +1,6 @@
 //! Asking a model for any number of results: all of them as events, or the one of a model that may give any number.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::StreamExt;
 use http::HeaderMap;
@@ -9,11 +8,11 @@ use hyper::body::Incoming;
 use jitney_engine::Tensor;
 
 use super::exchange::Exchange;
-use super::infer::{Received, Work, call, receive, with_timeout};
+use super::infer::{Received, Work, receive};
 use super::reply::{Refusal, Reply};
 use super::router::{Form, ModelRef};
 use super::sse::{self, Going, Source, Style};
-use crate::call::Call;
+use crate::call::{Call, Meta};
 use crate::failure::Failure;
 use crate::models::Lane;
 use crate::protocol::{generate, predict};
@@ -37,16 +36,11 @@ pub(crate) async fn events(
     let Received {
         work, mut admitted, ..
     } = received;
-    let Exchange {
-        peer,
-        started,
-        record,
-        ..
-    } = exchange;
+    let Exchange { peer, record, .. } = exchange;
     let lane = Arc::clone(&work.lane);
     let (call, style) = match form {
         Form::Generate => {
-            let Asked { call, id } = generated(work, started)?;
+            let Asked { call, id } = generated(work)?;
             (call, Style::Generated { id })
         }
         _ => (item(work)?, Style::Prediction),
@@ -71,22 +65,18 @@ pub(crate) async fn events(
 /// Reads one item.
 fn item(work: Work) -> Result<Call, Failure> {
     let inputs = predict::decode_item(&work.body, work.lane.spec())?;
-    let mut call = call(inputs, work.deadline, work.said);
-    call.whole = work.hurried;
-    Ok(call)
+    let limit = work.lane.deadline();
+    let context = work.context;
+    Ok(context.call(inputs, Meta::default(), work.started, limit))
 }
 
 /// Reads a request of the generate extension.
-pub(super) fn generated(work: Work, started: Instant) -> Result<Asked, Failure> {
+pub(super) fn generated(work: Work) -> Result<Asked, Failure> {
     let generate::Request { meta, inputs } = generate::decode(&work.body, work.lane.spec())?;
     // The answer repeats the id of the body alone.
     let id = meta.id.clone();
-    let call = Call {
-        inputs,
-        deadline: with_timeout(work.deadline, started, &meta),
-        whole: work.hurried || meta.timeout.is_some(),
-        meta: work.said.with(meta),
-    };
+    let limit = work.lane.deadline();
+    let call = work.context.call(inputs, meta, work.started, limit);
     Ok(Asked { call, id })
 }
 
