@@ -210,7 +210,7 @@ async fn generate_one(work: Work) -> Result<Answered, Failure> {
     let (lane, spec) = (&spec_of, spec_of.spec());
     let Asked { call, id } = stream::generated(work)?;
     let decoded = Instant::now();
-    let outputs = stream::only(lane, call).await?;
+    let outputs = lane.only(call).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outputs));
     let (name, version) = (lane.name(), lane.version());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
-use jitney_engine::Tensor;
 
 use super::exchange::Exchange;
 use super::infer::{Received, Work, receive};
@@ -14,7 +13,6 @@ use super::router::{Form, ModelRef};
 use super::sse::{self, Going, Source, Style};
 use crate::call::{Call, Meta};
 use crate::failure::Failure;
-use crate::models::Lane;
 use crate::protocol::{generate, predict};
 
 /// A call for any number of results.
@@ -78,20 +76,4 @@ pub(super) fn generated(work: Work) -> Result<Asked, Failure> {
     let limit = work.lane.deadline();
     let call = work.context.call(inputs, meta, work.started, limit);
     Ok(Asked { call, id })
-}
-
-/// The one result of a call.
-pub(super) async fn only(lane: &Arc<Lane>, call: Call) -> Result<Vec<Tensor>, Failure> {
-    let mut answers = lane.stream(call).await?;
-    let not_one = |how_many| {
-        let name = lane.name();
-        Failure::invalid(format!(
-            "generate answers with exactly one result, and model \"{name}\" gave {how_many}: ask /v2/models/{name}/generate_stream"
-        ))
-    };
-    let first = answers.next().await.ok_or_else(|| not_one("none"))??;
-    match answers.next().await.transpose()? {
-        None => Ok(first),
-        Some(_) => Err(not_one("more")),
-    }
 }
