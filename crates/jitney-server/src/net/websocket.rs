@@ -227,6 +227,8 @@ struct Session<'n> {
     admitted: Admitted,
     decoder: Decoder,
     input: BytesMut,
+    /// Whether room was made in `input` for a message on its way.
+    wide: bool,
     out: Vec<u8>,
     running: SelectAll<Abortable<Running>>,
     /// The requests that run.
@@ -271,6 +273,7 @@ impl<'n> Session<'n> {
             admitted,
             decoder: Decoder::new(config.max_body_bytes),
             input: BytesMut::from(early),
+            wide: false,
             out: Vec::new(),
             running: SelectAll::new(),
             ids: Vec::new(),
@@ -495,6 +498,12 @@ impl<'n> Session<'n> {
 
     fn make_room(&mut self) {
         let within = self.decoder.is_within();
+        // A connection that rests does not keep the room of what it was sent.
+        if !within && self.wide && self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.wide = false;
+        }
+        self.wide |= within;
         self.input.reserve(if within { READ_WITHIN } else { READ });
     }
 
