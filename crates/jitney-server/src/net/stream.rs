@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::exchange::Exchange;
 use super::infer::{Received, Work, receive};
 use super::reply::{Refusal, Reply};
-use super::router::{Form, ModelRef};
+use super::router::{Channel, ModelRef};
 use super::sse::{self, Going, Source, Style};
 use crate::call::{Call, Meta};
 use crate::failure::Failure;
@@ -25,23 +25,23 @@ pub(super) struct Asked {
 /// Answers with a stream of events. The first result is waited for: what goes wrong before it is an answer like any other.
 pub(crate) async fn events(
     mut exchange: Exchange<'_>,
-    form: Form,
+    channel: Channel,
     model: ModelRef<'_>,
     headers: HeaderMap,
     body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
-    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let received = receive(&mut exchange, channel.form(), model, headers, body).await?;
     let Received {
         work, mut admitted, ..
     } = received;
     let Exchange { peer, record, .. } = exchange;
     let lane = Arc::clone(&work.lane);
-    let (call, style) = match form {
-        Form::Generate => {
+    let (call, style) = match channel {
+        Channel::Generate => {
             let Asked { call, id } = generated(work)?;
             (call, Style::Generated { id })
         }
-        _ => (item(work)?, Style::Prediction),
+        Channel::Predict => (item(work)?, Style::Prediction),
     };
     let mut answers = lane.stream(call).await?;
     let first = answers.next().await.transpose()?;
