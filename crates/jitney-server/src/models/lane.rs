@@ -234,6 +234,15 @@ impl Lane {
         }
     }
 
+    /// The one result of a call, by which a model that streams ends. Else as [`Lane::stream`].
+    ///
+    /// # Errors
+    /// `invalid_input` beside those, where there is none or another one.
+    pub(crate) async fn only(self: &Arc<Self>, call: Call) -> Result<Vec<Tensor>, Failure> {
+        let mut answers = self.stream(call).await?;
+        stream::only(&self.name, &mut answers).await
+    }
+
     /// Loads a model on this thread: makes instances, warms them up, starts the batcher.
     pub(super) fn start(
         name: &str,

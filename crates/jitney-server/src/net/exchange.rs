@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -15,13 +15,13 @@ use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
 use super::cors::{Cors, Origin};
 use super::framing::Fault;
-use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Channel, Form, NoRoute, Route, View};
+use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{body, control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
+use crate::observe::record::Record;
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
@@ -207,44 +207,39 @@ fn enter<'a, 'r>(
 async fn dispatch(
     exchange: Exchange<'_>,
     route: Route<'_>,
-    mut head: request::Parts,
+    head: request::Parts,
     body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
-    if let Route::Stream(Channel::WebSocket, model) = route {
-        return websocket::answer(exchange, model, head, body);
-    }
-    let headers = std::mem::take(&mut head.headers);
-    drop(head);
     match route {
         Route::Control(view) => {
             control::answer(&exchange.peer.net, &exchange.grant, view).map_err(Refusal::from)
         }
-        Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
+        Route::Infer(form, model) => {
+            infer::answer(exchange, form, model, headers(head), body).await
+        }
         // The rest is on the heap by itself, since its room would be set aside for every inference too.
-        Route::Stream(Channel::Predict, model) => {
+        Route::Stream(channel, model) => {
             Box::pin(stream::events(
                 exchange,
-                Form::Predict,
+                channel,
                 model,
-                headers,
+                headers(head),
                 body,
             ))
             .await
         }
-        Route::Stream(Channel::Generate, model) => {
-            Box::pin(stream::events(
-                exchange,
-                Form::Generate,
-                model,
-                headers,
-                body,
-            ))
-            .await
+        Route::WebSocket(model) => websocket::answer(exchange, model, head, body),
+        Route::Manage(order) => {
+            Box::pin(manage::answer(exchange, order, headers(head), body)).await
         }
-        Route::Manage(order) => Box::pin(manage::answer(exchange, order, headers, body)).await,
-        // These have been handed over before.
-        Route::Grpc(_) | Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
+        // It has been handed over before.
+        Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     }
+}
+
+/// All that is needed of a head whose route is known. The rest is let go.
+fn headers(head: request::Parts) -> HeaderMap {
+    head.headers
 }
 
 /// What is the same for every answer.
@@ -361,7 +356,7 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
         Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
         Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
         Some(Route::Infer(Form::Generate, _)) => metrics::Route::Generate,
-        Some(Route::Stream(..)) => metrics::Route::Stream,
+        Some(Route::Stream(..) | Route::WebSocket(_)) => metrics::Route::Stream,
         Some(Route::Grpc(_)) => metrics::Route::Grpc,
         Some(Route::Manage(_)) => metrics::Route::Admin,
         Some(Route::Control(view)) => match view {
