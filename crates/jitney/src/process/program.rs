@@ -64,8 +64,12 @@ pub struct RestartPolicy {
     pub ceiling: Duration,
     /// Waits are longer or shorter by at most this share of them.
     pub jitter: f64,
-    /// The pool has failed when this many starts in a row have, and no worker is ready.
+    /// The pool has failed when this many starts in a row have within [`RestartPolicy::window`], and no worker is ready.
     pub failures: u32,
+    /// How close together those starts must have failed. Starts that fail less often, such as those of a worker that loads for long and is
+    /// killed now and then, make a pool fail only when it has been without a ready worker for [`Settings::start_limit`], or for this if it
+    /// is longer.
+    pub window: Duration,
     /// A worker that lived for so long, or that has finished a run, has proved itself: its back-off starts from the beginning.
     pub healthy: Duration,
 }
@@ -150,7 +154,7 @@ impl Default for Settings {
     }
 }
 
-/// At once, then from 0.1 s doubling to 30 s, give or take 20 %; five failed starts in a row are a failure; a minute is healthy.
+/// At once, then from 0.1 s doubling to 30 s, give or take 20 %; five failed starts in a minute are a failure; a minute is healthy.
 impl Default for RestartPolicy {
     fn default() -> Self {
         Self {
@@ -158,6 +162,7 @@ impl Default for RestartPolicy {
             ceiling: Duration::from_secs(30),
             jitter: 0.2,
             failures: 5,
+            window: Duration::from_secs(60),
             healthy: Duration::from_secs(60),
         }
     }

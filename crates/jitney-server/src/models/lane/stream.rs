@@ -202,7 +202,7 @@ impl Streams {
         let mut answers = open.into_answers();
         let outputs = match self.about.spec.items {
             Items::Json => gather_json(&mut answers).await?,
-            Items::Tensors => self.only(&mut answers).await?,
+            Items::Tensors => only(&self.about.name, &mut answers).await?,
         };
         Ok(Outcome {
             outputs,
@@ -263,21 +263,6 @@ impl Streams {
             )));
         }
         Ok(())
-    }
-
-    async fn only(&self, answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-        let several = |how_many| {
-            let name = &self.about.name;
-            Failure::invalid(format!(
-                "model \"{name}\" answers with a stream of results, and gave {how_many}: ask /v2/models/{name}/generate_stream, \
-                 the WebSocket /v2/models/{name}/stream or, by gRPC, ModelStreamInfer"
-            ))
-        };
-        let first = answers.next().await.ok_or_else(|| several("none"))??;
-        match answers.next().await {
-            None => Ok(first),
-            Some(_) => Err(several("more than one")),
-        }
     }
 }
 
@@ -527,6 +512,21 @@ impl Ending {
             Code::DeadlineExceeded => Ending::Expired,
             _ => Ending::Failed,
         }
+    }
+}
+
+/// The result of a request that takes exactly one.
+pub(super) async fn only(model: &str, answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
+    let not_one = |how_many| {
+        Failure::invalid(format!(
+            "this request takes exactly one result, and model \"{model}\" gave {how_many}: ask /v2/models/{model}/generate_stream, \
+             the WebSocket /v2/models/{model}/stream or, by gRPC, ModelStreamInfer"
+        ))
+    };
+    let first = answers.next().await.ok_or_else(|| not_one("none"))??;
+    match answers.next().await.transpose()? {
+        None => Ok(first),
+        Some(_) => Err(not_one("more")),
     }
 }
 

@@ -129,12 +129,11 @@ fn numbers_that_json_does_not_have_are_counted() {
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
     let mut out = Vec::new();
-    let meta = Meta::default();
     infer::encode(
         &mut out,
         "m",
         "1",
-        &meta,
+        None,
         &Spec::json(),
         &json_outputs([0]),
         &counted(2),
@@ -166,7 +165,7 @@ fn the_protocol_carries_values_as_texts() {
         &mut out,
         "m",
         "1",
-        &read.meta,
+        read.meta.id.as_deref(),
         &spec,
         &json_outputs([0]),
         &outputs,

@@ -5,11 +5,14 @@
 //! changes what another's keeper has to do, that keeper is among [`Supervisor::take_nudges`].
 
 mod backoff;
+mod failures;
 mod flows;
 mod seat;
 #[cfg(test)]
 mod simulation;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,6 +21,7 @@ use std::vec::Drain;
 use bytes::Bytes;
 
 use self::backoff::Backoff;
+use self::failures::Failures;
 pub(super) use self::flows::Marks;
 use self::seat::{Seat, State};
 use self::streams::Flow;
@@ -39,8 +43,8 @@ pub(super) struct Supervisor {
     /// How many streams a worker is given at a time.
     streams_max: usize,
     backoff: Backoff,
-    /// Starts in a row that failed, over all workers.
-    failures: u32,
+    /// Starts that failed, over all workers.
+    failures: Failures,
     /// Why the last of them did.
     last_failure: Option<StartFailure>,
     /// Some worker was ready at some time: the pool has started.
@@ -158,7 +162,7 @@ impl Supervisor {
             calls: HashMap::new(),
             queue: VecDeque::new(),
             backoff: Backoff::new(settings.restart, seed),
-            failures: 0,
+            failures: Failures::new(settings.restart, settings.start_limit),
             last_failure: None,
             started: false,
             verdicts: Vec::new(),
@@ -372,7 +376,7 @@ impl Supervisor {
         seat.state = State::Ready;
         seat.ready_at = Some(now);
         self.started = true;
-        self.failures = 0;
+        self.failures.forget();
         if self.phase == Phase::Failed {
             self.phase = Phase::Open;
         }
@@ -386,7 +390,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// It had said that it is ready.
-    pub(super) fn refused(&mut self, index: usize, why: Bytes) -> Result<(), String> {
+    pub(super) fn refused(&mut self, index: usize, why: Bytes, now: Instant) -> Result<(), String> {
         match self.seats[index].state {
             State::Starting { .. } => {}
             State::Dying { .. } => return Ok(()),
@@ -396,7 +400,7 @@ impl Supervisor {
                 );
             }
         }
-        self.start_failed(index, StartFailure::Refused(why));
+        self.start_failed(index, StartFailure::Refused(why), now);
         self.seats[index].state = State::dying(None);
         Ok(())
     }
@@ -442,10 +446,10 @@ impl Supervisor {
     }
 
     /// The process does not keep to the protocol.
-    pub(super) fn garbage(&mut self, index: usize, what: &str) {
+    pub(super) fn garbage(&mut self, index: usize, what: &str, now: Instant) {
         if self.seats[index].is_starting() {
             let how = format!("did not keep to the protocol: {what}");
-            self.start_failed(index, StartFailure::Died(how));
+            self.start_failed(index, StartFailure::Died(how), now);
         }
         if !matches!(self.seats[index].state, State::Dying { .. }) {
             self.condemn(index, &Verdict::Garbage(what.to_owned()));
@@ -463,7 +467,7 @@ impl Supervisor {
     pub(super) fn exited(&mut self, index: usize, how: StartFailure, unread: bool, now: Instant) {
         let (was, text) = (self.seats[index].state, how.to_string());
         if matches!(was, State::Starting { .. }) {
-            self.start_failed(index, how);
+            self.start_failed(index, how, now);
         }
         let seat = &mut self.seats[index];
         if unread && seat.pipe.len() == 1 {
@@ -607,7 +611,7 @@ impl Supervisor {
         match self.seats[index].state {
             State::Starting { until } if until <= now => {
                 let limit = self.settings.start_limit;
-                self.start_failed(index, StartFailure::Slow(limit));
+                self.start_failed(index, StartFailure::Slow(limit), now);
                 self.seats[index].state = State::dying(Some("it was not ready in time"));
             }
             State::Leaving { until, .. } if until <= now => {
@@ -646,11 +650,10 @@ impl Supervisor {
         Advice::Spawn
     }
 
-    fn start_failed(&mut self, index: usize, failure: StartFailure) {
+    fn start_failed(&mut self, index: usize, failure: StartFailure, now: Instant) {
         self.last_failure = Some(failure);
-        self.failures = self.failures.saturating_add(1);
-        let hopeless = self.failures >= self.settings.restart.failures
-            && !self.seats.iter().any(Seat::is_ready);
+        let any_ready = self.seats.iter().any(Seat::is_ready);
+        let hopeless = self.failures.add(any_ready, now);
         if hopeless && self.phase == Phase::Open {
             self.phase = Phase::Failed;
             self.rest_others(index);

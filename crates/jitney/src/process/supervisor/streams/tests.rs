@@ -259,7 +259,7 @@ fn garbage_is_the_fault_of_what_was_at_work() {
         world.send(id);
     }
     world.supervisor.marked(0, marks(Some(2), S, &[1, 2]));
-    world.supervisor.garbage(0, "noise");
+    world.supervisor.garbage(0, "noise", world.now);
     world.listen();
     assert_eq!(world.verdicts[&1], innocent());
     assert_eq!(world.verdicts[&2], Verdict::Garbage("noise".to_owned()));
