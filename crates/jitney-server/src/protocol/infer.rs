@@ -332,7 +332,7 @@ pub(super) fn read_request_parameter(
         "sequence_id" if scanner.peek() == Some(b'"') => drop(scanner.string("a string")?),
         "sequence_id" => drop(whole(scanner, "an integer of 0 or more, or a string")?),
         "sequence_start" | "sequence_end" => drop(switch(scanner)?),
-        name if name.starts_with("triton_") => return Err(refused("is reserved")),
+        name if name.starts_with("triton_") => return Err(refused(RESERVED)),
         _ => scanner.skip()?,
     }
     Ok(())
@@ -357,6 +357,7 @@ fn read_form(scanner: &mut Scanner<'_>) -> Outcome<Form> {
 }
 
 const SHARED_MEMORY: &str = "shared memory is not supported";
+pub(crate) const RESERVED: &str = "names that begin with triton_ are reserved";
 
 /// Reads an object of parameters, each by the function that is given its name.
 fn read_parameters<'a>(
