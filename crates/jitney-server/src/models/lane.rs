@@ -206,7 +206,8 @@ impl Lane {
         self.screen(&call.inputs)?;
         match &self.work {
             Work::Batches(batcher) => self.batched(batcher, call).await,
-            Work::Streams(streams) => streams.gather(call).await,
+            // On the heap, so that no batched call sets room aside for it.
+            Work::Streams(streams) => Box::pin(streams.gather(call)).await,
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -383,15 +384,19 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
 ///
 /// A connection that began with a health check lives on the control thread; that thread must never parse a large body or encode a large
 /// answer. Dropping the returned future cancels the request there too: the task sees that nobody waits for it.
-pub(crate) async fn on_data_plane(
+pub(crate) fn on_data_plane(
     peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> Result<Reply, Infallible> {
+) -> impl Future<Output = Result<Reply, Infallible>> + Send {
     let needs_move = peer.plane == Plane::Control
         && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_work);
-    if !needs_move {
-        return serve(peer, request).await;
+    match needs_move {
+        false => Either::Left(serve(peer, request)),
+        true => Either::Right(Box::pin(serve_elsewhere(peer, request))),
     }
+}
+
+async fn serve_elsewhere(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let (mut sender, receiver) = oneshot::channel();
     let moved = Arc::clone(&peer);
     peer.net.spawn(Plane::Data, "request", async move {
@@ -419,5 +424,14 @@ mod tests {
         let refusal = guarded(async { panic!("inside") }).await.unwrap_err();
         assert_eq!(refusal.failure.code, Code::Internal);
         assert!(!refusal.failure.message.contains("inside"));
+    }
+
+    #[test]
+    fn what_every_layer_around_an_answer_copies_stays_small() {
+        fn bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size_of::<Reply>() <= 160);
+        assert!(bytes(on_data_plane) <= 1024);
     }
 }

@@ -74,11 +74,11 @@ pub(crate) async fn answer(
         started, record, ..
     } = exchange;
     let Answered {
-        reply,
+        mut reply,
         decoded,
         ran,
     } = run(form, work).await?;
-    let reply = coding::compress(reply, accepted).await;
+    coding::compress(&mut reply, accepted).await;
     let done = Instant::now();
     record.took(Times {
         decode: decoded - read,

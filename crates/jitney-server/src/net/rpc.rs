@@ -90,7 +90,7 @@ async fn once(
             total: done - started,
         });
     }
-    Ok(reply(Body::Grpc(body), &head))
+    Ok(reply(body.into(), &head))
 }
 
 /// The connection counts as used for as long as the stream goes on.
@@ -99,10 +99,7 @@ fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incom
     let messages = net.grpc.messages(Method::Stream(channel), &caller.head);
     let head = caller.head;
     let answers = net.grpc.open(channel, caller, body, messages);
-    reply(
-        Body::Grpc(answers.holding(exchange.peer.answering())),
-        &head,
-    )
+    reply(answers.holding(exchange.peer.answering()).into(), &head)
 }
 
 fn reply(body: Body, head: &Head) -> Reply {
@@ -113,7 +110,7 @@ fn reply(body: Body, head: &Head) -> Reply {
 
 /// The answer that tells of a failure.
 pub(super) fn refusal(failure: &Failure) -> Reply {
-    grpc::refusal(failure).map(Body::Grpc)
+    grpc::refusal(failure).map(Body::from)
 }
 
 /// The refusal of what is not gRPC where nothing else is served, and of gRPC where it is not.
