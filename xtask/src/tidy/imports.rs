@@ -270,7 +270,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "observe",
-                siblings: &[],
+                siblings: &["failure"],
                 foreign: &["prometheus_client"],
             },
             Module {
@@ -282,6 +282,11 @@ const CRATES: &[Rules] = &[
                 name: "protocol",
                 siblings: &["call", "failure", "observe"],
                 foreign: &["serde", "serde_json"],
+            },
+            Module {
+                name: "context",
+                siblings: &["call", "protocol"],
+                foreign: &[],
             },
             Module {
                 name: "access",
@@ -300,6 +305,7 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
                     "models",
@@ -315,7 +321,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "admit",
-                siblings: &["call", "failure"],
+                siblings: &["failure"],
                 foreign: &[],
             },
             Module {
@@ -331,6 +337,7 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
                     "grpc",

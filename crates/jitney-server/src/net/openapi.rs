@@ -128,6 +128,7 @@ fn describe(route: Route<'_>, spec: Option<&Spec>) -> Option<Operation> {
         Route::Manage(order) => of_order(order),
         Route::Infer(form, _) => of_form(form, spec),
         Route::Stream(channel, _) => of_channel(channel, spec),
+        Route::WebSocket(_) => of_websocket(),
         Route::Grpc(_) => return None,
     };
     Some(Operation {
@@ -364,13 +365,16 @@ fn of_channel(channel: Channel, spec: Option<&Spec>) -> Operation {
             answer: events(),
             ..of_form(Form::Generate, None)
         },
-        Channel::WebSocket => Operation {
-            tag: "protocol",
-            summary: "Many requests on one WebSocket".to_owned(),
-            status: 101,
-            failures: [&OF_MODEL[..], &[Code::UpgradeRequired]].concat(),
-            ..blank()
-        },
+    }
+}
+
+fn of_websocket() -> Operation {
+    Operation {
+        tag: "protocol",
+        summary: "Many requests on one WebSocket".to_owned(),
+        status: 101,
+        failures: [&OF_MODEL[..], &[Code::UpgradeRequired]].concat(),
+        ..blank()
     }
 }
 

@@ -13,8 +13,10 @@ pub(crate) enum Route<'a> {
     Manage(Order<'a>),
     /// Runs a model, and answers once.
     Infer(Form, ModelRef<'a>),
-    /// Runs a model, and answers as often as it does.
+    /// Runs a model, and answers with events as often as it does.
     Stream(Channel, ModelRef<'a>),
+    /// Runs a model for many requests on one connection.
+    WebSocket(ModelRef<'a>),
     /// A method of a service of gRPC.
     Grpc(Call<'a>),
 }
@@ -67,15 +69,13 @@ pub(crate) enum Form {
     Generate,
 }
 
-/// How a model is asked for any number of answers.
+/// How a model is asked for any number of answers, which come as server-sent events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channel {
-    /// One item, and server-sent events.
+    /// One item.
     Predict,
-    /// Triton's generate extension, and server-sent events.
+    /// Triton's generate extension.
     Generate,
-    /// Many requests on one WebSocket.
-    WebSocket,
 }
 
 /// A model as a path names it.
@@ -191,7 +191,7 @@ table! {
     ["generate"] => infer(Form::Generate, model),
     ["generate_stream"] => stream(Channel::Generate, model),
     ["stream"] => Resource {
-        get: Some(Route::Stream(Channel::WebSocket, model)),
+        get: Some(Route::WebSocket(model)),
         post: None,
     },
 }
@@ -289,7 +289,7 @@ impl<'a> Route<'a> {
             Route::Control(View::Live | View::Ready) => Need::Nothing,
             Route::Control(View::DebugTree) => Need::Admin,
             Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
-            Route::Infer(..) | Route::Stream(..) => Need::Infer,
+            Route::Infer(..) | Route::Stream(..) | Route::WebSocket(_) => Need::Infer,
             Route::Manage(_) => Need::Admin,
             Route::Grpc(call) => call.need(),
         }
@@ -305,7 +305,8 @@ impl<'a> Route<'a> {
                 | View::Statistics(Some(model)),
             )
             | Route::Infer(_, model)
-            | Route::Stream(_, model) => Some(model.name),
+            | Route::Stream(_, model)
+            | Route::WebSocket(model) => Some(model.name),
             Route::Control(View::Tracing(model)) | Route::Manage(Order::Tracing(model)) => model,
             Route::Manage(Order::Load(_, model) | Order::Unload(_, model)) => Some(model),
             Route::Control(_) | Route::Manage(_) | Route::Grpc(_) => None,
@@ -324,7 +325,11 @@ impl<'a> Route<'a> {
                     | View::Configuration(_)
                     | View::OpenApi
             ),
-            Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => false,
+            Route::Manage(_)
+            | Route::Infer(..)
+            | Route::Stream(..)
+            | Route::WebSocket(_)
+            | Route::Grpc(_) => false,
         }
     }
 
@@ -332,7 +337,21 @@ impl<'a> Route<'a> {
     pub(crate) const fn is_work(self) -> bool {
         match self {
             Route::Control(view) => matches!(view, View::OpenApi),
-            Route::Manage(_) | Route::Infer(..) | Route::Stream(..) | Route::Grpc(_) => true,
+            Route::Manage(_)
+            | Route::Infer(..)
+            | Route::Stream(..)
+            | Route::WebSocket(_)
+            | Route::Grpc(_) => true,
+        }
+    }
+}
+
+impl Channel {
+    /// How one answer is asked for in the same way.
+    pub(crate) const fn form(self) -> Form {
+        match self {
+            Channel::Predict => Form::Predict,
+            Channel::Generate => Form::Generate,
         }
     }
 }
@@ -454,7 +473,7 @@ mod tests {
             (
                 "GET",
                 "/v2/models/m/versions/2/stream",
-                Ok(Route::Stream(Channel::WebSocket, model("m", Some("2")))),
+                Ok(Route::WebSocket(model("m", Some("2")))),
             ),
             (
                 "POST",

@@ -175,7 +175,7 @@ pub fn put_classes(spec: &Spec, wanted: &[Wanted], labels: &[String], outputs: &
     }
 }
 
-/// Writes the answer: of `outputs`, which has a tensor for each of [`Spec::outputs`], those that are wanted. Gives the raw bytes that follow
+/// Writes the answer to the request of that id: of `outputs`, which has a tensor for each of [`Spec::outputs`], those that are wanted. Gives the raw bytes that follow
 /// the JSON, one piece for each output that is wanted so.
 ///
 /// # Errors
@@ -184,7 +184,7 @@ pub fn encode(
     out: &mut Vec<u8>,
     model: &str,
     version: &str,
-    meta: &Meta,
+    id: Option<&str>,
     spec: &Spec,
     wanted: &[Wanted],
     outputs: &[Tensor],
@@ -193,7 +193,7 @@ pub fn encode(
     write::string(out, model);
     write::text(out, r#","model_version":"#);
     write::string(out, version);
-    if let Some(id) = &meta.id {
+    if let Some(id) = id {
         write::text(out, r#","id":"#);
         write::string(out, id);
     }

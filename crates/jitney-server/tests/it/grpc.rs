@@ -90,7 +90,7 @@ async fn infer(
 }
 
 /// Opens a stream.
-async fn open<Q, A>(
+pub(crate) async fn open<Q, A>(
     channel: &Channel,
     method: &str,
     request: Request<impl Stream<Item = Q> + Send + 'static>,
@@ -138,7 +138,12 @@ fn tensor(datatype: &str, shape: &[i64]) -> InferInputTensor {
     }
 }
 
-fn raw(model: &str, datatype: &str, shape: &[i64], bytes: impl Into<Bytes>) -> ModelInferRequest {
+pub(crate) fn raw(
+    model: &str,
+    datatype: &str,
+    shape: &[i64],
+    bytes: impl Into<Bytes>,
+) -> ModelInferRequest {
     ModelInferRequest {
         model_name: model.to_owned(),
         inputs: vec![tensor(datatype, shape)],

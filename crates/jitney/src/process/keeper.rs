@@ -340,7 +340,7 @@ impl Keeper {
             false,
         );
         self.mark(sitter);
-        self.supervise(|supervisor, _| supervisor.garbage(self.index, what));
+        self.supervise(|supervisor, now| supervisor.garbage(self.index, what, now));
         self.shared.desk.announce();
     }
 
@@ -390,7 +390,7 @@ impl Keeper {
             &format!("cannot serve: {}", String::from_utf8_lossy(&why)),
             false,
         );
-        let result = self.supervise(|supervisor, _| supervisor.refused(self.index, why));
+        let result = self.supervise(|supervisor, now| supervisor.refused(self.index, why, now));
         self.shared.desk.announce();
         result
     }

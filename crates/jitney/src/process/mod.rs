@@ -167,7 +167,7 @@ impl Pool {
     ///
     /// # Errors
     /// The program cannot be run, the first worker says that it cannot serve, it is not ready within [`Settings::start_limit`], or it
-    /// dies [`RestartPolicy::failures`] times in a row. Nothing is left behind then.
+    /// dies as often as [`RestartPolicy::failures`] says. Nothing is left behind then.
     pub fn start(
         program: Program,
         settings: Settings,

@@ -45,6 +45,9 @@ pub struct Settings {
     pub start_limit: Duration,
     /// How long workers may take to leave after they were told to, before they are killed.
     pub close_limit: Duration,
+    /// How long the streams of a worker that is being replaced may go on once its replacement is ready. Then they end with
+    /// [`CallError::Unavailable`](super::CallError::Unavailable), and the worker leaves.
+    pub retire_limit: Duration,
     /// The weight of runs after which a worker is replaced; `None` for never.
     pub recycle_after: Option<u64>,
     /// The resident memory in bytes above which a worker is replaced; `None` for never.
@@ -64,8 +67,12 @@ pub struct RestartPolicy {
     pub ceiling: Duration,
     /// Waits are longer or shorter by at most this share of them.
     pub jitter: f64,
-    /// The pool has failed when this many starts in a row have, and no worker is ready.
+    /// The pool has failed when this many starts in a row have within [`RestartPolicy::window`], and no worker is ready.
     pub failures: u32,
+    /// How close together those starts must have failed. Starts that fail less often, such as those of a worker that loads for long and is
+    /// killed now and then, make a pool fail only when it has been without a ready worker for [`Settings::start_limit`], or for this if it
+    /// is longer.
+    pub window: Duration,
     /// A worker that lived for so long, or that has finished a run, has proved itself: its back-off starts from the beginning.
     pub healthy: Duration,
 }
@@ -133,7 +140,8 @@ impl Program {
     }
 }
 
-/// One worker, one run at a time and no streams, two minutes to start, ten seconds to leave, payloads of at most 512 MiB.
+/// One worker, one run at a time and no streams, two minutes to start, half a minute for streams that should have
+/// ended, ten seconds to leave, payloads of at most 512 MiB.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -142,6 +150,7 @@ impl Default for Settings {
             streams: 0,
             start_limit: Duration::from_secs(120),
             close_limit: Duration::from_secs(10),
+            retire_limit: Duration::from_secs(30),
             recycle_after: None,
             memory_mark: None,
             payload_max: 512 << 20,
@@ -150,7 +159,7 @@ impl Default for Settings {
     }
 }
 
-/// At once, then from 0.1 s doubling to 30 s, give or take 20 %; five failed starts in a row are a failure; a minute is healthy.
+/// At once, then from 0.1 s doubling to 30 s, give or take 20 %; five failed starts in a minute are a failure; a minute is healthy.
 impl Default for RestartPolicy {
     fn default() -> Self {
         Self {
@@ -158,6 +167,7 @@ impl Default for RestartPolicy {
             ceiling: Duration::from_secs(30),
             jitter: 0.2,
             failures: 5,
+            window: Duration::from_secs(60),
             healthy: Duration::from_secs(60),
         }
     }

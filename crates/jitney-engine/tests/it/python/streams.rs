@@ -1,6 +1,7 @@
 //! Streams of real worker processes.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -412,6 +413,40 @@ async fn a_process_is_replaced_when_its_streams_have_ended() {
 }
 
 #[tokio::test]
+async fn endless_streams_do_not_keep_a_process_that_is_to_be_replaced() {
+    for class in BOTH {
+        let options = PythonOptions {
+            recycle_after: Some(3),
+            retire_limit: SHORT,
+            ..options()
+        };
+        let source = Source::with(class, &options);
+        let first = source.state().await["pid"].clone();
+        let folder = tempfile::tempdir().unwrap();
+        let mark = |name: &str| folder.path().join(name);
+        let endless = |name: &str| json!({"name": name, "mark": mark(name)});
+        let mut read = source.open(&endless("read")).await;
+        next(&mut read).await;
+        let unread = source.open(&endless("unread")).await;
+        eventually(|| async { source.state().await["pid"] != first }).await;
+        let replaced = |error: &stack::Error| error.to_string().contains("is replaced");
+        while let Some(result) = within(read.next()).await {
+            assert!(result.err().is_none_or(|error| replaced(&error)));
+        }
+        let (values, error) = all(unread).await;
+        assert_eq!(values, counted("unread", AHEAD), "what was ready is read");
+        assert!(replaced(&error.unwrap()));
+
+        // It was told to go, and not killed.
+        let process = Path::new("/proc").join(first.to_string());
+        eventually(|| async { !process.exists() }).await;
+        assert!(mark("read").exists() && mark("unread").exists());
+        assert_eq!(source.restarts(), 0);
+        next(&mut source.open(&json!({"name": "later"})).await).await;
+    }
+}
+
+#[tokio::test]
 async fn results_of_any_size_come_in_order() {
     for class in BOTH {
         let source = Source::load(class);
@@ -569,14 +604,14 @@ async fn plain_generators_of_an_async_model_are_streams_too() {
 }
 
 #[tokio::test]
-async fn nan_becomes_null_and_is_counted() {
+async fn nan_becomes_a_word_and_is_counted() {
     let source = Source::load("Plain");
     let mut results = source
         .open(&json!({"name": "n", "nan": 1, "count": 2}))
         .await;
     for _ in 0..2 {
         let outputs = within(results.next()).await.unwrap().unwrap();
-        assert_eq!(text(&outputs), Value::Null);
+        assert_eq!(text(&outputs), "NaN");
         assert_eq!(outputs[1].to_vec::<i64>().unwrap(), [1]);
     }
 }

@@ -66,6 +66,11 @@ fn an_item_is_json_to_the_letter() {
         ("\"a\u{1}\"", "control character 0x01"),
         ("'a'", "expected a JSON value, got '"),
         ("[1", "expected ',' or ']'"),
+        (
+            r#"{"a":[1,-0.5e1011]}"#,
+            "a[1]: expected a number in the range of FP64, got -0.5e1011",
+        ),
+        ("1e309", "body: expected a number in the range of FP64"),
     ];
     for (body, words) in table {
         check_failure(&item(body).unwrap_err(), body, words);
@@ -117,24 +122,23 @@ fn a_prediction_is_the_value() {
 }
 
 #[test]
-fn numbers_that_json_cannot_say_are_counted() {
+fn numbers_that_json_does_not_have_are_counted() {
     let counted = |count: i64| {
         let counts = Tensor::from_vec([1], vec![count]).unwrap();
-        [answer("[null,null]"), vec![counts]].concat()
+        [answer(r#"["NaN","Infinity"]"#), vec![counts]].concat()
     };
     for (count, parameters) in [(0, ""), (2, r#","parameters":{"non_finite":2}"#)] {
         let mut out = Vec::new();
         predict::encode_item(&mut out, &Spec::json(), &counted(count));
-        let expected = format!(r#"{{"prediction":[null,null]{parameters}}}"#);
+        let expected = format!(r#"{{"prediction":["NaN","Infinity"]{parameters}}}"#);
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
     let mut out = Vec::new();
-    let meta = Meta::default();
     infer::encode(
         &mut out,
         "m",
         "1",
-        &meta,
+        None,
         &Spec::json(),
         &json_outputs([0]),
         &counted(2),
@@ -166,7 +170,7 @@ fn the_protocol_carries_values_as_texts() {
         &mut out,
         "m",
         "1",
-        &read.meta,
+        read.meta.id.as_deref(),
         &spec,
         &json_outputs([0]),
         &outputs,
@@ -308,6 +312,7 @@ const PIECES: &[&str] = &[
     "\"\\u0061\"",
     "1",
     "-0.5e-1",
+    "-0.5e1",
     "01",
     "true",
     "null",

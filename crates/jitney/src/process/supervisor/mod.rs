@@ -5,11 +5,14 @@
 //! changes what another's keeper has to do, that keeper is among [`Supervisor::take_nudges`].
 
 mod backoff;
+mod failures;
 mod flows;
 mod seat;
 #[cfg(test)]
 mod simulation;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,6 +21,7 @@ use std::vec::Drain;
 use bytes::Bytes;
 
 use self::backoff::Backoff;
+use self::failures::Failures;
 pub(super) use self::flows::Marks;
 use self::seat::{Seat, State};
 use self::streams::Flow;
@@ -39,8 +43,8 @@ pub(super) struct Supervisor {
     /// How many streams a worker is given at a time.
     streams_max: usize,
     backoff: Backoff,
-    /// Starts in a row that failed, over all workers.
-    failures: u32,
+    /// Starts that failed, over all workers.
+    failures: Failures,
     /// Why the last of them did.
     last_failure: Option<StartFailure>,
     /// Some worker was ready at some time: the pool has started.
@@ -158,7 +162,7 @@ impl Supervisor {
             calls: HashMap::new(),
             queue: VecDeque::new(),
             backoff: Backoff::new(settings.restart, seed),
-            failures: 0,
+            failures: Failures::new(settings.restart, settings.start_limit),
             last_failure: None,
             started: false,
             verdicts: Vec::new(),
@@ -319,20 +323,21 @@ impl Supervisor {
         self.expire(index, now);
         let may_start = self.may_start(index);
         let limit = self.run_limit(index);
-        let kill_at = self.kill_at();
         let seat = &mut self.seats[index];
         match &mut seat.state {
             State::Resting if may_start => self.spawn(index, now),
             State::Resting => Advice::Wait(None),
             State::Backoff { until } if *until <= now => self.spawn(index, now),
             State::Backoff { until } | State::Starting { until } => Advice::Wait(Some(*until)),
-            State::Ready | State::Draining if seat.flows.look_at().is_some_and(|at| at <= now) => {
+            State::Ready | State::Draining { .. }
+                if seat.flows.look_at().is_some_and(|at| at <= now) =>
+            {
                 Advice::Look
             }
             State::Ready => Advice::Wait(limit.into_iter().chain(seat.flows.look_at()).min()),
-            State::Draining => {
+            State::Draining { until } => {
                 let look_at = seat.flows.look_at();
-                Advice::Wait(limit.into_iter().chain(kill_at).chain(look_at).min())
+                Advice::Wait(limit.into_iter().chain(*until).chain(look_at).min())
             }
             State::Leaving {
                 told: told @ false, ..
@@ -372,7 +377,7 @@ impl Supervisor {
         seat.state = State::Ready;
         seat.ready_at = Some(now);
         self.started = true;
-        self.failures = 0;
+        self.failures.forget();
         if self.phase == Phase::Failed {
             self.phase = Phase::Open;
         }
@@ -386,7 +391,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// It had said that it is ready.
-    pub(super) fn refused(&mut self, index: usize, why: Bytes) -> Result<(), String> {
+    pub(super) fn refused(&mut self, index: usize, why: Bytes, now: Instant) -> Result<(), String> {
         match self.seats[index].state {
             State::Starting { .. } => {}
             State::Dying { .. } => return Ok(()),
@@ -396,7 +401,7 @@ impl Supervisor {
                 );
             }
         }
-        self.start_failed(index, StartFailure::Refused(why));
+        self.start_failed(index, StartFailure::Refused(why), now);
         self.seats[index].state = State::dying(None);
         Ok(())
     }
@@ -442,10 +447,10 @@ impl Supervisor {
     }
 
     /// The process does not keep to the protocol.
-    pub(super) fn garbage(&mut self, index: usize, what: &str) {
+    pub(super) fn garbage(&mut self, index: usize, what: &str, now: Instant) {
         if self.seats[index].is_starting() {
             let how = format!("did not keep to the protocol: {what}");
-            self.start_failed(index, StartFailure::Died(how));
+            self.start_failed(index, StartFailure::Died(how), now);
         }
         if !matches!(self.seats[index].state, State::Dying { .. }) {
             self.condemn(index, &Verdict::Garbage(what.to_owned()));
@@ -463,7 +468,7 @@ impl Supervisor {
     pub(super) fn exited(&mut self, index: usize, how: StartFailure, unread: bool, now: Instant) {
         let (was, text) = (self.seats[index].state, how.to_string());
         if matches!(was, State::Starting { .. }) {
-            self.start_failed(index, how);
+            self.start_failed(index, how, now);
         }
         let seat = &mut self.seats[index];
         if unread && seat.pipe.len() == 1 {
@@ -563,8 +568,13 @@ impl Supervisor {
         self.seats[index].pipe.clear();
         held.extend(self.end_streams(index, verdict));
         held.retain(|id| self.calls.contains_key(id));
-        held.sort_unstable();
-        for id in held.into_iter().rev() {
+        self.requeue_all(held);
+    }
+
+    /// Puts calls back in line, before all that wait, in the order in which they came.
+    fn requeue_all(&mut self, mut calls: Vec<CallId>) {
+        calls.sort_unstable();
+        for id in calls.into_iter().rev() {
             self.requeue(id);
         }
         self.dispatch();
@@ -607,14 +617,18 @@ impl Supervisor {
         match self.seats[index].state {
             State::Starting { until } if until <= now => {
                 let limit = self.settings.start_limit;
-                self.start_failed(index, StartFailure::Slow(limit));
+                self.start_failed(index, StartFailure::Slow(limit), now);
                 self.seats[index].state = State::dying(Some("it was not ready in time"));
             }
             State::Leaving { until, .. } if until <= now => {
                 self.seats[index].state = State::dying(Some("it did not leave in time"));
             }
-            State::Draining if self.kill_at().is_some_and(|at| at <= now) => {
-                self.condemn(index, &Verdict::Closed);
+            State::Draining { until: Some(until) } if until <= now => {
+                if self.kill_at().is_some() {
+                    self.condemn(index, &Verdict::Closed);
+                } else {
+                    self.cut(index, now);
+                }
             }
             _ => {}
         }
@@ -646,11 +660,10 @@ impl Supervisor {
         Advice::Spawn
     }
 
-    fn start_failed(&mut self, index: usize, failure: StartFailure) {
+    fn start_failed(&mut self, index: usize, failure: StartFailure, now: Instant) {
         self.last_failure = Some(failure);
-        self.failures = self.failures.saturating_add(1);
-        let hopeless = self.failures >= self.settings.restart.failures
-            && !self.seats.iter().any(Seat::is_ready);
+        let any_ready = self.seats.iter().any(Seat::is_ready);
+        let hopeless = self.failures.add(any_ready, now);
         if hopeless && self.phase == Phase::Open {
             self.phase = Phase::Failed;
             self.rest_others(index);
@@ -700,20 +713,28 @@ impl Supervisor {
     fn settle(&mut self, index: usize, now: Instant) {
         let until = self.kill_at().unwrap_or(now + self.settings.close_limit);
         let seat = &mut self.seats[index];
-        if seat.state == State::Draining && seat.in_flight() == 0 {
+        if matches!(seat.state, State::Draining { .. }) && seat.in_flight() == 0 {
             seat.state = State::Leaving { until, told: false };
             self.nudges.push(index);
         }
     }
 
+    /// The streams of a worker that is being replaced have gone on for long enough. Its runs end by themselves.
+    fn cut(&mut self, index: usize, now: Instant) {
+        self.seats[index].state = State::Draining { until: None };
+        self.cut_streams(index);
+        self.settle(index, now);
+    }
+
     /// The pool closes.
     fn dismiss(&mut self, index: usize, now: Instant) {
+        let until = self.kill_at();
         let seat = &mut self.seats[index];
         match seat.state {
             State::Resting | State::Backoff { .. } => seat.state = State::Gone,
             State::Starting { .. } => seat.state = State::dying(Some("the pool closes")),
-            State::Ready => seat.state = State::Draining,
-            State::Draining | State::Leaving { .. } | State::Dying { .. } | State::Gone => {}
+            State::Ready | State::Draining { .. } => seat.state = State::Draining { until },
+            State::Leaving { .. } | State::Dying { .. } | State::Gone => {}
         }
         self.settle(index, now);
     }
@@ -751,7 +772,9 @@ impl Supervisor {
             .iter()
             .position(|seat| seat.is_ready() && seat.retiring);
         if let Some(index) = old.filter(|_| ready >= self.settings.workers) {
-            self.seats[index].state = State::Draining;
+            let until = now.checked_add(self.settings.retire_limit);
+            self.seats[index].state = State::Draining { until };
+            self.nudges.push(index);
             self.settle(index, now);
         }
     }

@@ -141,6 +141,7 @@ impl World {
             memory_mark: [None, Some(1 << 20)][upto(2) as usize],
             restart: RestartPolicy {
                 healthy: Duration::from_secs(20),
+                window: Duration::from_secs([60, 1][upto(2) as usize]),
                 ..RestartPolicy::default()
             },
             ..Settings::default()
@@ -424,7 +425,7 @@ impl World {
         match luck {
             0 => self.die(seat),
             1 => child.stuck = true,
-            2 => self.supervisor.garbage(seat, "noise"),
+            2 => self.supervisor.garbage(seat, "noise", self.now),
             3 => self.lie(seat, id, slot),
             _ => self.finish(seat, generation, id, slot),
         }
@@ -468,7 +469,7 @@ impl World {
             (id, slot + 1)
         };
         match self.supervisor.done(seat, other, slot, false, self.now) {
-            Err(what) => self.supervisor.garbage(seat, &what),
+            Err(what) => self.supervisor.garbage(seat, &what, self.now),
             Ok(None) => self.late += 1,
             Ok(Some(_)) => panic!("seed {}: a reply to another run was taken", self.seed),
         }
@@ -487,9 +488,9 @@ impl World {
             2 => child.stuck = true,
             3 => self
                 .supervisor
-                .refused(seat, Bytes::from_static(b"no"))
+                .refused(seat, Bytes::from_static(b"no"), self.now)
                 .unwrap(),
-            4 => self.supervisor.garbage(seat, "noise"),
+            4 => self.supervisor.garbage(seat, "noise", self.now),
             _ => {
                 self.lives[seat].ready = Some(self.now);
                 self.supervisor.ready(seat, self.now).unwrap();

@@ -4,21 +4,30 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jitney::process::{CallError, Settings, WorkerState, WorkerStatus};
+use jitney::process::{CallError, Pool, RestartPolicy, Settings, WorkerState, WorkerStatus};
 
 use super::support::*;
 
-/// What a run loses to a kill is that run: all others are answered, and nobody waits long.
+/// What a run loses to a kill is that run: all others are answered, and nobody waits long. Workers are killed whatever they are doing, and
+/// the pool does not fail, since those that were starting do not die as fast as its window would have it.
 #[test]
 fn a_storm_of_kills_costs_only_what_was_running() {
-    let (pool, log) = start(guarded(&[]), workers(2, 2));
+    let restart = RestartPolicy {
+        window: Duration::from_millis(500),
+        ..RestartPolicy::default()
+    };
+    let settings = Settings {
+        restart,
+        ..workers(2, 2)
+    };
+    let (pool, log) = start(guarded(&[("CHILD_START", "slow:0.2")]), settings);
     all_ready(&pool);
     let (over, answered, crashed) = (
         AtomicBool::new(false),
         AtomicUsize::new(0),
         AtomicUsize::new(0),
     );
-    let mut kills = 0;
+    let mut kills = Vec::new();
     thread::scope(|scope| {
         for caller in 0..4_u8 {
             let (pool, over, answered, crashed) = (&pool, &over, &answered, &crashed);
@@ -43,24 +52,49 @@ fn a_storm_of_kills_costs_only_what_was_running() {
         }
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
-            thread::sleep(Duration::from_millis(250 + 37 * (kills % 7)));
-            // One that is still starting would be a failed start, and five of those in a row fail the pool.
-            let ready = |worker: &WorkerStatus| {
-                matches!(worker.state, WorkerState::Idle | WorkerState::Busy)
-            };
-            let victim = pool.workers().swap_remove(kills as usize % 2);
-            if let Some(pid) = victim.pid.filter(|_| ready(&victim)) {
-                kill(pid.cast_signed());
-                kills += 1;
+            let round = kills.len();
+            thread::sleep(Duration::from_millis(250 + 37 * (round as u64 % 7)));
+            kills.extend(strike(&pool, &pool.workers()[round % 2]));
+            if round % 3 == 0 {
+                let starting = starting(&pool);
+                kills.extend(starting.and_then(|worker| strike(&pool, &worker)));
             }
         }
         over.store(true, Ordering::Relaxed);
     });
     let (answered, crashed) = (answered.into_inner(), crashed.into_inner());
-    assert!(crashed as u64 <= kills, "{crashed} of {kills}");
+    assert!(crashed <= kills.len(), "{crashed} of {kills:?}");
     assert!(answered > 100, "{answered}: {:#?}", log.lines());
+    for state in [WorkerState::Busy, WorkerState::Starting] {
+        assert!(kills.contains(&state), "{kills:?}");
+    }
     all_ready(&pool);
     echoes(&pool);
+}
+
+/// Kills what is in a worker's place, if anything, and waits until the pool knows; what it was doing.
+fn strike(pool: &Pool, victim: &WorkerStatus) -> Option<WorkerState> {
+    kill(victim.pid?.cast_signed());
+    let is_gone = || pool.workers().iter().all(|worker| worker.pid != victim.pid);
+    assert!(eventually(is_gone));
+    Some(victim.state)
+}
+
+/// Waits for a worker that starts, unless there are enough.
+fn starting(pool: &Pool) -> Option<WorkerStatus> {
+    loop {
+        let workers = pool.workers();
+        let is = |worker: &WorkerStatus, states: &[WorkerState]| states.contains(&worker.state);
+        let enough = |worker| is(worker, &[WorkerState::Idle, WorkerState::Busy]);
+        if workers.iter().all(enough) {
+            return None;
+        }
+        let starts = |worker: &WorkerStatus| is(worker, &[WorkerState::Starting]);
+        if let Some(worker) = workers.into_iter().find(starts) {
+            return Some(worker);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
