@@ -57,6 +57,8 @@ pub struct PythonOptions {
     pub start_limit: Duration,
     /// How long a worker may take to leave after it was told to, before it is killed.
     pub close_limit: Duration,
+    /// How long the streams of a worker that is being replaced may go on once its replacement is ready.
+    pub retire_limit: Duration,
     /// The most rows that are run together: the model's own warm-up is cut into such batches.
     pub max_batch: NonZeroUsize,
     /// How many calls of an `async` method may overlap in a worker, and how many streams may go on there at a time, where the class does not
@@ -72,7 +74,8 @@ pub struct PythonOptions {
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// One worker, limits of 30 s for a run, 120 s for a start and 10 s for an end, and no other limits.
+/// One worker, limits of 30 s for a run, 120 s for a start, 10 s for an end and 30 s for the streams of a worker that is being replaced, and
+/// no other limits.
 impl Default for PythonOptions {
     fn default() -> PythonOptions {
         PythonOptions {
@@ -81,6 +84,7 @@ impl Default for PythonOptions {
             run_limit: Duration::from_secs(30),
             start_limit: Duration::from_secs(120),
             close_limit: Duration::from_secs(10),
+            retire_limit: Duration::from_secs(30),
             max_batch: NonZeroUsize::MIN.saturating_add(31),
             max_concurrency: None,
             memory: None,
@@ -162,6 +166,7 @@ fn settings(options: &PythonOptions) -> Settings {
         streams: STREAMS_MAX,
         start_limit: options.start_limit,
         close_limit: options.close_limit,
+        retire_limit: options.retire_limit,
         recycle_after: options.recycle_after,
         memory_mark: options.memory_mark,
         ..Settings::default()

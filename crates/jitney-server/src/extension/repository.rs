@@ -1,8 +1,5 @@
 //! Which models there are, and loading and unloading them on request.
 
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task;
-
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, IndexState};
 use crate::observe::logging;
@@ -18,9 +15,20 @@ pub(crate) struct Wish {
 }
 
 /// The index of the models that the caller sees.
-pub(crate) fn index(catalog: &Catalog, wish: Wish, sees: impl Fn(&str) -> bool) -> Vec<IndexLine> {
-    let rows = aside(|| catalog.index()).into_iter();
-    rows.filter(|row| sees(&row.name))
+///
+/// # Errors
+/// Those of [`Catalog::index`].
+///
+/// # Cancel safety
+/// It only waits.
+pub(crate) async fn index(
+    catalog: &Catalog,
+    wish: Wish,
+    sees: impl Fn(&str) -> bool,
+) -> Result<Vec<IndexLine>, Failure> {
+    let rows = catalog.index().await?.into_iter();
+    let lines = rows
+        .filter(|row| sees(&row.name))
         .filter(|row| !wish.ready || row.state == IndexState::Ready)
         .map(|row| IndexLine {
             name: row.name,
@@ -31,16 +39,8 @@ pub(crate) fn index(catalog: &Catalog, wish: Wish, sees: impl Fn(&str) -> bool) 
             } else {
                 String::new()
             },
-        })
-        .collect()
-}
-
-/// Does what may read folders without keeping the tasks of its thread from going on.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => task::block_in_place(work),
-        _ => work(),
-    }
+        });
+    Ok(lines.collect())
 }
 
 /// Loads a model and waits for it. Why it could not be loaded is told where `reasons` may be.

@@ -74,7 +74,7 @@ pub(super) async fn answer(
     match extension {
         Extension::ModelConfig => wire::message(&config(service, caller, message)?, head),
         Extension::ModelStatistics => wire::message(&statistics(service, caller, message)?, head),
-        Extension::RepositoryIndex => wire::message(&index(service, caller, message)?, head),
+        Extension::RepositoryIndex => wire::message(&index(service, caller, message).await?, head),
         Extension::RepositoryModelLoad => {
             wire::message(&load(service, caller, message).await?, head)
         }
@@ -228,7 +228,7 @@ fn duration(timed: facts::Timed) -> Option<StatisticDuration> {
     })
 }
 
-fn index(
+async fn index(
     service: &Service,
     caller: &Caller,
     message: Bytes,
@@ -243,8 +243,8 @@ fn index(
         reasons: service.private && caller.grant.is_admin(),
     };
     let sees = |model: &str| caller.grant.sees(model);
-    let lines = repository::index(&service.catalog, wish, sees).into_iter();
-    let models = lines.map(|line| ModelIndex {
+    let lines = repository::index(&service.catalog, wish, sees).await?;
+    let models = lines.into_iter().map(|line| ModelIndex {
         name: line.name,
         version: line.version.unwrap_or_default(),
         state: line.state.to_owned(),

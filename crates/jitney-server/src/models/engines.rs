@@ -67,6 +67,7 @@ fn load_python(
             .min(of_all.close_limit.unwrap_or(Duration::MAX)),
         workers: settings.instances.unwrap_or(default.workers),
         run_limit: settings.run_limit,
+        retire_limit: settings.deadline,
         start_limit: settings.load_limit,
         max_batch: settings.max_batch,
         max_concurrency: settings.max_concurrency,

@@ -31,7 +31,6 @@ use jitney::tree::Node;
 use jitney_engine::WorkerStatus;
 use tokio::sync::watch;
 
-use self::discover::discover;
 use self::entry::Entry;
 use self::failures::draining;
 pub use self::index::{IndexRow, IndexState};
@@ -205,22 +204,28 @@ impl Catalog {
             .collect()
     }
 
-    /// What the sources hold, loaded or not, by name and version. Where models are loaded on request, this reads the folders of the sources,
-    /// and may take as long as that does.
-    pub fn index(&self) -> Vec<IndexRow> {
+    /// What the sources hold, loaded or not, by name and version. Where models are loaded on request, this waits until the folders of the
+    /// sources have been read on another thread, for as long as that takes.
+    ///
+    /// # Errors
+    /// Where models are loaded on request: `overloaded` while too many wait for the same, `draining` when the server ends.
+    ///
+    /// # Cancel safety
+    /// It only waits.
+    pub async fn index(&self) -> Result<Vec<IndexRow>, Failure> {
+        let holdings = match self.explicit() {
+            true => Some(self.0.keeper.look()?.await.map_err(|_| draining())?),
+            false => None,
+        };
         let roster = self.0.roster.load_full();
         let shown = roster.entries.iter().chain(&roster.leaving);
         let mut rows: Vec<IndexRow> = shown.map(|entry| entry.row()).collect();
-        if self.explicit() {
-            let found = discover(&self.0.ways.sources, &self.0.ways.settings).found;
-            let absent = found
-                .iter()
-                .filter(|found| roster.versions(&found.name).is_err());
-            rows.extend(absent.map(IndexRow::not_loaded));
-        }
+        let absent = |row: &&IndexRow| roster.versions(&row.name).is_err();
+        let holdings = holdings.iter().flat_map(|holdings| holdings.iter());
+        rows.extend(holdings.filter(absent).cloned());
         rows.sort_by_key(IndexRow::place);
         rows.dedup_by(|a, b| a.place() == b.place());
-        rows
+        Ok(rows)
     }
 
     /// Whether models are loaded and unloaded by [`Catalog::load`] and [`Catalog::unload`].

@@ -1,3 +1,5 @@
+#[cfg(feature = "python")]
+mod closing;
 mod explicit;
 
 use std::path::PathBuf;

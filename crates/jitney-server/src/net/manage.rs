@@ -41,10 +41,8 @@ pub(crate) async fn answer(
                 ready: IndexRequest::read(&body)?.ready,
                 reasons: net.is_private() && exchange.grant.is_admin(),
             };
-            let grant = &exchange.grant;
-            json(&repository::index(&net.catalog, wish, |model| {
-                grant.sees(model)
-            }))
+            let sees = |model: &str| exchange.grant.sees(model);
+            json(&repository::index(&net.catalog, wish, sees).await?)
         }
         Order::Load(repository, name) => {
             named(repository)?;

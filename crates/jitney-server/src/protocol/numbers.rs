@@ -94,6 +94,20 @@ impl Scanner<'_> {
         len > 0
     }
 
+    /// Moves past a number if there is one, and if it is in the range of an `FP64`: many a reader would make infinity of any other.
+    pub(super) fn skip_finite(&mut self) -> bool {
+        let rest = self.rest();
+        let Some(decimal) = decimal(rest) else {
+            return false;
+        };
+        let number = rest.get(..decimal.len).unwrap_or_default();
+        let finite = decimal.is_small() || parse64(number).is_some();
+        if finite {
+            self.advance(decimal.len);
+        }
+        finite
+    }
+
     fn narrow<T>(&mut self, from: fn(f64) -> T, is_infinite: fn(T) -> bool) -> Option<T> {
         let before = self.clone();
         let wide = self.float64()?;
@@ -147,6 +161,12 @@ const POWERS: [f64; 23] = [
 ];
 
 impl Decimal {
+    /// Whether it is below the largest `f64` by the number of its digits alone.
+    fn is_small(&self) -> bool {
+        let digits = i64::try_from(self.len).unwrap_or(i64::MAX);
+        digits.saturating_add(self.exponent) <= f64::MAX_10_EXP.into()
+    }
+
     /// The nearest `f64`, where one rounding gets there: both numbers of the product or quotient are exact.
     #[inline]
     fn float64(&self) -> Option<f64> {
@@ -391,8 +411,30 @@ mod tests {
     #[test]
     fn what_is_no_float() {
         for text in [
-            "-", "+1", ".5", "1.", "01", "-01", "1e", "1e+", "1.e5", "nan", "inf", "infinity",
-            "-NaN", "null", "0x1", "1e999", "-1e999", "true", "\"1\"", "1_0", "1,5",
+            "-",
+            "+1",
+            ".5",
+            "1.",
+            "01",
+            "-01",
+            "1e",
+            "1e+",
+            "1.e5",
+            "nan",
+            "inf",
+            "infinity",
+            "-NaN",
+            "null",
+            "0x1",
+            "1e309",
+            "1e999",
+            "-1e999",
+            "-0.5e1011",
+            "1.8e308",
+            "true",
+            "\"1\"",
+            "1_0",
+            "1,5",
         ] {
             assert_eq!(whole(text, Scanner::float64), None, "{text}");
             assert_eq!(whole(text, Scanner::float32), None, "{text}");
@@ -416,6 +458,32 @@ mod tests {
             Some(0.0)
         );
         assert_eq!(whole("0e99999999999999999999", Scanner::float64), Some(0.0));
+    }
+
+    #[test]
+    fn what_is_skipped_as_finite_is_what_can_be_read() {
+        let zeros = "0".repeat(400);
+        for (text, expected) in [
+            ("-0.5e1011", false),
+            ("0.5e1011", false),
+            ("0e1011", true),
+            ("-0.5e-1011", true),
+            ("1.7976931348623157e308", true),
+            ("1.7976931348623159e308", false),
+            (&format!("0.{zeros}1e700"), true),
+            (&format!("0.{zeros}1e710"), false),
+            (&format!("1{zeros}"), false),
+            (&format!("1{zeros}e-400"), true),
+            (&format!("1e{zeros}1"), true),
+            ("1e99999999999999999999", false),
+            ("NaN", false),
+            ("-", false),
+        ] {
+            let skipped = whole(text, |scanner| scanner.skip_finite().then_some(()));
+            assert_eq!(skipped.is_some(), expected, "{text}");
+            let read = whole(text, Scanner::float64).is_some_and(f64::is_finite);
+            assert_eq!(read, expected, "{text}");
+        }
     }
 
     #[test]
@@ -463,6 +531,26 @@ mod tests {
             let narrow: f32 = text.parse().unwrap();
             let expected = Some(narrow).filter(|value| value.is_finite()).map(f32::to_bits);
             prop_assert_eq!(whole(&text, Scanner::float32).map(f32::to_bits), expected);
+        }
+
+        /// Another reader of JSON takes the same texts for numbers. Its values are near, for it rounds more than once.
+        #[test]
+        fn numbers_are_those_of_serde_json(text in prop_oneof![
+            "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,5})?",
+            "-?[0-9]{1,3}\\.?[0-9]{0,3}[eE]?[+-]?(30[0-9]|32[0-9]|[0-9]{0,30})",
+            "[-+0-9.eE]{1,10}",
+        ]) {
+            let skipped = whole(&text, |scanner| scanner.skip_finite().then_some(()));
+            let ours = whole(&text, Scanner::float64);
+            let theirs: Option<f64> = serde_json::from_str(&text).ok();
+            prop_assert_eq!(ours.is_some(), skipped.is_some());
+            let border = ours.or(theirs).is_some_and(|value| value.abs() > 1.797e308);
+            prop_assert!(border || ours.is_some() == theirs.is_some(), "{ours:?} and {theirs:?}");
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                let near = ours.abs() * 1e-14 + 1e-322;
+                prop_assert!(ours.is_sign_negative() == theirs.is_sign_negative());
+                prop_assert!((ours - theirs).abs() <= near, "{ours:?} and {theirs:?}");
+            }
         }
 
         #[test]

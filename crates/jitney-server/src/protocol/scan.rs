@@ -246,8 +246,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Moves past one value that somebody else will read, and gives its text: JSON to the letter, without NaN and the infinities, and with
-    /// no key twice in an object.
+    /// Moves past one value that somebody else will read, and gives its text: JSON to the letter, without NaN and the infinities or what
+    /// would be read as those, and with no key twice in an object.
     pub(super) fn value(&mut self) -> Outcome<&'a str> {
         self.peek();
         let start = self.at;
@@ -262,7 +262,10 @@ impl<'a> Scanner<'a> {
             Some(b'{') => self.strict_object(depth + 1),
             Some(b'[') => self.strict_array(depth + 1),
             Some(b'"') => self.string("a string").map(drop),
-            _ if self.skip_number() => Ok(()),
+            _ if self.skip_finite() => Ok(()),
+            Some(b'-' | b'0'..=b'9') if self.clone().skip_number() => {
+                Err(self.expected("a number in the range of FP64"))
+            }
             _ if ["true", "false", "null"]
                 .iter()
                 .any(|word| self.eat_word(word)) =>

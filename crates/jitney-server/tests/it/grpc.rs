@@ -523,11 +523,11 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             with(number(1.0), "timeout", ParameterChoice::DoubleParam(1.0)),
-            "parameters.timeout: expected a whole number of microseconds, got 1.0",
+            "parameters.timeout: expected an integer of microseconds, got 1.0",
         ),
         (
             with(number(1.0), "priority", ParameterChoice::Int64Param(-1)),
-            "parameters.priority: expected a whole number of 0 or more, got -1",
+            "parameters.priority: expected an integer, 1 or more, or 0 for none, got -1",
         ),
         (
             ModelInferRequest {

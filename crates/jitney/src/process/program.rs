@@ -45,6 +45,9 @@ pub struct Settings {
     pub start_limit: Duration,
     /// How long workers may take to leave after they were told to, before they are killed.
     pub close_limit: Duration,
+    /// How long the streams of a worker that is being replaced may go on once its replacement is ready. Then they end with
+    /// [`CallError::Unavailable`](super::CallError::Unavailable), and the worker leaves.
+    pub retire_limit: Duration,
     /// The weight of runs after which a worker is replaced; `None` for never.
     pub recycle_after: Option<u64>,
     /// The resident memory in bytes above which a worker is replaced; `None` for never.
@@ -137,7 +140,8 @@ impl Program {
     }
 }
 
-/// One worker, one run at a time and no streams, two minutes to start, ten seconds to leave, payloads of at most 512 MiB.
+/// One worker, one run at a time and no streams, two minutes to start, half a minute for streams that should have
+/// ended, ten seconds to leave, payloads of at most 512 MiB.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -146,6 +150,7 @@ impl Default for Settings {
             streams: 0,
             start_limit: Duration::from_secs(120),
             close_limit: Duration::from_secs(10),
+            retire_limit: Duration::from_secs(30),
             recycle_after: None,
             memory_mark: None,
             payload_max: 512 << 20,

@@ -1,6 +1,7 @@
 //! Streams of real worker processes.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -408,6 +409,40 @@ async fn a_process_is_replaced_when_its_streams_have_ended() {
         let (values, error) = all(long).await;
         assert_eq!((values.len(), error), (199, None), "it was left to finish");
         assert_eq!(source.restarts(), 0);
+    }
+}
+
+#[tokio::test]
+async fn endless_streams_do_not_keep_a_process_that_is_to_be_replaced() {
+    for class in BOTH {
+        let options = PythonOptions {
+            recycle_after: Some(3),
+            retire_limit: SHORT,
+            ..options()
+        };
+        let source = Source::with(class, &options);
+        let first = source.state().await["pid"].clone();
+        let folder = tempfile::tempdir().unwrap();
+        let mark = |name: &str| folder.path().join(name);
+        let endless = |name: &str| json!({"name": name, "mark": mark(name)});
+        let mut read = source.open(&endless("read")).await;
+        next(&mut read).await;
+        let unread = source.open(&endless("unread")).await;
+        eventually(|| async { source.state().await["pid"] != first }).await;
+        let replaced = |error: &stack::Error| error.to_string().contains("is replaced");
+        while let Some(result) = within(read.next()).await {
+            assert!(result.err().is_none_or(|error| replaced(&error)));
+        }
+        let (values, error) = all(unread).await;
+        assert_eq!(values, counted("unread", AHEAD), "what was ready is read");
+        assert!(replaced(&error.unwrap()));
+
+        // It was told to go, and not killed.
+        let process = Path::new("/proc").join(first.to_string());
+        eventually(|| async { !process.exists() }).await;
+        assert!(mark("read").exists() && mark("unread").exists());
+        assert_eq!(source.restarts(), 0);
+        next(&mut source.open(&json!({"name": "later"})).await).await;
     }
 }
 

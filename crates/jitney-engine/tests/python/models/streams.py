@@ -17,6 +17,11 @@ class Diary:
     def note(self, name):
         self.steps[name] = self.steps.get(name, 0) + 1
 
+    def end(self, item):
+        self.ended.append(item["name"])
+        if "mark" in item:
+            Path(item["mark"]).touch()
+
     def state(self):
         return {"steps": self.steps, "ended": self.ended, "pid": os.getpid()}
 
@@ -64,7 +69,7 @@ class Plain(Diary):
                     misbehave(item["do"], item, context)
                 yield value(name, number, item)
         finally:
-            self.ended.append(name)
+            self.end(item)
 
 
 class Loop(Diary):
@@ -84,7 +89,7 @@ class Loop(Diary):
                     misbehave(item["do"], item, context)
                 yield value(name, number, item)
         finally:
-            self.ended.append(name)
+            self.end(item)
 
 
 class Typed:

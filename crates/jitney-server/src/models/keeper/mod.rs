@@ -1,9 +1,11 @@
 //! The thread that looks after the models: it loads them, replaces them, and lets go of them.
 //!
 //! It decides by what it sees at one moment: the disk, the loads that have ended, what requests still hold, what somebody has asked for.
+//! It alone reads the folders of the sources.
 //! Whatever happens rings its bell, and it looks at everything again. Requests are no concern of it: they find the models in a
 //! [`Roster`], which is replaced as a whole.
 
+mod inquiries;
 mod orders;
 mod poll;
 mod stock;
@@ -20,6 +22,8 @@ use jitney::batch::Courier;
 use jitney::tree::Node;
 use tokio::sync::{oneshot, watch};
 
+pub(super) use self::inquiries::Holdings;
+use self::inquiries::{Asker, Inquiries, inquiries};
 pub(super) use self::orders::Wish;
 use self::orders::{MOST_ORDERS, Order, Orders};
 use self::poll::Poll;
@@ -52,6 +56,7 @@ pub(super) struct Keeper {
     stop: Arc<AtomicBool>,
     bell: Bell,
     orders: SyncSender<Order>,
+    asker: Asker,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -70,6 +75,7 @@ impl Keeper {
     ) -> Result<Keeper, SourceError> {
         let (door, stop) = (Door::new(), Arc::new(AtomicBool::new(false)));
         let (orders, ordered) = sync_channel(MOST_ORDERS);
+        let (asker, inquiries) = inquiries();
         let bell = door.bell();
         let mut stock = Stock::new(ways, surroundings, roster, bell.clone(), &stop);
         let polls = ways.settings.control == Control::Poll;
@@ -79,6 +85,7 @@ impl Keeper {
             stock,
             poll,
             orders: Orders::new(ordered),
+            inquiries,
             door,
             stop: Arc::clone(&stop),
         };
@@ -86,6 +93,7 @@ impl Keeper {
             stop,
             bell,
             orders,
+            asker,
             thread: keeping.spawn(),
         })
     }
@@ -105,14 +113,19 @@ impl Keeper {
             wish,
             reply,
         };
-        self.orders.try_send(order).map_err(|error| match error {
-            TrySendError::Full(_) => Failure::new(
-                Code::Overloaded,
-                "too many models wait to be loaded or unloaded",
-            )
-            .retry_after(SOON),
-            TrySendError::Disconnected(_) => draining(),
-        })?;
+        let sent = self.orders.try_send(order);
+        sent.map_err(|error| refused(&error, "too many models wait to be loaded or unloaded"))?;
+        self.bell.ring();
+        Ok(answer)
+    }
+
+    /// Has the sources looked at; the answer is what they hold.
+    ///
+    /// # Errors
+    /// When too many wait for that already, or when the server ends.
+    pub(super) fn look(&self) -> Result<oneshot::Receiver<Holdings>, Failure> {
+        let asked = self.asker.ask();
+        let answer = asked.map_err(|error| refused(&error, "too many wait for the index"))?;
         self.bell.ring();
         Ok(answer)
     }
@@ -146,6 +159,7 @@ struct Keeping {
     /// Where files are watched.
     poll: Option<Poll>,
     orders: Orders,
+    inquiries: Inquiries,
     door: Door,
     stop: Arc<AtomicBool>,
 }
@@ -186,6 +200,7 @@ impl Keeping {
             }
             let begun = self.orders.begin(&mut self.stock);
             self.stock.step(now);
+            self.inquiries.answer(&self.stock);
             for answer in answers {
                 answer.send();
             }
@@ -211,6 +226,13 @@ impl Keeping {
         let look = self.poll.as_ref().map(Poll::next_due);
         let next = [sweep, load, look].into_iter().flatten().min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn refused<T>(error: &TrySendError<T>, full: &str) -> Failure {
+    match error {
+        TrySendError::Full(_) => Failure::new(Code::Overloaded, full).retry_after(SOON),
+        TrySendError::Disconnected(_) => draining(),
     }
 }
 

@@ -340,3 +340,28 @@ fn nobody_is_let_go_while_a_request_holds_it() {
     assert_eq!(bench.shown(), "a 2");
     assert_eq!(leaving[0].row().state.word(), "UNAVAILABLE");
 }
+
+#[test]
+fn the_sources_are_looked_at_once_for_all_who_ask() {
+    let bench = Bench::new(&[("models/a/model.toml", ECHO)]);
+    let (asker, inquiries) = inquiries();
+    let [mut first, left, mut second] = [(); 3].map(|()| asker.ask().unwrap());
+    drop(left);
+    // Whoever asks reads nothing: what is written later is in the answer.
+    bench.write("models/b/model.toml", ECHO);
+    assert!(first.try_recv().is_err() && second.try_recv().is_err());
+    inquiries.answer(&bench.stock);
+    let holdings = [first, second].map(|mut answer| answer.try_recv().unwrap());
+    let names: Vec<_> = holdings[0].iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(Arc::ptr_eq(&holdings[0], &holdings[1]));
+
+    while asker.ask().is_ok() {}
+    let full = asker.ask().map_err(|error| refused(&error, "too many"));
+    assert_eq!(full.unwrap_err().code, Code::Overloaded);
+    inquiries.answer(&bench.stock);
+    assert!(asker.ask().is_ok());
+    drop(inquiries);
+    let ended = asker.ask().map_err(|error| refused(&error, "too many"));
+    assert_eq!(ended.unwrap_err().code, Code::Draining);
+}

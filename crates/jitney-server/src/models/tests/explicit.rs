@@ -43,8 +43,8 @@ fn none() -> AtStart {
 }
 
 /// The index as lines of words.
-fn index(catalog: &Catalog) -> Vec<String> {
-    let rows = catalog.index().into_iter();
+async fn index(catalog: &Catalog) -> Vec<String> {
+    let rows = catalog.index().await.unwrap().into_iter();
     rows.map(|row| {
         let version = row.version.unwrap_or_default();
         let reason = row.reason.lines().next().unwrap_or_default().to_owned();
@@ -66,7 +66,7 @@ async fn a_model_is_loaded_and_unloaded() {
     assert!(catalog.explicit());
     assert!(catalog.is_ready(), "having nothing to serve is no failure");
     assert_eq!(catalog.statuses().len(), 0);
-    let before = index(&catalog);
+    let before = index(&catalog).await;
     assert_eq!(before[0], "a 1 UNAVAILABLE it is not loaded");
     assert!(before[1].starts_with("b 1 UNAVAILABLE "), "{before:?}");
     assert!(
@@ -79,7 +79,7 @@ async fn a_model_is_loaded_and_unloaded() {
     );
 
     catalog.load("a", None).await.unwrap();
-    assert_eq!(index(&catalog)[0], "a 1 READY");
+    assert_eq!(index(&catalog).await[0], "a 1 READY");
     let lane = catalog.model("a", None).unwrap();
     assert!(lane.infer(call(&[[1.0, 2.0]])).await.is_ok());
     drop(lane);
@@ -94,7 +94,7 @@ async fn a_model_is_loaded_and_unloaded() {
         catalog.model("a", None).unwrap_err().code,
         Code::UnknownModel
     );
-    assert_eq!(index(&catalog)[0], "a 1 UNAVAILABLE it is not loaded");
+    assert_eq!(index(&catalog).await[0], "a 1 UNAVAILABLE it is not loaded");
     catalog.unload("a").await.unwrap();
     catalog.load("a", None).await.unwrap();
     assert!(catalog.model("a", None).is_ok());
@@ -110,7 +110,7 @@ async fn only_what_is_named_is_loaded_at_the_start() {
     let disk = repository(&[("a/model.toml", ECHO), ("b/model.toml", ECHO)]);
     let catalog = explicit(&disk, AtStart::of(vec!["b".to_owned()])).await;
     assert_eq!(
-        index(&catalog),
+        index(&catalog).await,
         ["a 1 UNAVAILABLE it is not loaded", "b 1 READY"]
     );
     let settings = Settings {
@@ -158,7 +158,7 @@ async fn names_never_reach_the_disk() {
         let failure = catalog.unload(name).await.unwrap_err();
         assert_eq!(failure.code, Code::UnknownModel, "{name}");
     }
-    assert_eq!(catalog.index().len(), 1);
+    assert_eq!(catalog.index().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn without_explicit_control_requests_change_nothing() {
         for result in [catalog.load("a", None).await, catalog.unload("a").await] {
             assert_eq!(result.unwrap_err().code, Code::Forbidden);
         }
-        assert_eq!(index(&catalog), ["a 1 READY"]);
+        assert_eq!(index(&catalog).await, ["a 1 READY"]);
     }
 }
 
@@ -211,7 +211,7 @@ async fn a_load_that_fails_leaves_the_one_before() {
     let failure = catalog.load("a", None).await.unwrap_err();
     assert_eq!(failure.code, Code::Failed);
     assert!(failure.message.contains("told to fail"), "{failure}");
-    let row = catalog.index().remove(0);
+    let row = catalog.index().await.unwrap().remove(0);
     assert_eq!(row.state, IndexState::Ready);
     assert!(row.reason.contains("told to fail"), "{row:?}");
     let lane = catalog.model("a", None).unwrap();
@@ -251,7 +251,7 @@ async fn unloading_waits_for_what_was_accepted() {
     }
     let gone = catalog.model("a", None).unwrap_err();
     assert_eq!(gone.code, Code::UnknownModel);
-    assert_eq!(index(&catalog), ["a 1 UNLOADING"]);
+    assert_eq!(index(&catalog).await, ["a 1 UNLOADING"]);
     assert!(is_pending(unloaded.as_mut()).await);
     // Who holds it goes on, and the unloading ends when nobody does.
     let outcome = accepted.await.unwrap();
@@ -275,7 +275,7 @@ async fn of_orders_for_one_model_each_waits_for_the_one_before() {
         (Ok(()), Ok(()), Ok(()), Ok(()))
     );
     assert_eq!(catalog.model("a", None).unwrap().max_batch(), 2);
-    assert_eq!(index(&catalog), ["a 1 READY", "b 1 READY"]);
+    assert_eq!(index(&catalog).await, ["a 1 READY", "b 1 READY"]);
 }
 
 /// Nobody who is away for long keeps an order from being carried out, or others from giving theirs.
@@ -289,7 +289,7 @@ async fn orders_that_nobody_waits_for_are_carried_out() {
     while catalog.model("a", None).is_err() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(index(&catalog), ["a 1 READY"]);
+    assert_eq!(index(&catalog).await, ["a 1 READY"]);
 }
 
 #[tokio::test]

@@ -66,6 +66,11 @@ fn an_item_is_json_to_the_letter() {
         ("\"a\u{1}\"", "control character 0x01"),
         ("'a'", "expected a JSON value, got '"),
         ("[1", "expected ',' or ']'"),
+        (
+            r#"{"a":[1,-0.5e1011]}"#,
+            "a[1]: expected a number in the range of FP64, got -0.5e1011",
+        ),
+        ("1e309", "body: expected a number in the range of FP64"),
     ];
     for (body, words) in table {
         check_failure(&item(body).unwrap_err(), body, words);
@@ -307,6 +312,7 @@ const PIECES: &[&str] = &[
     "\"\\u0061\"",
     "1",
     "-0.5e-1",
+    "-0.5e1",
     "01",
     "true",
     "null",

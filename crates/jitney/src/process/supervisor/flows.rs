@@ -19,6 +19,8 @@ pub(super) struct Flows {
     /// When to look what it is doing.
     look_at: Instant,
     marks: Marks,
+    /// They were all taken away, which the process does not know.
+    cut: bool,
 }
 
 /// What a process has written down about itself, for when it can no longer say so.
@@ -40,6 +42,7 @@ impl Flows {
             silent_since: now,
             look_at: now,
             marks: Marks::default(),
+            cut: false,
         }
     }
 
@@ -76,6 +79,17 @@ impl Flows {
         slots
             .filter_map(|(slot, id)| Some((slot, id.take()?)))
             .collect()
+    }
+
+    /// Takes every stream away while the process goes on with it.
+    pub(super) fn cut(&mut self) -> Vec<(usize, CallId)> {
+        self.cut = true;
+        self.take_all()
+    }
+
+    /// Whether the process may still speak of streams that it has no more.
+    pub(super) fn are_cut(&self) -> bool {
+        self.cut
     }
 
     /// It owes one more stream something. True: that is the first, and from now on there is a time to look.

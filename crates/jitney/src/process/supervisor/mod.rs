@@ -323,20 +323,21 @@ impl Supervisor {
         self.expire(index, now);
         let may_start = self.may_start(index);
         let limit = self.run_limit(index);
-        let kill_at = self.kill_at();
         let seat = &mut self.seats[index];
         match &mut seat.state {
             State::Resting if may_start => self.spawn(index, now),
             State::Resting => Advice::Wait(None),
             State::Backoff { until } if *until <= now => self.spawn(index, now),
             State::Backoff { until } | State::Starting { until } => Advice::Wait(Some(*until)),
-            State::Ready | State::Draining if seat.flows.look_at().is_some_and(|at| at <= now) => {
+            State::Ready | State::Draining { .. }
+                if seat.flows.look_at().is_some_and(|at| at <= now) =>
+            {
                 Advice::Look
             }
             State::Ready => Advice::Wait(limit.into_iter().chain(seat.flows.look_at()).min()),
-            State::Draining => {
+            State::Draining { until } => {
                 let look_at = seat.flows.look_at();
-                Advice::Wait(limit.into_iter().chain(kill_at).chain(look_at).min())
+                Advice::Wait(limit.into_iter().chain(*until).chain(look_at).min())
             }
             State::Leaving {
                 told: told @ false, ..
@@ -567,8 +568,13 @@ impl Supervisor {
         self.seats[index].pipe.clear();
         held.extend(self.end_streams(index, verdict));
         held.retain(|id| self.calls.contains_key(id));
-        held.sort_unstable();
-        for id in held.into_iter().rev() {
+        self.requeue_all(held);
+    }
+
+    /// Puts calls back in line, before all that wait, in the order in which they came.
+    fn requeue_all(&mut self, mut calls: Vec<CallId>) {
+        calls.sort_unstable();
+        for id in calls.into_iter().rev() {
             self.requeue(id);
         }
         self.dispatch();
@@ -617,8 +623,12 @@ impl Supervisor {
             State::Leaving { until, .. } if until <= now => {
                 self.seats[index].state = State::dying(Some("it did not leave in time"));
             }
-            State::Draining if self.kill_at().is_some_and(|at| at <= now) => {
-                self.condemn(index, &Verdict::Closed);
+            State::Draining { until: Some(until) } if until <= now => {
+                if self.kill_at().is_some() {
+                    self.condemn(index, &Verdict::Closed);
+                } else {
+                    self.cut(index, now);
+                }
             }
             _ => {}
         }
@@ -703,20 +713,28 @@ impl Supervisor {
     fn settle(&mut self, index: usize, now: Instant) {
         let until = self.kill_at().unwrap_or(now + self.settings.close_limit);
         let seat = &mut self.seats[index];
-        if seat.state == State::Draining && seat.in_flight() == 0 {
+        if matches!(seat.state, State::Draining { .. }) && seat.in_flight() == 0 {
             seat.state = State::Leaving { until, told: false };
             self.nudges.push(index);
         }
     }
 
+    /// The streams of a worker that is being replaced have gone on for long enough. Its runs end by themselves.
+    fn cut(&mut self, index: usize, now: Instant) {
+        self.seats[index].state = State::Draining { until: None };
+        self.cut_streams(index);
+        self.settle(index, now);
+    }
+
     /// The pool closes.
     fn dismiss(&mut self, index: usize, now: Instant) {
+        let until = self.kill_at();
         let seat = &mut self.seats[index];
         match seat.state {
             State::Resting | State::Backoff { .. } => seat.state = State::Gone,
             State::Starting { .. } => seat.state = State::dying(Some("the pool closes")),
-            State::Ready => seat.state = State::Draining,
-            State::Draining | State::Leaving { .. } | State::Dying { .. } | State::Gone => {}
+            State::Ready | State::Draining { .. } => seat.state = State::Draining { until },
+            State::Leaving { .. } | State::Dying { .. } | State::Gone => {}
         }
         self.settle(index, now);
     }
@@ -754,7 +772,9 @@ impl Supervisor {
             .iter()
             .position(|seat| seat.is_ready() && seat.retiring);
         if let Some(index) = old.filter(|_| ready >= self.settings.workers) {
-            self.seats[index].state = State::Draining;
+            let until = now.checked_add(self.settings.retire_limit);
+            self.seats[index].state = State::Draining { until };
+            self.nudges.push(index);
             self.settle(index, now);
         }
     }

@@ -46,8 +46,8 @@ pub(super) enum State {
     Starting { until: Instant },
     /// Takes runs. Next: Draining, Dying, Backoff, Resting.
     Ready,
-    /// Takes no more runs, and finishes those it has. Next: Leaving, Dying, and what follows an exit.
-    Draining,
+    /// Takes no more runs, and finishes those it has; its streams have until then. Next: Leaving, Dying, and what follows an exit.
+    Draining { until: Option<Instant> },
     /// Has nothing left to do and until then to leave. Next: Dying, and what follows an exit.
     Leaving { until: Instant, told: bool },
     /// To be killed, or killed already. Next: what follows an exit (Backoff, Resting, Gone).
@@ -112,7 +112,7 @@ impl Seat {
 
     /// Whether what sits here answers what it was given.
     pub(super) fn is_answering(&self) -> bool {
-        matches!(self.state, State::Ready | State::Draining)
+        matches!(self.state, State::Ready | State::Draining { .. })
     }
 
     /// Whether this place counts as one of the workers that the pool should have.
@@ -137,7 +137,7 @@ impl Seat {
             State::Starting { .. } => WorkerState::Starting,
             State::Ready if self.pipe.is_empty() && self.flows.count() == 0 => WorkerState::Idle,
             State::Ready => WorkerState::Busy,
-            State::Draining => WorkerState::Draining,
+            State::Draining { .. } => WorkerState::Draining,
             State::Leaving { .. } | State::Dying { .. } => WorkerState::Stopping,
         }
     }

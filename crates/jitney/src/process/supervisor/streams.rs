@@ -177,7 +177,7 @@ impl Supervisor {
         }
     }
 
-    /// The stream's state, if the process still counts.
+    /// The stream's state, if what the process says of it still counts.
     fn flowing(
         &mut self,
         index: usize,
@@ -185,7 +185,7 @@ impl Supervisor {
         slot: usize,
     ) -> Result<Option<&mut Flow>, String> {
         let seat = &self.seats[index];
-        if matches!(seat.state, super::State::Dying { .. }) {
+        if matches!(seat.state, super::State::Dying { .. }) || seat.flows.are_cut() {
             return Ok(None);
         }
         let call = self
@@ -218,6 +218,25 @@ impl Supervisor {
         if self.seats[index].flows.owe(limit, now) {
             self.nudges.push(index);
         }
+    }
+
+    /// The process is given no more time for its streams: they end, but for those that it was not sent, which go to another one.
+    pub(super) fn cut_streams(&mut self, index: usize) {
+        let mut again = Vec::new();
+        for (_, id) in self.seats[index].flows.cut() {
+            match self.calls.get(&id) {
+                Some(Call {
+                    way: Way::Stream(Flow { left: true, .. }),
+                    ..
+                }) => drop(self.calls.remove(&id)),
+                Some(Call {
+                    stage: Stage::Assigned(_),
+                    ..
+                }) => again.push(id),
+                _ => self.answer(id, Verdict::Unavailable(REPLACED.to_owned())),
+            }
+        }
+        self.requeue_all(again);
     }
 
     /// The process will say nothing more: answers its streams, but for those that can go to another one, which are returned.
@@ -264,6 +283,7 @@ enum Fate {
     Answer(Verdict),
 }
 
+const REPLACED: &str = "the process that gave these results is replaced, which is not the fault of this request: it can be sent again";
 const INNOCENT: &str = "the process that gave these results has ended, which was not the fault of this request: it can be sent again";
 
 #[cfg(test)]

@@ -18,12 +18,15 @@ struct World {
 
 impl World {
     fn new(workers: usize, streams: usize) -> Self {
-        let now = Instant::now();
-        let settings = Settings {
+        Self::with(Settings {
             workers,
             streams,
             ..Settings::default()
-        };
+        })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let (now, workers) = (Instant::now(), settings.workers);
         let mut world = Self {
             supervisor: Supervisor::new(settings, 1, now),
             now,
@@ -346,6 +349,97 @@ fn a_closed_pool_waits_for_its_streams_until_they_are_cut() {
     ));
     world.listen();
     assert_eq!(world.verdicts[&2], Verdict::Closed);
+}
+
+/// One worker that has served its time, with two streams that go on and one that it was not sent; its replacement is ready. `before` that
+/// time something else was done.
+fn replaced(before: impl FnOnce(&mut World)) -> World {
+    let mut world = World::with(Settings {
+        streams: 16,
+        recycle_after: Some(1),
+        ..Settings::default()
+    });
+    for id in 1..=4 {
+        world.open(id);
+    }
+    for id in 1..=3 {
+        world.send(id);
+    }
+    before(&mut world);
+    world.end(1).unwrap();
+    world.rise(1);
+    world
+}
+
+#[test]
+fn streams_of_a_worker_that_is_replaced_are_cut_in_the_end() {
+    let mut world = replaced(|_| {});
+    world.supervisor.left(3, world.now);
+    world.now += Settings::default().retire_limit - S;
+    assert_eq!(world.reply(2, 1), Ok(true));
+    // It gives results as fast as it should, so there is nothing else to look at.
+    let until = Advice::Wait(Some(world.now + S));
+    assert_eq!(world.supervisor.advice(0, world.now), until);
+    world.now += S;
+    assert_eq!(world.supervisor.advice(0, world.now), Advice::Close);
+    let Place { slot, .. } = world.place(2).unwrap();
+    world.listen();
+    assert_eq!(
+        world.verdicts[&2],
+        Verdict::Unavailable(REPLACED.to_owned())
+    );
+    assert_eq!(world.place(4).map(|place| place.seat), Some(1));
+    assert!(matches!(world.verdicts[&3], Verdict::Assigned(_)), "nobody");
+
+    // What it says until it has gone is nobody's business, and no lie.
+    assert_eq!(
+        world.supervisor.replied(0, 2, slot, 1, world.now),
+        Ok(false)
+    );
+    assert_eq!(world.supervisor.ended(0, 2, slot, world.now), Ok(false));
+    assert!(!world.supervisor.taken(2, 1, world.now));
+    assert_eq!(world.supervisor.left(2, world.now), None);
+    world.die(None, &[]);
+    assert_eq!(world.supervisor.advice(0, world.now), Advice::Wait(None));
+    world.send(4);
+    world.end(4).unwrap();
+    assert!(world.supervisor.calls.is_empty());
+}
+
+#[test]
+fn a_worker_without_streams_leaves_before_its_time() {
+    let mut world = replaced(|_| {});
+    world.supervisor.left(4, world.now);
+    world.end(2).unwrap();
+    world.end(3).unwrap();
+    assert_eq!(world.supervisor.advice(0, world.now), Advice::Close);
+}
+
+#[test]
+fn a_run_is_not_cut_with_the_streams_beside_it() {
+    let mut world = replaced(|world| {
+        let terms = Terms {
+            weight: 1,
+            limit: LIMIT * 10,
+            patience: world.now + LIMIT,
+        };
+        world.supervisor.called(9, terms);
+        world.listen();
+        world.send(9);
+    });
+    world.now += Settings::default().retire_limit;
+    let limit = Advice::Wait(Some(
+        world.now + LIMIT * 10 - Settings::default().retire_limit,
+    ));
+    assert_eq!(world.supervisor.advice(0, world.now), limit);
+    world.listen();
+    assert_eq!(
+        world.verdicts[&2],
+        Verdict::Unavailable(REPLACED.to_owned())
+    );
+    let took = world.supervisor.done(0, 9, 0, false, world.now);
+    assert_eq!(took, Ok(Some(Settings::default().retire_limit)));
+    assert_eq!(world.supervisor.advice(0, world.now), Advice::Close);
 }
 
 /// Random histories of well-behaved children, who are killed at any moment: everything ends, nothing is counted twice, and what a child owes
