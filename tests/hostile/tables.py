@@ -189,7 +189,7 @@ RAW = [
     ("a length of 4 GiB", "word", raw(4, "[1,1]", '"BYTES"'), lengths(0xFFFFFFFF), r"data\[0\]: expected the 4294967295 bytes"),
     ("lengths whose sum is 4 GiB", "word", raw(12, "[2,1]", '"BYTES"'), lengths(4, 0, 0xFFFFFFF8), r"inputs\[0\].data"),
     ("an element too few", "word", raw(4, "[2,1]", '"BYTES"'), lengths(0), "data: expected 2 elements"),
-    ("an element too many", "word", raw(8, "[1,1]", '"BYTES"'), lengths(0, 0), "data: expected 1 elements.*4 bytes more"),
+    ("an element too many", "word", raw(8, "[1,1]", '"BYTES"'), lengths(0, 0), "data: expected 1 element .*4 bytes more"),
     ("half a length", "word", raw(3, "[1,1]", '"BYTES"'), b"\0\0\0", "data: expected 1 elements"),
     # B05
     ("a shape of 2^60 and more", "free", raw(16, "[16,1152921504606846978]"), b"a" * 16, r"inputs\[0\]"),

@@ -93,6 +93,8 @@ pub struct Running {
 pub struct Drained {
     /// Requests that were accepted and had not been answered when time was up.
     pub cut: usize,
+    /// Streams that still went on when time was up, and were told so with their last message.
+    pub streams: usize,
 }
 
 impl Drained {
@@ -474,13 +476,13 @@ async fn conduct(net: &Net) -> Drained {
     let mut cut = pin!(phase.wait_for(|phase| *phase >= Phase::Cut));
     tokio::select! {
         biased;
-        _ = cut.as_mut() => return Drained { cut: admission.in_flight() },
+        _ = cut.as_mut() => return Drained { cut: admission.in_flight(), streams: 0 },
         () = admission.wait_idle() => (),
         () = sleep(net.config.drain) => (),
     }
     // The last answers may still be on their way to their sockets, and streams that went on are told why they end; connections close when
     // that is written.
-    net.catalog.cut_streams();
+    let streams = net.catalog.cut_streams();
     admission.advance(Phase::Closing);
     tokio::select! {
         _ = cut => (),
@@ -489,5 +491,6 @@ async fn conduct(net: &Net) -> Drained {
     }
     Drained {
         cut: admission.in_flight(),
+        streams,
     }
 }

@@ -108,6 +108,12 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
         }
     };
     let drained = ended.map_err(Problem::failure)?;
+    if drained.streams > 0 {
+        tracing::warn!(
+            streams = drained.streams,
+            "streams went on until the drain had to end, and were told so; allow more time with --drain-ms"
+        );
+    }
     if drained.is_clean() {
         tracing::info!("drained: every accepted request was answered");
         return Ok(());

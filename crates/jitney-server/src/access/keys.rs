@@ -97,6 +97,9 @@ impl Keys {
             return;
         }
         match self.read() {
+            Ok(()) if self.known().is_empty() => {
+                tracing::warn!("the file of keys was read again and has none: nobody may come in");
+            }
             Ok(()) => tracing::info!(keys = self.known().len(), "the file of keys was read again"),
             Err(error) => tracing::error!(
                 error = %logging::one_line(&logging::chain(&error).to_string()),

@@ -36,8 +36,17 @@ pub(crate) enum Need {
     Look,
     /// To run a model.
     Infer,
-    /// To change the server, or to look into it.
+    /// To change what is served.
     Admin,
+    /// To change the server, or to look into it, which shows all models and concerns them.
+    Whole,
+}
+
+impl Need {
+    /// Whether an administrator alone may do it.
+    pub(crate) const fn is_admin(self) -> bool {
+        matches!(self, Need::Admin | Need::Whole)
+    }
 }
 
 /// Who may come in.
@@ -112,8 +121,11 @@ impl Access {
         }
         self.pace(holder.as_ref().ok(), from)?;
         let grant = self.grant(holder.map_err(unauthenticated)?, from);
-        if need == Need::Admin && !grant.is_admin() {
+        if need.is_admin() && !grant.is_admin() {
             return Err(self.not_admin());
+        }
+        if need == Need::Whole {
+            grant.check_whole()?;
         }
         grant.check(model)?;
         Ok(grant)
@@ -204,6 +216,20 @@ impl Grant {
         }
     }
 
+    /// Refuses a caller who may not see all models what concerns them all.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(crate) fn check_whole(&self) -> Result<(), Failure> {
+        if self.sees_everything() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::Forbidden,
+            "this concerns all models, and the key is limited to some; it takes one with the scope admin and without models",
+        ))
+    }
+
     /// Asks for one more request, on a connection that carries many behind one head.
     ///
     /// # Errors
@@ -289,10 +315,12 @@ mod tests {
         infer: Secret,
         one_model: Secret,
         admin: Secret,
+        /// Of one model only.
+        limited: Secret,
     }
 
     fn keyed(adjust: impl FnOnce(&mut NetConfig)) -> Keyed {
-        let [infer, one_model, admin] = [(); 3].map(|()| Secret::generate().unwrap());
+        let [infer, one_model, admin, limited] = [(); 4].map(|()| Secret::generate().unwrap());
         let key = |name: &str, secret: &Secret, scope, models| Key {
             name: name.to_owned(),
             digest: secret.digest(),
@@ -304,6 +332,12 @@ mod tests {
                 key("infer", &infer, Scope::Infer, None),
                 key("one", &one_model, Scope::Infer, Some(vec!["a".to_owned()])),
                 key("admin", &admin, Scope::Admin, None),
+                key(
+                    "limited",
+                    &limited,
+                    Scope::Admin,
+                    Some(vec!["a".to_owned()]),
+                ),
             ],
             ..NetConfig::default()
         };
@@ -313,6 +347,7 @@ mod tests {
             infer,
             one_model,
             admin,
+            limited,
         }
     }
 
@@ -345,6 +380,7 @@ mod tests {
             infer,
             one_model,
             admin,
+            limited,
         } = keyed(|_| ());
         let table = [
             (Some(&infer), Need::Look, None, None),
@@ -358,10 +394,16 @@ mod tests {
             (Some(&admin), Need::Look, None, None),
             (Some(&admin), Need::Infer, Some("b"), None),
             (Some(&admin), Need::Admin, Some("b"), None),
+            (Some(&admin), Need::Whole, None, None),
+            (Some(&limited), Need::Admin, Some("a"), None),
+            (Some(&limited), Need::Admin, Some("b"), Some(UnknownModel)),
+            (Some(&limited), Need::Whole, None, Some(Forbidden)),
+            (Some(&infer), Need::Whole, None, Some(Forbidden)),
             (None, Need::Nothing, None, None),
             (None, Need::Look, None, Some(Unauthenticated)),
             (None, Need::Infer, Some("a"), Some(Unauthenticated)),
             (None, Need::Admin, Some("a"), Some(Unauthenticated)),
+            (None, Need::Whole, None, Some(Unauthenticated)),
         ];
         for (secret, need, model, expected) in table {
             let value = secret.map(|secret| format!("Bearer {}", secret.reveal()));

@@ -183,4 +183,35 @@ mod tests {
             Err(Code::NotFound)
         );
     }
+
+    #[test]
+    fn a_refusal_says_what_came() {
+        let rows = [
+            (
+                "log_info",
+                LogValue::Text("on".to_owned()),
+                r#"log_info: expected true or false, got "on""#,
+            ),
+            (
+                "log_error",
+                LogValue::Level(1),
+                "log_error: expected true or false, got 1",
+            ),
+            (
+                "log_verbose_level",
+                LogValue::Bool(true),
+                "a whole number from 0, got true",
+            ),
+        ];
+        for (name, value, words) in rows {
+            let mut level = Level {
+                error: true,
+                warning: true,
+                info: true,
+                verbose: 0,
+            };
+            let message = change(&mut level, name, &value).unwrap_err().message;
+            assert!(message.ends_with(words), "{message}");
+        }
+    }
 }

@@ -191,4 +191,37 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_refusal_says_what_came() {
+        let rows = [
+            (
+                r#"{"trace_rate":"0"}"#,
+                r#"trace_rate: expected a whole number from 1, got "0""#,
+            ),
+            (r#"{"trace_rate":[]}"#, "a whole number from 1, got no text"),
+            (
+                r#"{"trace_count":["1","2"]}"#,
+                r#"without end, got 2 texts, the first "1""#,
+            ),
+            (
+                r#"{"trace_level":"MAX"}"#,
+                r#"trace_level: expected OFF or TIMESTAMPS, got "MAX""#,
+            ),
+            (
+                r#"{"trace_rate":1}"#,
+                "trace_rate: expected a text, a list of texts or null, got 1",
+            ),
+            (
+                r#"{"trace_rate":{"a":1}}"#,
+                "a list of texts or null, got an object",
+            ),
+        ];
+        for (body, words) in rows {
+            let values = read_trace(body.as_bytes());
+            let refused = values.and_then(|values| set(&Metrics::new(), None, &values));
+            let message = refused.unwrap_err().message;
+            assert!(message.ends_with(words), "{message}");
+        }
+    }
 }

@@ -330,6 +330,9 @@ fn trace(
     let settings = if values.is_empty() {
         trace::get(&service.metrics, model)
     } else {
+        if model.is_none() {
+            caller.grant.check_whole()?;
+        }
         trace::set(&service.metrics, model, &values)?
     };
     Ok(TraceSettingResponse {

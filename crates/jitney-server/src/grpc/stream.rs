@@ -4,7 +4,7 @@
 //! and one who leaves cancels everything on it. No more than [`AT_ONCE`] requests of a stream go on at a time; more are not read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -21,7 +21,7 @@ use super::wire::{self, Parts, Pieces};
 use crate::admit::{Admitted, Phase};
 use crate::failure::{Code, Failure};
 use crate::models::{Answers, Lane};
-use crate::observe::metrics::{Route, Times};
+use crate::observe::metrics::Route;
 use crate::observe::record::Record;
 
 /// Most requests of one stream that go on at a time.
@@ -133,8 +133,6 @@ impl Conversation {
             id: String::new(),
             model: String::new(),
             record: Record::begin(&self.service.metrics, Route::Grpc),
-            decode: Duration::ZERO,
-            encode: Duration::ZERO,
             _room: room,
         };
         self.going.push(turn.answers(message));
@@ -164,9 +162,6 @@ struct Turn {
     id: String,
     model: String,
     record: Record,
-    decode: Duration,
-    /// Of all answers so far.
-    encode: Duration,
     /// Given back when the request has ended.
     _room: Admitted,
 }
@@ -236,7 +231,7 @@ impl Turn {
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let context = self.caller.context.clone();
         let call = context.call(inputs, meta, self.started, lane.deadline());
-        self.decode = self.started.elapsed();
+        self.record.decoded(self.started.elapsed());
         let answers = lane.stream(call).await?;
         Ok(Going {
             lane,
@@ -260,7 +255,7 @@ impl Turn {
             Some(last),
         )?;
         let pieces = self.wrapped(&response, &raw);
-        self.encode += began.elapsed();
+        self.record.encoded(began.elapsed());
         pieces
     }
 
@@ -280,11 +275,6 @@ impl Turn {
 
     /// The model has given all that it gives.
     fn answered(&mut self) {
-        self.record.took(Times {
-            decode: self.decode,
-            encode: self.encode,
-            total: self.started.elapsed(),
-        });
         self.record.take().finish(Ok(()));
     }
 

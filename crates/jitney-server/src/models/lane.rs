@@ -352,10 +352,11 @@ impl Lane {
         }
     }
 
-    /// Ends its streams now, and begins no more: the last that they give is `draining`.
-    pub(super) fn cut_streams(&self) {
-        if let Work::Streams(streams) = &self.work {
-            streams.cut();
+    /// Ends its streams now, and begins no more: the last that they give is `draining`. Gives how many there were.
+    pub(super) fn cut_streams(&self) -> usize {
+        match &self.work {
+            Work::Batches(_) => 0,
+            Work::Streams(streams) => streams.cut(),
         }
     }
 

@@ -289,13 +289,11 @@ impl Catalog {
     }
 
     /// Ends every stream of results now: the last that each gives is `draining`. For when the time to shut down is over; models whose calls
-    /// have one answer go on.
-    pub fn cut_streams(&self) {
-        for entry in self.0.roster.load().all() {
-            for lane in entry.lanes() {
-                lane.cut_streams();
-            }
-        }
+    /// have one answer go on. Gives how many there were.
+    pub fn cut_streams(&self) -> usize {
+        let roster = self.0.roster.load();
+        let lanes = roster.all().flat_map(|entry| entry.lanes());
+        lanes.map(|lane| lane.cut_streams()).sum()
     }
 
     /// Accepts no calls from now on. What is queued is still answered. Models that are being loaded are closed at once: the load goes on,

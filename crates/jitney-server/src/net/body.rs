@@ -21,6 +21,9 @@ const TRUSTED_BYTES: usize = 1024 * 1024;
 const PASSED_OVER_BYTES: usize = 1024 * 1024;
 const PASSED_OVER_WITHIN: Duration = Duration::from_secs(1);
 
+/// The limit of bodies that hold no tensors, which no setting raises.
+pub(crate) const FIXED_MAX: usize = 1 << 20;
+
 /// The limits of one body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
@@ -285,11 +288,14 @@ impl Pace {
 }
 
 fn too_large(limit: usize) -> Refusal {
+    let rises = if limit == FIXED_MAX {
+        ""
+    } else {
+        ", or raise max_body_bytes"
+    };
     Refusal::closing(Failure::new(
         Code::TooLarge,
-        format!(
-            "the body is larger than the limit of {limit} bytes; send less at a time, or raise max_body_bytes"
-        ),
+        format!("the body is larger than the limit of {limit} bytes; send less at a time{rises}"),
     ))
 }
 

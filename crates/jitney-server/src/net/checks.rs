@@ -494,10 +494,10 @@ mod tests {
     fn the_type_that_is_missing_is_named() {
         let page = ("origin", "http://localhost");
         let octets = ("content-type", "application/octet-stream");
-        let rows: [(Form, &[(&str, &str)], &str); 5] = [
+        let rows = [
             (
                 Form::Predict,
-                &[],
+                &[][..],
                 "type is missing; send Content-Type: application/json",
             ),
             (

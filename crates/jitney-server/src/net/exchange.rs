@@ -56,7 +56,7 @@ impl<'a> Approach<'a> {
         let need = route.map_or(Need::Look, Route::need);
         let model = route.and_then(Route::model);
         let grant = peer.net.access.authorise(head, peer.from, need, model)?;
-        if need == Need::Admin {
+        if need.is_admin() {
             log_order(head, &grant);
         }
         Ok(Exchange {

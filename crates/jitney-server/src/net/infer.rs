@@ -22,7 +22,6 @@ use crate::call::Meta;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::models::Lane;
-use crate::observe::metrics::Times;
 use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
 use crate::protocol::{error, generate, infer, predict};
@@ -45,7 +44,7 @@ pub(super) struct Received {
     /// How the client would like its answer compressed.
     accepted: Option<Coding>,
     /// When all of it was there.
-    read: Instant,
+    pub(super) read: Instant,
 }
 
 /// An encoded answer, and when its parts were done.
@@ -70,21 +69,14 @@ pub(crate) async fn answer(
         accepted,
         read,
     } = received;
-    let Exchange {
-        started, record, ..
-    } = exchange;
     let Answered {
         mut reply,
         decoded,
         ran,
     } = run(form, work).await?;
     coding::compress(&mut reply, accepted).await;
-    let done = Instant::now();
-    record.took(Times {
-        decode: decoded - read,
-        encode: done - ran,
-        total: done - started,
-    });
+    exchange.record.decoded(decoded - read);
+    exchange.record.encoded(ran.elapsed());
     Ok(reply)
 }
 

@@ -20,9 +20,6 @@ use crate::failure::Failure;
 use crate::protocol::extension::repository::{IndexRequest, LoadRequest, Loaded, Unloaded};
 use crate::protocol::extension::{self as documents, Document, repository as wire, settings};
 
-/// Larger bodies mean nothing here.
-const BODY_MAX: usize = 1 << 20;
-
 /// Does what a request says, and answers when it is done.
 ///
 /// Cancel safety: a load or an unload that has begun is finished when the client leaves; nothing else waits.
@@ -92,10 +89,10 @@ async fn read(
         coding: coding::of_request(headers)?,
         tensors: 0,
     };
-    let announced = body::announced(body, BODY_MAX)?;
+    let announced = body::announced(body, body::FIXED_MAX)?;
     let mut admitted = net.admission.enter(announced)?;
     let limits = BodyLimits {
-        bytes: BODY_MAX.min(net.config.max_body_bytes),
+        bytes: body::FIXED_MAX.min(net.config.max_body_bytes),
         timeout: net.config.body_timeout,
         deadline: started + net.config.body_timeout * 2,
     };

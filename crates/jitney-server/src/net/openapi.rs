@@ -233,7 +233,11 @@ fn of_form(form: Form, spec: Option<&Spec>) -> Operation {
         },
         Form::Protocol => Operation {
             description: "Raw tensors may follow the JSON of the body, and of the answer where it is asked for: Inference-Header-Content-Length says how long the JSON is.",
-            body: schema("InferRequest"),
+            body: vec![
+                Content::json(reference("InferRequest")),
+                Content::text("application/octet-stream"),
+            ],
+            binary: true,
             ..Operation::new(
                 "protocol",
                 "Run a model on tensors",

@@ -347,7 +347,8 @@ impl<'a> Route<'a> {
         match self {
             // The two pages are the program's, the same on every server. What they show they ask for with the key that they are given.
             Route::Control(View::Live | View::Ready | View::Page | View::Docs) => Need::Nothing,
-            Route::Control(View::DebugTree) => Need::Admin,
+            Route::Control(View::DebugTree)
+            | Route::Manage(Order::Logging | Order::Tracing(None)) => Need::Whole,
             Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
             Route::Infer(..) | Route::Stream(..) | Route::WebSocket(_) => Need::Infer,
             Route::Manage(_) => Need::Admin,
@@ -425,8 +426,9 @@ impl Call<'_> {
             ("inference.GRPCInferenceService", "ModelInfer" | "ModelStreamInfer") => Need::Infer,
             (
                 "inference.GRPCInferenceService",
-                "RepositoryModelLoad" | "RepositoryModelUnload" | "LogSettings" | "TraceSetting",
+                "RepositoryModelLoad" | "RepositoryModelUnload" | "TraceSetting",
             ) => Need::Admin,
+            ("inference.GRPCInferenceService", "LogSettings") => Need::Whole,
             _ => Need::Look,
         }
     }

@@ -14,7 +14,6 @@ use super::reply::{Refusal, Reply};
 use super::router::Call;
 use crate::failure::{Code, Failure};
 use crate::grpc::{self, Answered, Caller, Channel, Head, Method, Unary};
-use crate::observe::metrics::Times;
 
 /// How long a call may take to come in that does not say how long it waits. It must come steadily all the same.
 const READING: Duration = Duration::from_secs(24 * 3600);
@@ -83,12 +82,8 @@ async fn once(
     let answered = net.grpc.answer(unary, caller, message, record).await;
     let Answered { body, ran } = answered?;
     if let Some((decoded, ran)) = ran {
-        let done = Instant::now();
-        record.took(Times {
-            decode: decoded - read,
-            encode: done - ran,
-            total: done - started,
-        });
+        record.decoded(decoded - read);
+        record.encoded(ran.elapsed());
     }
     Ok(reply(body.into(), &head))
 }

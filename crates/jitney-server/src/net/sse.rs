@@ -133,7 +133,11 @@ impl Events {
         match answer {
             Some(Ok(outputs)) => {
                 self.results += 1;
+                let began = Instant::now();
                 event(out, |out| self.write_result(out, &outputs));
+                if let Some((_, going)) = &mut self.live {
+                    going.record.encoded(began.elapsed());
+                }
             }
             Some(Err(failure)) => {
                 event(out, |out| out.extend_from_slice(&error::body(&failure)));

@@ -32,7 +32,10 @@ pub(crate) async fn events(
 ) -> Result<Reply, Refusal> {
     let received = receive(&mut exchange, channel.form(), model, headers, body).await?;
     let Received {
-        work, mut admitted, ..
+        work,
+        mut admitted,
+        read,
+        ..
     } = received;
     let Exchange { peer, record, .. } = exchange;
     let lane = Arc::clone(&work.lane);
@@ -43,6 +46,7 @@ pub(crate) async fn events(
         }
         Channel::Predict => (item(work)?, Style::Prediction),
     };
+    record.decoded(read.elapsed());
     let mut answers = lane.stream(call).await?;
     let first = answers.next().await.transpose()?;
     admitted.give_back();

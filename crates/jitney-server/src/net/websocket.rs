@@ -378,10 +378,12 @@ impl<'n> Session<'n> {
                 return self.refuse(id.as_deref(), &failure, record);
             }
         };
+        let began = Instant::now();
         let decoded = match binary {
             true => socket::decode_binary(message, lane.spec()),
             false => socket::decode(message, lane.spec()),
         };
+        record.decoded(began.elapsed());
         match decoded {
             Ok(Message::Request(request)) => self.request(lane, request, record, message.len()),
             Ok(Message::Cancel(id)) => {
@@ -660,6 +662,7 @@ impl Running {
 
     fn result(&mut self, mut outputs: Vec<Tensor>) -> Answer {
         self.results += 1;
+        let began = Instant::now();
         let lane = &self.lane;
         if let Form::Outputs(wanted) = &self.form {
             infer::put_classes(lane.spec(), wanted, lane.labels(), &mut outputs);
@@ -668,7 +671,11 @@ impl Running {
         let mut json = Vec::new();
         let request = (&*self.id, &self.form);
         let model = (lane.name(), lane.version());
-        match socket::result(&mut json, model, request, lane.spec(), &outputs, last) {
+        let written = socket::result(&mut json, model, request, lane.spec(), &outputs, last);
+        if let Some((record, _)) = &mut self.going {
+            record.encoded(began.elapsed());
+        }
+        match written {
             Err(failure) => self.failure(&failure),
             Ok(raw) if last => self.last(json, raw, Ok(())),
             Ok(raw) => self.answer(json, raw, false),

@@ -1,6 +1,7 @@
 //! The record of one request in the metrics: made when it begins, written exactly once when it ends.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::metrics::{Metrics, ModelMetrics, Route, Times};
 use crate::failure::Code;
@@ -9,7 +10,11 @@ use crate::failure::Code;
 pub(crate) struct Record {
     metrics: Arc<ModelMetrics>,
     route: Route,
-    times: Option<Times>,
+    begun: Instant,
+    /// From the body's bytes to tensors; `None` for a request with no model to run.
+    decode: Option<Duration>,
+    /// From tensors to bytes, of all answers so far.
+    encode: Duration,
     finished: bool,
 }
 
@@ -19,7 +24,9 @@ impl Record {
         Record {
             metrics: Arc::clone(metrics.without_model()),
             route,
-            times: None,
+            begun: Instant::now(),
+            decode: None,
+            encode: Duration::ZERO,
             finished: false,
         }
     }
@@ -29,9 +36,14 @@ impl Record {
         self.metrics = model;
     }
 
-    /// The request was answered, and how long that took.
-    pub(crate) fn took(&mut self, times: Times) {
-        self.times = Some(times);
+    /// The body has become tensors, which took that long.
+    pub(crate) fn decoded(&mut self, took: Duration) {
+        self.decode = Some(took);
+    }
+
+    /// An answer has been written, one of any number, which took that long.
+    pub(crate) fn encoded(&mut self, took: Duration) {
+        self.encode += took;
     }
 
     /// The record in the hands of what ends the request, such as what answers on after the answer's head is out. Nothing more is written here.
@@ -39,7 +51,9 @@ impl Record {
         Record {
             metrics: Arc::clone(&self.metrics),
             route: self.route,
-            times: self.times.take(),
+            begun: self.begun,
+            decode: self.decode,
+            encode: self.encode,
             finished: std::mem::replace(&mut self.finished, true),
         }
     }
@@ -58,8 +72,15 @@ impl Record {
 
     fn write(&mut self, answer: Result<(), Code>) {
         self.finished = true;
-        match (answer.map_err(Code::word), self.times) {
-            (Ok(()), Some(times)) => self.metrics.request(self.route, Ok(times)),
+        match (answer.map_err(Code::word), self.decode) {
+            (Ok(()), Some(decode)) => {
+                let times = Times {
+                    decode,
+                    encode: self.encode,
+                    total: self.begun.elapsed(),
+                };
+                self.metrics.request(self.route, Ok(times));
+            }
             (answer, _) => self.metrics.request_untimed(self.route, answer),
         }
     }

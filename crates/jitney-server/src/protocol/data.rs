@@ -72,7 +72,7 @@ impl fmt::Display for Odd {
                 )
             }
             DecodeError::InvalidLength(length) => {
-                write!(f, "{length} characters, which are no whole number of bytes")
+                write!(f, "a length of {length}, which is no whole number of bytes")
             }
             DecodeError::InvalidPadding => f.write_str("other padding"),
         }

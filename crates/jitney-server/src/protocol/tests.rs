@@ -603,14 +603,15 @@ fn base64_that_is_none() {
             r#"{{"inputs":[{{"name":"words","shape":[2],"datatype":"BYTES","data":["",{word}],"parameters":{{"content_type":"base64"}}}}]}}"#
         )
     };
-    for word in ["\"a\"", "\"aGk\"", "\"aGk=x\"", "\"a-k=\"", "\"aGl=\""] {
-        check_refused(
-            &echo(&[("words", "BYTES")]),
-            &[(
-                &body(word),
-                "inputs[0].data[1]: expected base64 with padding, got",
-            )],
-        );
+    for (word, got) in [
+        ("\"a\"", "a length of 1,"),
+        ("\"aGk\"", "other padding"),
+        ("\"aGk=x\"", "'=' at byte 3 of the string"),
+        ("\"a-k=\"", "'-' at byte 1 of the string"),
+        ("\"aGl=\"", "'l' at byte 2, the last"),
+    ] {
+        let words = format!("inputs[0].data[1]: expected base64 with padding, got {got}");
+        check_refused(&echo(&[("words", "BYTES")]), &[(&body(word), &words)]);
     }
 }
 

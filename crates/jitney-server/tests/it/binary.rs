@@ -86,6 +86,28 @@ fn raw_in_and_raw_out_to_the_last_bit() {
 }
 
 #[test]
+fn tensors_behind_json_of_no_length_are_told_what_lacks() {
+    let server = start(&["m=echo:FP32[2]"]);
+    let json = request(r#""parameters":{"binary_data_size":8}"#);
+    for raw in [floats(&[1.0, -2.0]), floats(&[0.0, 0.0])] {
+        let body = [json.as_bytes(), &raw].concat();
+        for fields in [OCTETS, ""] {
+            let answer = post(&mut server.connect(), INFER, fields, &body);
+            assert_eq!((answer.status, &*answer.code()), (400, "invalid_input"));
+            let text = answer.text();
+            assert!(text.contains("Inference-Header-Content-Length"), "{text}");
+        }
+    }
+    // What is wrong with the JSON alone is said alone.
+    let answer = post(&mut server.connect(), INFER, OCTETS, request("").as_bytes());
+    assert!(
+        !answer.text().contains("Inference-Header"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
 fn a_body_that_is_one_tensor() {
     let server = start(&["m=echo:FP32[2]"]);
     let raw = floats(&[0.5, f32::NAN]);

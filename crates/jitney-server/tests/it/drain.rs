@@ -43,7 +43,7 @@ fn everything_accepted_is_answered() {
     assert!(idle.is_closed());
     assert_eq!(
         server.block_on(server.running.wait()),
-        Ok(Drained { cut: 0 })
+        Ok(Drained { cut: 0, streams: 0 })
     );
     assert!(
         TcpStream::connect(server.address()).is_err(),
@@ -74,7 +74,7 @@ fn a_drain_has_an_end() {
     server.wait_stats("one running", |stats| stats.running == 1);
     server.running.drain();
     let drained = server.block_on(server.running.wait()).unwrap();
-    assert_eq!(drained, Drained { cut: 1 });
+    assert_eq!(drained, Drained { cut: 1, streams: 0 });
     assert!(client.answer().is_none());
 }
 

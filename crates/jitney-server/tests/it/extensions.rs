@@ -264,6 +264,8 @@ fn orders_are_refused_by_name() {
     let long = format!("{{\"ready\":true{}}}", " ".repeat(1 << 20));
     let answer = server.connect().post("/v2/repository/index", &long);
     assert_eq!(answer.code(), "too_large");
+    // No setting raises this limit.
+    assert!(!answer.text().contains("max_body_bytes"), "{answer:?}");
 }
 
 #[test]

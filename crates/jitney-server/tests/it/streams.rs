@@ -161,6 +161,33 @@ fn predictions_come_as_events_with_an_end() {
     assert_eq!((counted("m"), counted("one")), (Some(1.0), Some(1.0)));
 }
 
+/// How often each part of answered requests has been counted.
+fn parts(server: &Fixture) -> [u64; 4] {
+    let stats = server.connect().get("/v2/models/m/stats").json();
+    let stats = &stats["model_stats"][0]["inference_stats"];
+    [
+        "success",
+        "compute_input",
+        "compute_infer",
+        "compute_output",
+    ]
+    .map(|part| stats[part]["count"].as_u64().unwrap())
+}
+
+#[test]
+fn a_stream_counts_once_in_each_part_of_the_statistics() {
+    let server = start(&[FIVE]);
+    open(&server, "/predict/m/stream", ITEM).rest();
+    open(&server, "/v2/models/m/generate_stream", ITEM).rest();
+    assert_eq!(parts(&server), [2; 4]);
+    server.block_on(async {
+        let mut socket = connect(&server, "m").await;
+        say(&mut socket, &json!({"id": "a", "item": [1]})).await;
+        while hear(&mut socket).await["final"] == false {}
+    });
+    assert_eq!(parts(&server), [3; 4]);
+}
+
 #[test]
 fn generate_stream_is_tritons() {
     let server = start(&[FIVE]);
@@ -360,7 +387,7 @@ fn a_drain_ends_streams_with_an_event() {
     assert!(last.ends_with("\"code\":\"draining\"}"), "{last}");
     assert_eq!(
         server.block_on(server.running.wait()),
-        Ok(Drained { cut: 0 })
+        Ok(Drained { cut: 0, streams: 2 })
     );
 }
 

@@ -223,9 +223,10 @@ impl Streams {
     }
 
     /// Ends all streams now.
-    pub(super) fn cut(&self) {
+    pub(super) fn cut(&self) -> usize {
         self.places.close();
         self.about.end_by(now());
+        *self.about.going.borrow()
     }
 
     /// Waits until no stream of a closed lane goes on. One whose reader does not read cannot be told that it has ended: it is not waited for

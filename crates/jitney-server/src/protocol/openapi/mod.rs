@@ -45,6 +45,8 @@ pub(crate) struct Operation {
     pub(crate) key: bool,
     /// Whether the caller can say how long it will wait.
     pub(crate) timed: bool,
+    /// Whether raw tensors may stand behind the JSON, of the body and of the answer.
+    pub(crate) binary: bool,
 }
 
 /// A body of one media type.
@@ -88,6 +90,7 @@ impl Operation {
             failures: Vec::new(),
             key: true,
             timed: false,
+            binary: false,
         }
     }
 
@@ -205,7 +208,7 @@ fn operation(operation: &Operation, secured: bool) -> Value {
     let mut value = json!({
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": header_parameters(operation.timed),
+        "parameters": header_parameters(operation),
         "responses": responses(operation, secured),
     });
     if !operation.id.is_empty() {
@@ -225,16 +228,25 @@ fn operation(operation: &Operation, secured: bool) -> Value {
     value
 }
 
-fn header_parameters(timed: bool) -> Value {
+/// The header that says where raw tensors begin.
+const JSON_LENGTH: &str = "Inference-Header-Content-Length";
+
+fn header_parameters(operation: &Operation) -> Value {
     let mut parameters = vec![json!({
         "name": "X-Request-Id", "in": "header", "schema": {"type": "string"},
         "description": "A name for the request, which the answer and the log repeat",
     })];
-    if timed {
+    if operation.timed {
         parameters.push(json!({
             "name": "X-Request-Timeout-Ms", "in": "header",
             "schema": {"type": "integer", "minimum": 1, "maximum": u64::MAX},
             "description": "After how many milliseconds the answer is worth nothing",
+        }));
+    }
+    if operation.binary {
+        parameters.push(json!({
+            "name": JSON_LENGTH, "in": "header", "schema": {"type": "integer", "minimum": 0, "maximum": u64::MAX},
+            "description": "How many bytes of JSON the body begins with, where raw tensors follow; 0 where the body is one raw tensor",
         }));
     }
     json!(parameters)
@@ -259,6 +271,12 @@ fn responses(operation: &Operation, secured: bool) -> Value {
     }
     if !operation.answer.is_empty() {
         answer["content"] = contents(&operation.answer);
+    }
+    if operation.binary {
+        answer["headers"] = json!({JSON_LENGTH: {
+            "description": "How many bytes of JSON the answer begins with, where raw tensors follow",
+            "schema": {"type": "integer", "minimum": 0},
+        }});
     }
     responses.insert(operation.status.to_string(), answer);
     let unauthenticated = (secured && operation.key).then_some(Code::Unauthenticated);

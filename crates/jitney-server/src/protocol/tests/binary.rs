@@ -163,7 +163,7 @@ fn elements_that_run_over() {
             &[0; 20],
             "inputs[0].data: expected 4 elements (BYTES), got 4 bytes more behind them",
         ),
-        (&[0; 17], "got 1 bytes more behind them"),
+        (&[0; 17], "got 1 byte more behind them"),
     ];
     for (raw, words) in rows {
         check_refused(&spec, &sized("BYTES", raw.len()), raw, words);

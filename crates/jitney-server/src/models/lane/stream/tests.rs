@@ -278,7 +278,7 @@ async fn cut_streams_end_at_once_though_results_are_there() {
     let lane = echo("echo:FP32[2],results=1000000");
     let mut answers = lane.stream(call(row(1.0))).await.unwrap();
     assert!(answers.next().await.unwrap().is_ok());
-    lane.cut_streams();
+    assert_eq!(lane.cut_streams(), 1);
     let last = answers.next().await.unwrap().unwrap_err();
     assert_eq!(last.code, Code::Draining);
     assert_eq!(answers.next().await, None);
