@@ -34,7 +34,7 @@ fn check_round_trip(spec: &Spec, request: &infer::Request) {
     };
     let all = Wanted::all(spec, Form::Json);
     let mut answer = Vec::new();
-    let raw = infer::encode(&mut answer, "m", "1", &meta, spec, &all, &request.inputs);
+    let raw = infer::encode(&mut answer, "m", "1", meta.id.as_deref(), spec, &all, &request.inputs);
     assert!(raw.is_ok_and(|raw| raw.is_empty()));
     let answer = String::from_utf8(answer).expect("an answer is UTF-8");
     let body = answer.replacen(",\"outputs\":[", ",\"inputs\":[", 1);

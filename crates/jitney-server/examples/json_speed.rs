@@ -6,7 +6,6 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use jitney_engine::{BatchAxis, Items, Spec, Tensor, TensorSpec};
-use jitney_server::call::Meta;
 use jitney_server::protocol::infer::{self, Form, Wanted};
 use serde::Deserialize;
 
@@ -83,7 +82,7 @@ fn compare(
 
 fn encode(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
     let wanted = Wanted::all(spec, Form::Json);
-    let raw = infer::encode(out, "echo", "1", &Meta::default(), spec, &wanted, outputs);
+    let raw = infer::encode(out, "echo", "1", None, spec, &wanted, outputs);
     assert!(raw.is_ok_and(|raw| raw.is_empty()));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -180,11 +180,6 @@ fn no_room() -> Failure {
     .retry_after(Duration::from_secs(1))
 }
 
-/// When the answer is worth nothing any more: after the model's own limit, or earlier where the request asks for that.
-pub(crate) fn deadline(start: Instant, limit: Duration, asked: Option<Duration>) -> Instant {
-    start + asked.map_or(limit, |asked| asked.min(limit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,14 +220,5 @@ mod tests {
         admission.advance(Phase::Closing);
         admission.advance(Phase::Draining);
         assert_eq!(admission.phase(), Phase::Closing);
-    }
-
-    #[test]
-    fn a_request_can_ask_for_less_time_but_not_for_more() {
-        let start = Instant::now();
-        let [ten, five] = [10, 5].map(Duration::from_secs);
-        assert_eq!(deadline(start, ten, None), start + ten);
-        assert_eq!(deadline(start, ten, Some(five)), start + five);
-        assert_eq!(deadline(start, five, Some(ten)), start + five);
     }
 }

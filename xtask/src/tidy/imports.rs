@@ -269,8 +269,13 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
-                name: "observe",
+                name: "memory",
                 siblings: &[],
+                foreign: &[],
+            },
+            Module {
+                name: "observe",
+                siblings: &["failure"],
                 foreign: &["prometheus_client"],
             },
             Module {
@@ -282,6 +287,11 @@ const CRATES: &[Rules] = &[
                 name: "protocol",
                 siblings: &["call", "failure", "observe"],
                 foreign: &["serde", "serde_json"],
+            },
+            Module {
+                name: "context",
+                siblings: &["call", "protocol"],
+                foreign: &[],
             },
             Module {
                 name: "access",
@@ -300,8 +310,10 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
+                    "memory",
                     "models",
                     "observe",
                     "protocol",
@@ -315,7 +327,7 @@ const CRATES: &[Rules] = &[
             },
             Module {
                 name: "admit",
-                siblings: &["call", "failure"],
+                siblings: &["failure"],
                 foreign: &[],
             },
             Module {
@@ -331,9 +343,11 @@ const CRATES: &[Rules] = &[
                     "admit",
                     "call",
                     "config",
+                    "context",
                     "extension",
                     "failure",
                     "grpc",
+                    "memory",
                     "models",
                     "observe",
                     "protocol",

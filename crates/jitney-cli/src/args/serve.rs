@@ -37,11 +37,11 @@ pub(crate) struct ServeArgs {
     pub(crate) sources: Vec<String>,
 
     /// The address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP")]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_HTTP", value_parser = address)]
     pub(crate) http: Option<SocketAddr>,
 
     /// The address of the gRPC server; that of --http serves both on one port [default: gRPC is not served]
-    #[arg(long, value_name = "ADDR", env = "JITNEY_GRPC")]
+    #[arg(long, value_name = "ADDR", env = "JITNEY_GRPC", value_parser = address)]
     pub(crate) grpc: Option<SocketAddr>,
 
     /// A name under which the server may be called, as HOST or HOST:PORT; may be said several times [default: the loopback names on a
@@ -177,4 +177,11 @@ pub(crate) struct AccessArgs {
     /// [default: no limit]
     #[arg(long, value_name = "N", env = "JITNEY_MAX_REQUESTS_PER_SECOND")]
     pub(crate) max_requests_per_second: Option<usize>,
+}
+
+/// Reads an address to listen on, and says what one looks like.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(
+        |_| "expected an IP address and a port, as in 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080",
+    )
 }

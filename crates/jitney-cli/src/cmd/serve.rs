@@ -1,11 +1,11 @@
 //! `jitney serve`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jitney_server::config::Config;
-use jitney_server::models::ModelState;
-use jitney_server::observe::logging::Levels;
+use jitney_server::models::{ModelState, ModelStatus};
+use jitney_server::observe::logging::{self, Levels};
 use jitney_server::server::{Running, Server, StartError};
 
 use crate::args::serve::ServeArgs;
@@ -13,6 +13,9 @@ use crate::cmd::{block_on, print};
 use crate::exit::Problem;
 use crate::settings;
 use crate::signals::Signals;
+
+/// Within this time of the first signal, another is the same wish: `timeout`, and shells that pass signals on, send two at once.
+const ONE_WISH: Duration = Duration::from_millis(100);
 
 /// Serves until a signal says to stop.
 pub(crate) fn run(args: ServeArgs, levels: Arc<dyn Levels>) -> Result<(), Problem> {
@@ -57,10 +60,7 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
         .count();
     // Where models come later, none at the start is no failure.
     if ready == 0 && total > 0 {
-        return Err(
-            Problem::failure("no model could be loaded; the log says why")
-                .hint("`jitney check SOURCE` tells more about one"),
-        );
+        return Err(nothing_to_serve(&statuses));
     }
     if ready < total {
         tracing::warn!(
@@ -79,6 +79,20 @@ fn announce(running: &Running, started: Instant) -> Result<(), Problem> {
     ))
 }
 
+/// Says why, where there is one reason only.
+fn nothing_to_serve(statuses: &[ModelStatus]) -> Problem {
+    match statuses {
+        [
+            ModelStatus {
+                state: ModelState::Failed { message },
+                ..
+            },
+        ] => Problem::failure(message),
+        _ => Problem::failure("no model could be loaded; the log says why")
+            .hint("`jitney check SOURCE` tells more about one"),
+    }
+}
+
 async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<(), Problem> {
     tracing::info!(
         signal,
@@ -87,7 +101,7 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
     running.drain();
     let ended = tokio::select! {
         ended = running.wait() => ended,
-        signal = signals.next() => {
+        signal = insisted(signals) => {
             // Its threads may be busy with a model for long, and who signals twice does not want to wait for them.
             std::mem::forget(running);
             return Err(Problem::failure(format!("a second signal, {signal}, ended the server before it had drained")));
@@ -105,13 +119,24 @@ async fn drain(running: Running, signal: &str, signals: &mut Signals) -> Result<
     .hint("allow more time with --drain-ms"))
 }
 
+/// Waits for a signal of somebody who does not want to wait any longer.
+async fn insisted(signals: &mut Signals) -> &'static str {
+    let first = Instant::now();
+    loop {
+        let signal = signals.next().await;
+        if first.elapsed() >= ONE_WISH {
+            return signal;
+        }
+    }
+}
+
 /// Sources and keys that cannot be meant are a matter of what was typed.
 fn start_problem(error: StartError) -> Problem {
     match error {
-        StartError::Models(_)
-        | StartError::Keys(_)
-        | StartError::Tls(_)
-        | StartError::Open { .. } => Problem::usage(error),
+        StartError::Keys(error) => Problem::usage(logging::chain(&error)),
+        StartError::Models(_) | StartError::Tls(_) | StartError::Open { .. } => {
+            Problem::usage(error)
+        }
         error => Problem::failure(error),
     }
 }

@@ -27,12 +27,20 @@ fn what_was_asked_wrongly_ends_with_2_and_says_what_to_change() {
             &["serve", "model.onnx", "--engine", "torch"],
             "[possible values: auto, onnx, ort]",
         ),
-        (&["serve", "model.onnx", "--http", "localhost"], "--http"),
+        (
+            &["serve", "model.onnx", "--http", "localhost:8080"],
+            "as in 127.0.0.1:8080",
+        ),
         (
             &["serve", "model.onnx", "--config", "missing.toml"],
             "missing.toml could not be read",
         ),
         (&["serve", "model.onnx", "--log", "=="], "--log"),
+        (
+            &["serve", "model.onnx", "--log", "warn,verbose"],
+            "got \"verbose\"",
+        ),
+        (&["serve", "model.onnx", "--log", "jitney="], "--log"),
         (
             &["serve", "model.onnx", "--log-format", "xml"],
             "[possible values: text, json]",

@@ -122,11 +122,24 @@ impl Served {
 
     /// Sends a signal such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
+        self.signal_times(name, 1);
+    }
+
+    /// Sends it twice, with nothing in between.
+    pub(crate) fn signal_twice(&self, name: &str) {
+        self.signal_times(name, 2);
+    }
+
+    fn signal_times(&self, name: &str, times: usize) {
         let status = Command::new("kill")
-            .args([&format!("-{name}"), &id])
+            .arg(format!("-{name}"))
+            .args(vec![self.child.id().to_string(); times])
             .status();
         assert!(status.unwrap().success());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until the server has ended.

@@ -357,8 +357,7 @@ fn tls(
     let missing = |key| OptionError {
         key,
         value: "not said".to_owned(),
-        allowed: "the name of a file where TLS is wanted, which takes tls_cert and tls_key"
-            .to_owned(),
+        allowed: "the name of a file too, since TLS takes both tls_cert and tls_key".to_owned(),
     };
     match (cert, key, client_ca) {
         (Some(cert), Some(key), client_ca) => Ok(Some(TlsConfig {

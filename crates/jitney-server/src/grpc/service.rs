@@ -19,14 +19,14 @@ use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
 use crate::access::Grant;
-use crate::admit::{self, Admission};
-use crate::call::Call;
+use crate::admit::Admission;
+use crate::context::Context;
 use crate::extension;
 use crate::failure::{Code, Failure};
 use crate::models::{Catalog, Lane};
 use crate::observe::logging::Levels;
-use crate::observe::metrics::{Metrics, ModelMetrics};
-use crate::protocol::parameters;
+use crate::observe::metrics::Metrics;
+use crate::observe::record::Record;
 
 pub(super) const NAME: &str = "jitney";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,10 +59,7 @@ pub(crate) struct Caller {
     /// What the caller may do.
     pub(crate) grant: Grant,
     pub(crate) started: Instant,
-    /// The caller's name for the call, as its metadata says.
-    pub(crate) id: Option<String>,
-    /// The fields of its metadata that the server's settings let through to models.
-    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) context: Context,
 }
 
 /// A method of a service.
@@ -92,9 +89,6 @@ pub(crate) enum Channel {
     HealthWatch,
     Reflection,
 }
-
-/// Told which model a call is for, as soon as that is known.
-pub(crate) type Reached<'r> = dyn FnMut(Arc<ModelMetrics>) + Send + 'r;
 
 /// The answer of a method that answers once.
 pub(crate) struct Answered {
@@ -187,30 +181,30 @@ impl Service {
         }
     }
 
-    /// Answers a message. Tells `reached` as soon as it is known which model it is for.
+    /// Answers a message. The record is that of its model as soon as it is known which that is.
     ///
     /// Cancel safety: dropping it cancels the call.
     pub(crate) async fn answer(
         &self,
         method: Unary,
-        caller: &Caller,
+        caller: Caller,
         message: Bytes,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Answered, Failure> {
         let pieces = match method {
-            Unary::ModelInfer => return self.infer(caller, message, reached).await,
+            Unary::ModelInfer => return self.infer(caller, message, record).await,
             Unary::ServerLive => wire::message(&ServerLiveResponse { live: true }, &caller.head),
             Unary::ServerReady => {
                 let ready = self.is_ready();
                 wire::message(&ServerReadyResponse { ready }, &caller.head)
             }
-            Unary::ModelReady => self.model_ready(caller, message),
+            Unary::ModelReady => self.model_ready(&caller, message),
             Unary::ServerMetadata => wire::message(&self.server_metadata(), &caller.head),
-            Unary::ModelMetadata => self.model_metadata(caller, message),
+            Unary::ModelMetadata => self.model_metadata(&caller, message),
             Unary::Extension(extension) => {
-                extensions::answer(self, caller, extension, message).await
+                extensions::answer(self, &caller, extension, message).await
             }
-            Unary::HealthCheck => health::check(self, caller, message),
+            Unary::HealthCheck => health::check(self, &caller, message),
         };
         Ok(Answered {
             body: Body::whole(pieces?),
@@ -261,33 +255,25 @@ impl Service {
         &self,
         caller: &Caller,
         request: &ModelInferRequest,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Arc<Lane>, Failure> {
         let (name, version) = (&request.model_name, &request.model_version);
-        let lane = self.lane(caller, name, version);
-        let metrics = match &lane {
-            Ok(lane) => Some(Arc::clone(lane.metrics())),
-            // A model that is configured has its own metrics, whether it can be called or not.
-            Err(_) if caller.grant.sees(name) => self.catalog.metrics(name, named(version)),
-            Err(_) => None,
-        };
-        if let Some(metrics) = metrics {
-            reached(metrics);
-        }
-        lane
+        caller.grant.check(Some(name))?;
+        self.catalog.called(name, named(version), record)
     }
 
     async fn infer(
         &self,
-        caller: &Caller,
+        caller: Caller,
         message: Bytes,
-        reached: &mut Reached<'_>,
+        record: &mut Record,
     ) -> Result<Answered, Failure> {
         let request = infer_request(message)?;
-        let lane = self.called(caller, &request, reached)?;
+        let lane = self.called(&caller, &request, record)?;
         let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let id = meta.id.clone();
-        let call = call(caller, &lane, meta, inputs, caller.started);
+        let context = caller.context;
+        let call = context.call(inputs, meta, caller.started, lane.deadline());
         let decoded = Instant::now();
         let mut outputs = lane.infer(call).await?.outputs;
         let ran = Instant::now();
@@ -349,34 +335,6 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure>
 pub(super) fn infer_request(message: Bytes) -> Result<ModelInferRequest, Failure> {
     guard::check(&message)?;
     decode(message)
-}
-
-/// The call to a model. The smallest of the limits in the metadata, in the request and of the model counts.
-pub(super) fn call(
-    caller: &Caller,
-    lane: &Lane,
-    mut meta: crate::call::Meta,
-    inputs: Vec<jitney_engine::Tensor>,
-    started: Instant,
-) -> Call {
-    let of_call = caller
-        .head
-        .timeout
-        .and_then(|timeout| caller.started.checked_add(timeout));
-    let of_request = meta
-        .timeout
-        .and_then(|timeout| started.checked_add(timeout));
-    let asked = of_call.into_iter().chain(of_request).min();
-    let limit = admit::deadline(started, lane.deadline(), None);
-    meta.id = meta.id.or_else(|| caller.id.clone());
-    meta.parameters = parameters::with_fields(meta.parameters, &caller.fields);
-    meta.key = caller.grant.number();
-    Call {
-        inputs,
-        deadline: asked.map_or(limit, |asked| asked.min(limit)),
-        whole: asked.is_some(),
-        meta,
-    }
 }
 
 /// What answers say of their model.

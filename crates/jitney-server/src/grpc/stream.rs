@@ -16,12 +16,13 @@ use tokio::time::sleep_until;
 use super::generated::infer_parameter::ParameterChoice;
 use super::generated::{ModelInferResponse, ModelStreamInferResponse};
 use super::infer::{self, Asked, FINAL, Form, parameter};
-use super::service::{Caller, RAW, Service, call, infer_request, model};
+use super::service::{Caller, RAW, Service, infer_request, model};
 use super::wire::{self, Parts, Pieces};
 use crate::admit::{Admitted, Phase};
 use crate::failure::{Code, Failure};
 use crate::models::{Answers, Lane};
-use crate::observe::metrics::{ModelMetrics, Route, Times};
+use crate::observe::metrics::{Route, Times};
+use crate::observe::record::Record;
 
 /// Most requests of one stream that go on at a time.
 const AT_ONCE: usize = 64;
@@ -34,10 +35,7 @@ type Written = BoxStream<'static, Result<Pieces, Failure>>;
 /// Answers the requests of a stream. The status at its end is the first failure of the stream itself; that of a request is an answer like any
 /// other, unless the caller has asked for it to end the stream.
 pub(super) fn open(service: Service, caller: Caller, requests: Requests) -> Written {
-    let deadline = caller
-        .head
-        .timeout
-        .and_then(|timeout| caller.started.checked_add(timeout));
+    let deadline = caller.context.until;
     let conversation = Conversation {
         phase: service.admission.watch(),
         service,
@@ -128,15 +126,15 @@ impl Conversation {
     }
 
     fn begin(&mut self, message: Bytes, room: Admitted) {
-        let started = Instant::now();
-        let nowhere = Arc::clone(self.service.metrics.without_model());
         let turn = Turn {
             service: self.service.clone(),
             caller: Arc::clone(&self.caller),
-            started,
+            started: Instant::now(),
             id: String::new(),
             model: String::new(),
-            record: Record::begin(nowhere, started),
+            record: Record::begin(&self.service.metrics, Route::Grpc),
+            decode: Duration::ZERO,
+            encode: Duration::ZERO,
             _room: room,
         };
         self.going.push(turn.answers(message));
@@ -166,6 +164,9 @@ struct Turn {
     id: String,
     model: String,
     record: Record,
+    decode: Duration,
+    /// Of all answers so far.
+    encode: Duration,
     /// Given back when the request has ended.
     _room: Admitted,
 }
@@ -203,7 +204,7 @@ impl State {
             Some(Ok(outputs)) => turn.answer(&going, outputs, !streams),
             Some(Err(failure)) => Err(failure),
             None => {
-                turn.record.finish(Ok(()));
+                turn.answered();
                 let last = going.form.empty_final.then(|| turn.empty_final(&going));
                 return last.map(|last| (last, State::Ended));
             }
@@ -211,7 +212,7 @@ impl State {
         match answer {
             Ok(pieces) if streams => Some((Ok(pieces), State::Going(turn, going))),
             Ok(pieces) => {
-                turn.record.finish(Ok(()));
+                turn.answered();
                 Some((Ok(pieces), State::Ended))
             }
             Err(failure) => Some((turn.failed(failure), State::Ended)),
@@ -230,13 +231,12 @@ impl Turn {
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
         self.caller.grant.again()?;
-        let record = &mut self.record;
-        let reached = &mut |metrics| record.metrics = metrics;
-        let lane = self.service.called(&self.caller, &request, reached);
-        let lane = lane?;
+        let (service, caller) = (&self.service, &self.caller);
+        let lane = service.called(caller, &request, &mut self.record)?;
         let Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
-        let call = call(&self.caller, &lane, meta, inputs, self.started);
-        self.record.decode = self.started.elapsed();
+        let context = self.caller.context.clone();
+        let call = context.call(inputs, meta, self.started, lane.deadline());
+        self.decode = self.started.elapsed();
         let answers = lane.stream(call).await?;
         Ok(Going {
             lane,
@@ -260,7 +260,7 @@ impl Turn {
             Some(last),
         )?;
         let pieces = self.wrapped(&response, &raw);
-        self.record.encode += began.elapsed();
+        self.encode += began.elapsed();
         pieces
     }
 
@@ -278,9 +278,19 @@ impl Turn {
         parts.write(&self.caller.head)
     }
 
+    /// The model has given all that it gives.
+    fn answered(&mut self) {
+        self.record.took(Times {
+            decode: self.decode,
+            encode: self.encode,
+            total: self.started.elapsed(),
+        });
+        self.record.take().finish(Ok(()));
+    }
+
     /// The last answer of a request that failed.
     fn failed(&mut self, failure: Failure) -> Result<Pieces, Failure> {
-        self.record.finish(Err(failure.code));
+        self.record.take().finish(Err(failure.code));
         if self.caller.head.failure_ends_stream {
             return Err(failure);
         }
@@ -304,50 +314,5 @@ impl Turn {
 
     fn id(&self) -> Option<&str> {
         (!self.id.is_empty()).then_some(self.id.as_str())
-    }
-}
-
-/// What became of one request of a stream. Dropped before it was finished, the client left.
-struct Record {
-    metrics: Arc<ModelMetrics>,
-    started: Instant,
-    decode: Duration,
-    encode: Duration,
-    finished: bool,
-}
-
-impl Record {
-    /// A request that has reached no model yet.
-    fn begin(metrics: Arc<ModelMetrics>, started: Instant) -> Record {
-        Record {
-            metrics,
-            started,
-            decode: Duration::ZERO,
-            encode: Duration::ZERO,
-            finished: false,
-        }
-    }
-
-    fn finish(&mut self, answer: Result<(), Code>) {
-        self.finished = true;
-        match answer {
-            Ok(()) => {
-                let times = Times {
-                    decode: self.decode,
-                    encode: self.encode,
-                    total: self.started.elapsed(),
-                };
-                self.metrics.request(Route::Grpc, Ok(times));
-            }
-            Err(code) => self.metrics.request_untimed(Route::Grpc, Err(code.word())),
-        }
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.finish(Err(Code::Cancelled));
-        }
     }
 }

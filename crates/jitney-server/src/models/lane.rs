@@ -206,7 +206,8 @@ impl Lane {
         self.screen(&call.inputs)?;
         match &self.work {
             Work::Batches(batcher) => self.batched(batcher, call).await,
-            Work::Streams(streams) => streams.gather(call).await,
+            // On the heap, so that no batched call sets room aside for it.
+            Work::Streams(streams) => Box::pin(streams.gather(call)).await,
         }
     }
 
@@ -232,6 +233,15 @@ impl Lane {
                 Ok(streams.open(call).await?.holding(self).into_answers())
             }
         }
+    }
+
+    /// The one result of a call, by which a model that streams ends. Else as [`Lane::stream`].
+    ///
+    /// # Errors
+    /// `invalid_input` beside those, where there is none or another one.
+    pub(crate) async fn only(self: &Arc<Self>, call: Call) -> Result<Vec<Tensor>, Failure> {
+        let mut answers = self.stream(call).await?;
+        stream::only(&self.name, &mut answers).await
     }
 
     /// Loads a model on this thread: makes instances, warms them up, starts the batcher.

@@ -42,6 +42,7 @@ use crate::config::{Control, ModelSource, Settings, Sketch, SourceError, load_re
 use crate::failure::{Code, Failure};
 use crate::observe::logging;
 use crate::observe::metrics::{Metrics, ModelMetrics, ModelReading, WorkerReading};
+use crate::observe::record::Record;
 
 /// Every model of a server. Cloning it gives another handle to the same models.
 #[derive(Clone)]
@@ -140,6 +141,28 @@ impl Catalog {
             }
             roster = now;
         }
+    }
+
+    /// The lane of a ready model, for a request that is recorded there. A model that is configured has a record of its own, whether it can be
+    /// called or not.
+    ///
+    /// # Errors
+    /// As [`Catalog::model`].
+    pub(crate) fn called(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        record: &mut Record,
+    ) -> Result<Arc<Lane>, Failure> {
+        let lane = self.model(name, version);
+        let metrics = match &lane {
+            Ok(lane) => Some(Arc::clone(lane.metrics())),
+            Err(_) => self.metrics(name, version),
+        };
+        if let Some(metrics) = metrics {
+            record.reached(metrics);
+        }
+        lane
     }
 
     /// Where requests to a configured model are recorded, whether it can be called or not; `None` where there is no such name or version.

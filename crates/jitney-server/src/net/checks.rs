@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, request};
 use super::reply::Refusal;
 use super::router::Form;
 use crate::config::NetConfig;
+use crate::context::Context;
 use crate::failure::{Code, Failure};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -309,11 +310,28 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     (harmless && !id.is_empty()).then(|| id.clone())
 }
 
+/// What a head says to the model, copied out of it. `until` is when the caller waits no longer.
+pub(crate) fn context(
+    headers: &HeaderMap,
+    config: &NetConfig,
+    key: Option<u64>,
+    until: Option<Instant>,
+) -> Context {
+    let pattern = config.forward_header_pattern.as_ref();
+    Context {
+        id: request_id(headers).and_then(|id| Some(id.to_str().ok()?.to_owned())),
+        fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
+        key,
+        until,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::Request;
 
     use super::*;
+    use crate::config::HeaderPattern;
 
     fn sites(address: &str, hosts: &[&str]) -> Sites {
         let config = NetConfig {
@@ -330,6 +348,22 @@ mod tests {
             request = request.header(*name, *value);
         }
         request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn fields_that_are_let_through_are_said_to_the_model() {
+        let mut headers =
+            head(&[("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")]).headers;
+        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
+        let config = NetConfig {
+            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
+            ..NetConfig::default()
+        };
+        let said = context(&headers, &config, None, None);
+        assert_eq!(said.id.as_deref(), Some("7"));
+        assert_eq!(said.fields, [("x-tenant".to_owned(), "a".to_owned())]);
+        let nothing = context(&headers, &NetConfig::default(), None, None);
+        assert_eq!(nothing.fields, []);
     }
 
     #[test]

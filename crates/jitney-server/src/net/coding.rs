@@ -233,26 +233,25 @@ const WORTH_IT: u64 = 1024;
 
 /// Compresses an answer in memory where that makes it smaller, and says on what the form of the answer depends.
 ///
-/// Cancel safety: the answer is lost.
-pub(crate) async fn compress(mut reply: Reply, coding: Option<Coding>) -> Reply {
+/// Cancel safety: the answer stays as it was.
+pub(crate) async fn compress(reply: &mut Reply, coding: Option<Coding>) {
     if reply.body().length().is_none_or(|length| length < WORTH_IT) {
-        return reply;
+        return;
     }
     reply
         .headers_mut()
         .append(VARY, HeaderValue::from_static("accept-encoding"));
     let (Some(coding), Some(pieces)) = (coding, pieces(reply.body())) else {
-        return reply;
+        return;
     };
     if !shrinks(&pieces) {
-        return reply;
+        return;
     }
     let body = Box::pin(Encoder::new(coding).all(&pieces)).await;
     reply
         .headers_mut()
         .insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
     *reply.body_mut() = Body::Pieces(body);
-    reply
 }
 
 /// The pieces of a body that is in memory.
@@ -471,7 +470,8 @@ mod tests {
     async fn answered(body: Body, coding: Option<Coding>) -> (HeaderMap, Vec<u8>) {
         let mut reply = reply::ok(JSON, Bytes::new());
         *reply.body_mut() = body;
-        let (head, body) = compress(reply, coding).await.into_parts();
+        compress(&mut reply, coding).await;
+        let (head, body) = reply.into_parts();
         let pieces = pieces(&body).unwrap();
         assert!(
             pieces

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, StatusCode, Version, request};
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -15,13 +16,13 @@ use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
 use super::cors::{Cors, Origin};
 use super::framing::Fault;
-use super::record::Record;
 use super::reply::{self, Refusal, Reply};
-use super::router::{self, Channel, Form, NoRoute, Route, View};
+use super::router::{self, Form, NoRoute, Route, View};
 use super::screen::REFUSED;
 use super::{body, control, infer, manage, rpc, stream, websocket};
 use crate::access::{Grant, Need};
 use crate::failure::{Code, Failure};
+use crate::observe::record::Record;
 use crate::observe::{logging, metrics};
 
 /// A request on its way through the handlers.
@@ -107,7 +108,11 @@ pub(crate) async fn serve(
     let _active = peer.begin_request();
     let (head, body) = request.into_parts();
     let brief = Brief::of(&head, &peer.net.cors);
-    let route = router::route(&brief.method, &brief.path);
+    let path = router::plain(&brief.path);
+    let route = match &path {
+        Ok(path) => router::route(&brief.method, path),
+        Err(none) => Err(*none),
+    };
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
     let approach = Approach {
         peer: &peer,
@@ -207,44 +212,39 @@ fn enter<'a, 'r>(
 async fn dispatch(
     exchange: Exchange<'_>,
     route: Route<'_>,
-    mut head: request::Parts,
+    head: request::Parts,
     body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
-    if let Route::Stream(Channel::WebSocket, model) = route {
-        return websocket::answer(exchange, model, head, body);
-    }
-    let headers = std::mem::take(&mut head.headers);
-    drop(head);
     match route {
         Route::Control(view) => {
             control::answer(&exchange.peer.net, &exchange.grant, view).map_err(Refusal::from)
         }
-        Route::Infer(form, model) => infer::answer(exchange, form, model, headers, body).await,
+        Route::Infer(form, model) => {
+            infer::answer(exchange, form, model, headers(head), body).await
+        }
         // The rest is on the heap by itself, since its room would be set aside for every inference too.
-        Route::Stream(Channel::Predict, model) => {
+        Route::Stream(channel, model) => {
             Box::pin(stream::events(
                 exchange,
-                Form::Predict,
+                channel,
                 model,
-                headers,
+                headers(head),
                 body,
             ))
             .await
         }
-        Route::Stream(Channel::Generate, model) => {
-            Box::pin(stream::events(
-                exchange,
-                Form::Generate,
-                model,
-                headers,
-                body,
-            ))
-            .await
+        Route::WebSocket(model) => websocket::answer(exchange, model, head, body),
+        Route::Manage(order) => {
+            Box::pin(manage::answer(exchange, order, headers(head), body)).await
         }
-        Route::Manage(order) => Box::pin(manage::answer(exchange, order, headers, body)).await,
-        // These have been handed over before.
-        Route::Grpc(_) | Route::Stream(Channel::WebSocket, _) => Err(no_route(NoRoute::NotFound)),
+        // It has been handed over before.
+        Route::Grpc(_) => Err(no_route(NoRoute::NotFound)),
     }
+}
+
+/// All that is needed of a head whose route is known. The rest is let go.
+fn headers(head: request::Parts) -> HeaderMap {
+    head.headers
 }
 
 /// What is the same for every answer.
@@ -348,6 +348,16 @@ fn no_route(no_route: NoRoute) -> Refusal {
             "there is nothing under this path; models are served under /predict/NAME and /v2/models/NAME/infer",
         )
         .into(),
+        NoRoute::Slash => Failure::new(
+            Code::NotFound,
+            "there is nothing under this path, but there is without the slash at its end",
+        )
+        .into(),
+        NoRoute::Escapes => Failure::new(
+            Code::NotFound,
+            "there is nothing under this path: its escapes must be % with two hexadecimal digits, UTF-8 together, and none a slash",
+        )
+        .into(),
         NoRoute::Method { allow } => Refusal {
             allow: Some(allow),
             ..Failure::new(Code::MethodNotAllowed, format!("this path allows {allow} only")).into()
@@ -361,7 +371,7 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
         Some(Route::Infer(Form::PredictBatch, _)) => metrics::Route::PredictBatch,
         Some(Route::Infer(Form::Protocol, _)) => metrics::Route::Infer,
         Some(Route::Infer(Form::Generate, _)) => metrics::Route::Generate,
-        Some(Route::Stream(..)) => metrics::Route::Stream,
+        Some(Route::Stream(..) | Route::WebSocket(_)) => metrics::Route::Stream,
         Some(Route::Grpc(_)) => metrics::Route::Grpc,
         Some(Route::Manage(_)) => metrics::Route::Admin,
         Some(Route::Control(view)) => match view {
@@ -388,15 +398,22 @@ const fn metrics_route(route: Option<Route<'_>>) -> metrics::Route {
 ///
 /// A connection that began with a health check lives on the control thread; that thread must never parse a large body or encode a large
 /// answer. Dropping the returned future cancels the request there too: the task sees that nobody waits for it.
-pub(crate) async fn on_data_plane(
+pub(crate) fn on_data_plane(
     peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> Result<Reply, Infallible> {
-    let needs_move = peer.plane == Plane::Control
-        && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_work);
-    if !needs_move {
-        return serve(peer, request).await;
+) -> impl Future<Output = Result<Reply, Infallible>> + Send {
+    let is_work = |request: &Request<Incoming>| {
+        let path = router::plain(request.uri().path());
+        path.is_ok_and(|path| router::route(request.method(), &path).is_ok_and(Route::is_work))
+    };
+    let needs_move = peer.plane == Plane::Control && is_work(&request);
+    match needs_move {
+        false => Either::Left(serve(peer, request)),
+        true => Either::Right(Box::pin(serve_elsewhere(peer, request))),
     }
+}
+
+async fn serve_elsewhere(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let (mut sender, receiver) = oneshot::channel();
     let moved = Arc::clone(&peer);
     peer.net.spawn(Plane::Data, "request", async move {
@@ -424,5 +441,14 @@ mod tests {
         let refusal = guarded(async { panic!("inside") }).await.unwrap_err();
         assert_eq!(refusal.failure.code, Code::Internal);
         assert!(!refusal.failure.message.contains("inside"));
+    }
+
+    #[test]
+    fn what_every_layer_around_an_answer_copies_stays_small() {
+        fn bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size_of::<Reply>() <= 160);
+        assert!(bytes(on_data_plane) <= 1024);
     }
 }

@@ -9,7 +9,6 @@ use http::HeaderMap;
 use hyper::body::Incoming;
 use jitney_engine::{Spec, Tensor};
 
-use super::Net;
 use super::body::{self, BodyLimits, Manner};
 use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
 use super::coding::{self, Coding};
@@ -18,15 +17,15 @@ use super::payload::Body;
 use super::reply::{self, JSON, NDJSON, OCTETS, Refusal, Reply};
 use super::router::{Form, ModelRef};
 use super::stream::{self, Asked};
-use crate::admit::{self, Admitted};
-use crate::call::{Call, Meta};
-use crate::config::NetConfig;
+use crate::admit::Admitted;
+use crate::call::Meta;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::models::Lane;
-use crate::observe::metrics::{ModelMetrics, Times};
+use crate::observe::metrics::Times;
 use crate::protocol::infer::Wanted;
 use crate::protocol::predict::Format;
-use crate::protocol::{error, generate, infer, parameters, predict};
+use crate::protocol::{error, generate, infer, predict};
 
 /// A body that may be decoded for a model.
 ///
@@ -35,11 +34,8 @@ pub(super) struct Work {
     pub(super) lane: Arc<Lane>,
     media: Media,
     pub(super) body: Bytes,
-    pub(super) deadline: Instant,
-    /// Whether the head says how long the client will wait.
-    pub(super) hurried: bool,
-    /// What the head says of the request to those behind it.
-    pub(super) said: Said,
+    pub(super) started: Instant,
+    pub(super) context: Context,
 }
 
 /// A request that has been read, and has come in.
@@ -50,39 +46,6 @@ pub(super) struct Received {
     accepted: Option<Coding>,
     /// When all of it was there.
     read: Instant,
-}
-
-/// What the head of a request says to the model.
-#[derive(Clone)]
-pub(super) struct Said {
-    /// The caller's name for the request.
-    id: Option<String>,
-    /// The fields that the server's settings let through.
-    fields: Vec<(String, String)>,
-    /// On whose behalf it is.
-    key: Option<u64>,
-}
-
-impl Said {
-    pub(super) fn of(headers: &HeaderMap, config: &NetConfig, key: Option<u64>) -> Said {
-        let id = checks::request_id(headers);
-        let pattern = config.forward_header_pattern.as_ref();
-        Said {
-            id: id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
-            fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(headers)),
-            key,
-        }
-    }
-
-    /// What the model is told, of what the body says and of what the head says.
-    pub(super) fn with(self, meta: Meta) -> Meta {
-        Meta {
-            id: meta.id.or(self.id),
-            parameters: parameters::with_fields(meta.parameters, &self.fields),
-            key: self.key,
-            ..meta
-        }
-    }
 }
 
 /// An encoded answer, and when its parts were done.
@@ -111,11 +74,11 @@ pub(crate) async fn answer(
         started, record, ..
     } = exchange;
     let Answered {
-        reply,
+        mut reply,
         decoded,
         ran,
-    } = run(form, work, started).await?;
-    let reply = coding::compress(reply, accepted).await;
+    } = run(form, work).await?;
+    coding::compress(&mut reply, accepted).await;
     let done = Instant::now();
     record.took(Times {
         decode: decoded - read,
@@ -134,10 +97,9 @@ pub(super) async fn receive(
     body: &mut Incoming,
 ) -> Result<Received, Refusal> {
     let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
-    let lane = net.catalog.model(model.name, model.version);
-    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        exchange.record.reached(metrics);
-    }
+    let lane = net
+        .catalog
+        .called(model.name, model.version, exchange.record);
     let media = checks::media(&headers, form)?;
     let manner = Manner {
         coding: coding::of_request(&headers)?,
@@ -145,15 +107,15 @@ pub(super) async fn receive(
     };
     let asked = checks::timeout(&headers)?;
     let accepted = coding::accepted(&headers);
-    let said = Said::of(&headers, config, exchange.grant.number());
+    let until = asked.and_then(|asked| exchange.started.checked_add(asked));
+    let context = checks::context(&headers, config, exchange.grant.number(), until);
     drop(headers);
     let announced = body::announced(body, config.max_body_bytes)?;
     let mut admitted = net.admission.enter(announced)?;
-    let deadline = admit::deadline(exchange.started, lane?.deadline(), asked);
     let limits = BodyLimits {
         bytes: config.max_body_bytes,
         timeout: config.body_timeout,
-        deadline,
+        deadline: context.deadline(exchange.started + lane?.deadline()),
     };
     let body = body::read(body, manner, &mut admitted, limits).await?;
     let read = Instant::now();
@@ -162,9 +124,8 @@ pub(super) async fn receive(
         lane: net.catalog.model(model.name, model.version)?,
         media,
         body,
-        deadline,
-        hurried: asked.is_some(),
-        said,
+        started: exchange.started,
+        context,
     };
     if media == Media::Ndjson && form != Form::PredictBatch {
         return Err(checks::only_json().into());
@@ -177,24 +138,12 @@ pub(super) async fn receive(
     })
 }
 
-/// A model that is configured has its own metrics, whether it can be called or not.
-pub(super) fn metrics_of(
-    net: &Net,
-    model: ModelRef<'_>,
-    lane: Result<&Lane, &Failure>,
-) -> Option<Arc<ModelMetrics>> {
-    match lane {
-        Ok(lane) => Some(Arc::clone(lane.metrics())),
-        Err(_) => net.catalog.metrics(model.name, model.version),
-    }
-}
-
-async fn run(form: Form, work: Work, started: Instant) -> Result<Answered, Failure> {
+async fn run(form: Form, work: Work) -> Result<Answered, Failure> {
     match form {
         Form::Predict => predict_one(work).await,
         Form::PredictBatch => Box::pin(predict_batch(work)).await,
-        Form::Protocol => protocol_infer(work, started).await,
-        Form::Generate => Box::pin(generate_one(work, started)).await,
+        Form::Protocol => protocol_infer(work).await,
+        Form::Generate => Box::pin(generate_one(work)).await,
     }
 }
 
@@ -202,15 +151,16 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
     let Work {
         lane,
         body,
-        deadline,
-        said,
+        started,
+        context,
         ..
     } = work;
     let spec = lane.spec();
     let inputs = predict::decode_item(&body, spec)?;
     drop(body);
     let decoded = Instant::now();
-    let outcome = lane.infer(call(inputs, deadline, said)).await?;
+    let call = context.call(inputs, Meta::default(), started, lane.deadline());
+    let outcome = lane.infer(call).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outcome.outputs));
     predict::encode_item(&mut out, spec, &outcome.outputs);
@@ -221,14 +171,13 @@ async fn predict_one(work: Work) -> Result<Answered, Failure> {
     })
 }
 
-async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failure> {
+async fn protocol_infer(work: Work) -> Result<Answered, Failure> {
     let Work {
         lane,
         media,
         body,
-        deadline,
-        said,
-        ..
+        started,
+        context,
     } = work;
     let spec = lane.spec();
     let infer::Request {
@@ -239,18 +188,15 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
     drop(body);
     let decoded = Instant::now();
     // The answer repeats the id of the body alone.
-    let call = Call {
-        inputs,
-        deadline: with_timeout(deadline, started, &meta),
-        whole: meta.timeout.is_some(),
-        meta: said.with(meta.clone()),
-    };
+    let id = meta.id.clone();
+    let call = context.call(inputs, meta, started, lane.deadline());
     let mut outputs = lane.infer(call).await?.outputs;
     let ran = Instant::now();
     infer::put_classes(spec, &wanted, lane.labels(), &mut outputs);
     let mut out = Vec::with_capacity(json_capacity(&wanted, &outputs));
     let (name, version) = (lane.name(), lane.version());
-    let raw = infer::encode(&mut out, name, version, &meta, spec, &wanted, &outputs)?;
+    let id = id.as_deref();
+    let raw = infer::encode(&mut out, name, version, id, spec, &wanted, &outputs)?;
     Ok(Answered {
         reply: protocol_reply(out, raw),
         decoded,
@@ -259,12 +205,12 @@ async fn protocol_infer(work: Work, started: Instant) -> Result<Answered, Failur
 }
 
 /// The model's one result; a model that streams may give more, or none.
-async fn generate_one(work: Work, started: Instant) -> Result<Answered, Failure> {
+async fn generate_one(work: Work) -> Result<Answered, Failure> {
     let spec_of = Arc::clone(&work.lane);
     let (lane, spec) = (&spec_of, spec_of.spec());
-    let Asked { call, id } = stream::generated(work, started)?;
+    let Asked { call, id } = stream::generated(work)?;
     let decoded = Instant::now();
-    let outputs = stream::only(lane, call).await?;
+    let outputs = lane.only(call).await?;
     let ran = Instant::now();
     let mut out = Vec::with_capacity(capacity(&outputs));
     let (name, version) = (lane.name(), lane.version());
@@ -298,32 +244,16 @@ fn protocol_reply(json: Vec<u8>, raw: Vec<Bytes>) -> Reply {
     reply
 }
 
-/// A call of which the body says nothing but the tensors.
-pub(super) fn call(inputs: Vec<Tensor>, deadline: Instant, said: Said) -> Call {
-    let mut call = Call::new(inputs, deadline);
-    call.meta = said.with(call.meta);
-    call
-}
-
-/// The body's own time limit counts from the request's start, as the others do.
-pub(super) fn with_timeout(deadline: Instant, started: Instant, meta: &Meta) -> Instant {
-    let asked = meta
-        .timeout
-        .and_then(|timeout| started.checked_add(timeout));
-    asked.map_or(deadline, |asked| asked.min(deadline))
-}
-
 /// Runs the items a few batches ahead of their answers, so that a body with more items than the queue has places is not refused by it.
 async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let Work {
         lane,
         media,
         body,
-        deadline,
-        said,
-        ..
+        started,
+        context,
     } = work;
-    let (lane, said, spec) = (&*lane, &said, lane.spec());
+    let (lane, context, spec) = (&*lane, &context, lane.spec());
     let format = match media {
         Media::Ndjson => Format::Ndjson,
         _ => Format::Json,
@@ -334,7 +264,9 @@ async fn predict_batch(work: Work) -> Result<Answered, Failure> {
     let ahead = lane.max_batch().saturating_mul(2);
     let answers: Vec<_> = futures_util::stream::iter(items)
         .map(|item| async move {
-            let outcome = lane.infer(call(item?, deadline, said.clone())).await?;
+            let context = context.clone();
+            let call = context.call(item?, Meta::default(), started, lane.deadline());
+            let outcome = lane.infer(call).await?;
             Ok(outcome.outputs)
         })
         .buffered(ahead)
@@ -386,36 +318,4 @@ fn capacity(outputs: &[Tensor]) -> usize {
 /// About a dozen characters for each number.
 fn text_length(output: &Tensor) -> usize {
     12 * output.elements()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::HeaderPattern;
-
-    #[test]
-    fn a_model_is_told_what_the_head_says_where_the_body_says_nothing_else() {
-        let config = NetConfig {
-            forward_header_pattern: HeaderPattern::parse("^X-Tenant").ok(),
-            ..NetConfig::default()
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in [("x-request-id", "7"), ("x-tenant", "a"), ("x-other", "b")] {
-            headers.insert(name, value.parse().unwrap());
-        }
-        headers.append("x-tenant-key", "\u{e9}".parse().unwrap());
-        let said = Said::of(&headers, &config, None);
-        let told = said.clone().with(Meta::default());
-        assert_eq!(told.id.as_deref(), Some("7"));
-        assert_eq!(told.parameters.as_deref(), Some(r#"{"x-tenant":"a"}"#));
-        let body = Meta {
-            id: Some("8".to_owned()),
-            priority: 2,
-            parameters: Some(r#"{"x-tenant":1}"#.to_owned()),
-            ..Meta::default()
-        };
-        assert_eq!(said.with(body.clone()), body);
-        let nothing = Said::of(&headers, &NetConfig::default(), None);
-        assert_eq!(nothing.with(Meta::default()).parameters, None);
-    }
 }

@@ -17,7 +17,6 @@ pub(crate) mod listener;
 mod manage;
 mod openapi;
 mod payload;
-mod record;
 mod reply;
 mod router;
 mod rpc;

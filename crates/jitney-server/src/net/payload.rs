@@ -22,8 +22,8 @@ pub(crate) enum Body {
     Pieces(VecDeque<Bytes>),
     /// Pieces that come as they are made. Dropping the body cancels what makes them.
     Stream(BoxStream<'static, Bytes>),
-    /// An answer of gRPC, which ends with its status.
-    Grpc(grpc::Body),
+    /// An answer of gRPC, which ends with its status. On the heap, so that no other answer sets room aside for it.
+    Grpc(Box<grpc::Body>),
 }
 
 impl Body {
@@ -58,6 +58,12 @@ impl From<Bytes> for Body {
     }
 }
 
+impl From<grpc::Body> for Body {
+    fn from(body: grpc::Body) -> Body {
+        Body::Grpc(Box::new(body))
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Broken;
@@ -74,7 +80,7 @@ impl http_body::Body for Body {
             }
             Body::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(data)),
             Body::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(data)),
-            Body::Grpc(body) => Pin::new(body)
+            Body::Grpc(body) => Pin::new(&mut **body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
         }
@@ -85,7 +91,7 @@ impl http_body::Body for Body {
             Body::Whole(bytes) => bytes.is_empty(),
             Body::Pieces(pieces) => pieces.is_empty(),
             Body::Stream(_) => false,
-            Body::Grpc(body) => http_body::Body::is_end_stream(body),
+            Body::Grpc(body) => http_body::Body::is_end_stream(&**body),
         }
     }
 

@@ -31,13 +31,16 @@ pub(super) async fn answer(
     headers: HeaderMap,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let pattern = exchange.peer.net.config.forward_header_pattern.as_ref();
+    let head = Head::read(&headers)?;
+    let until = head
+        .timeout
+        .and_then(|timeout| exchange.started.checked_add(timeout));
+    let config = &exchange.peer.net.config;
     let caller = Caller {
-        head: Head::read(&headers)?,
+        head,
         grant: exchange.grant.clone(),
         started: exchange.started,
-        id: checks::request_id(&headers).and_then(|id| Some(id.to_str().ok()?.to_owned())),
-        fields: pattern.map_or_else(Vec::new, |pattern| pattern.fields(&headers)),
+        context: checks::context(&headers, config, exchange.grant.number(), until),
     };
     drop(headers);
     match Method::find(call.service, call.method)? {
@@ -70,15 +73,14 @@ async fn once(
     let limits = BodyLimits {
         bytes: limit,
         timeout: config.body_timeout,
-        deadline: started + caller.head.timeout.unwrap_or(READING).min(READING),
+        deadline: caller.context.deadline(started + READING),
     };
-    let mut messages = net.grpc.messages(method, &caller.head);
+    let head = caller.head;
+    let mut messages = net.grpc.messages(method, &head);
     body::pieces(body, &mut admitted, limits, |piece| messages.push(piece)).await?;
     let read = Instant::now();
     let message = messages.only()?.open(&mut admitted).await?;
-    // At once, so that a call that is given up counts for its model.
-    let reached = &mut |model| record.reached(model);
-    let answered = net.grpc.answer(unary, &caller, message, reached).await;
+    let answered = net.grpc.answer(unary, caller, message, record).await;
     let Answered { body, ran } = answered?;
     if let Some((decoded, ran)) = ran {
         let done = Instant::now();
@@ -88,7 +90,7 @@ async fn once(
             total: done - started,
         });
     }
-    Ok(reply(Body::Grpc(body), &caller.head))
+    Ok(reply(body.into(), &head))
 }
 
 /// The connection counts as used for as long as the stream goes on.
@@ -97,10 +99,7 @@ fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incom
     let messages = net.grpc.messages(Method::Stream(channel), &caller.head);
     let head = caller.head;
     let answers = net.grpc.open(channel, caller, body, messages);
-    reply(
-        Body::Grpc(answers.holding(exchange.peer.answering())),
-        &head,
-    )
+    reply(answers.holding(exchange.peer.answering()).into(), &head)
 }
 
 fn reply(body: Body, head: &Head) -> Reply {
@@ -111,7 +110,7 @@ fn reply(body: Body, head: &Head) -> Reply {
 
 /// The answer that tells of a failure.
 pub(super) fn refusal(failure: &Failure) -> Reply {
-    grpc::refusal(failure).map(Body::Grpc)
+    grpc::refusal(failure).map(Body::from)
 }
 
 /// The refusal of what is not gRPC where nothing else is served, and of gRPC where it is not.

@@ -19,11 +19,11 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::Net;
 use super::connection::{Answering, Plane};
 use super::payload::Body;
-use super::record::Record;
 use super::reply::Reply;
 use crate::admit::Admitted;
 use crate::failure::{Code, Failure};
 use crate::models::{Answers, Lane};
+use crate::observe::record::Record;
 use crate::protocol::{error, generate, predict};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");

@@ -1,21 +1,18 @@
 //! Asking a model for any number of results: all of them as events, or the one of a model that may give any number.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::StreamExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
-use jitney_engine::Tensor;
 
 use super::exchange::Exchange;
-use super::infer::{Received, Work, call, receive, with_timeout};
+use super::infer::{Received, Work, receive};
 use super::reply::{Refusal, Reply};
-use super::router::{Form, ModelRef};
+use super::router::{Channel, ModelRef};
 use super::sse::{self, Going, Source, Style};
-use crate::call::Call;
+use crate::call::{Call, Meta};
 use crate::failure::Failure;
-use crate::models::Lane;
 use crate::protocol::{generate, predict};
 
 /// A call for any number of results.
@@ -28,28 +25,23 @@ pub(super) struct Asked {
 /// Answers with a stream of events. The first result is waited for: what goes wrong before it is an answer like any other.
 pub(crate) async fn events(
     mut exchange: Exchange<'_>,
-    form: Form,
+    channel: Channel,
     model: ModelRef<'_>,
     headers: HeaderMap,
     body: &mut Incoming,
 ) -> Result<Reply, Refusal> {
-    let received = receive(&mut exchange, form, model, headers, body).await?;
+    let received = receive(&mut exchange, channel.form(), model, headers, body).await?;
     let Received {
         work, mut admitted, ..
     } = received;
-    let Exchange {
-        peer,
-        started,
-        record,
-        ..
-    } = exchange;
+    let Exchange { peer, record, .. } = exchange;
     let lane = Arc::clone(&work.lane);
-    let (call, style) = match form {
-        Form::Generate => {
-            let Asked { call, id } = generated(work, started)?;
+    let (call, style) = match channel {
+        Channel::Generate => {
+            let Asked { call, id } = generated(work)?;
             (call, Style::Generated { id })
         }
-        _ => (item(work)?, Style::Prediction),
+        Channel::Predict => (item(work)?, Style::Prediction),
     };
     let mut answers = lane.stream(call).await?;
     let first = answers.next().await.transpose()?;
@@ -71,37 +63,17 @@ pub(crate) async fn events(
 /// Reads one item.
 fn item(work: Work) -> Result<Call, Failure> {
     let inputs = predict::decode_item(&work.body, work.lane.spec())?;
-    let mut call = call(inputs, work.deadline, work.said);
-    call.whole = work.hurried;
-    Ok(call)
+    let limit = work.lane.deadline();
+    let context = work.context;
+    Ok(context.call(inputs, Meta::default(), work.started, limit))
 }
 
 /// Reads a request of the generate extension.
-pub(super) fn generated(work: Work, started: Instant) -> Result<Asked, Failure> {
+pub(super) fn generated(work: Work) -> Result<Asked, Failure> {
     let generate::Request { meta, inputs } = generate::decode(&work.body, work.lane.spec())?;
     // The answer repeats the id of the body alone.
     let id = meta.id.clone();
-    let call = Call {
-        inputs,
-        deadline: with_timeout(work.deadline, started, &meta),
-        whole: work.hurried || meta.timeout.is_some(),
-        meta: work.said.with(meta),
-    };
+    let limit = work.lane.deadline();
+    let call = work.context.call(inputs, meta, work.started, limit);
     Ok(Asked { call, id })
-}
-
-/// The one result of a call.
-pub(super) async fn only(lane: &Arc<Lane>, call: Call) -> Result<Vec<Tensor>, Failure> {
-    let mut answers = lane.stream(call).await?;
-    let not_one = |how_many| {
-        let name = lane.name();
-        Failure::invalid(format!(
-            "generate answers with exactly one result, and model \"{name}\" gave {how_many}: ask /v2/models/{name}/generate_stream"
-        ))
-    };
-    let first = answers.next().await.ok_or_else(|| not_one("none"))??;
-    match answers.next().await.transpose()? {
-        None => Ok(first),
-        Some(_) => Err(not_one("more")),
-    }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -27,19 +27,19 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Net;
+use super::checks;
 use super::connection::{Peer, Socket, Wire};
 use super::exchange::Exchange;
-use super::infer::{Said, metrics_of, with_timeout};
 use super::payload::Body;
-use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::router::ModelRef;
 use crate::access::Grant;
-use crate::admit::{self, Admitted, Phase};
-use crate::call::Call;
+use crate::admit::{Admitted, Phase};
+use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::models::{Answers, Lane};
 use crate::observe::metrics::Route;
+use crate::observe::record::Record;
 use crate::protocol::frames::{self, Decoder, Event, Fault, close};
 use crate::protocol::infer;
 use crate::protocol::socket::{self, Form, Message, Request};
@@ -66,7 +66,7 @@ pub(crate) struct Upgrade {
     version: Option<String>,
     grant: Grant,
     /// What the handshake says to the model of every request.
-    said: Said,
+    context: Context,
     admitted: Admitted,
 }
 
@@ -84,16 +84,13 @@ pub(crate) fn answer(
         ..
     } = exchange;
     let net = &peer.net;
-    let lane = net.catalog.model(model.name, model.version);
-    if let Some(metrics) = metrics_of(net, model, lane.as_deref()) {
-        record.reached(metrics);
-    }
+    let lane = net.catalog.called(model.name, model.version, record);
     let accept = handshake(&head)?;
     if !body.is_end_stream() {
         return Err(Failure::invalid("a request for a WebSocket has no body").into());
     }
     lane?;
-    let said = Said::of(&head.headers, &net.config, grant.number());
+    let context = checks::context(&head.headers, &net.config, grant.number(), None);
     let admitted = net.admission.enter(0)?;
     let connection = head.extensions.remove().ok_or_else(upgrade_required)?;
     peer.upgrade(Upgrade {
@@ -101,7 +98,7 @@ pub(crate) fn answer(
         name: model.name.to_owned(),
         version: model.version.map(str::to_owned),
         grant,
-        said,
+        context,
         admitted,
     });
     let mut reply = Response::new(Body::default());
@@ -162,7 +159,7 @@ impl Upgrade {
             name,
             version,
             grant,
-            said,
+            context,
             admitted,
         } = *self;
         // Whoever left before it was answered has no connection any more.
@@ -174,7 +171,7 @@ impl Upgrade {
         let mut session = Session::new(
             &peer.net,
             (name, version),
-            (grant, said),
+            (grant, context),
             admitted,
             &parts.read_buf,
         );
@@ -225,11 +222,13 @@ struct Session<'n> {
     net: &'n Net,
     model: (String, Option<String>),
     grant: Grant,
-    said: Said,
+    context: Context,
     /// The connection itself is in flight, and so are the bytes of the message that is on its way.
     admitted: Admitted,
     decoder: Decoder,
     input: BytesMut,
+    /// Whether room was made in `input` for a message on its way.
+    wide: bool,
     out: Vec<u8>,
     running: SelectAll<Abortable<Running>>,
     /// The requests that run.
@@ -258,7 +257,7 @@ impl<'n> Session<'n> {
     fn new(
         net: &'n Net,
         model: (String, Option<String>),
-        (grant, said): (Grant, Said),
+        (grant, context): (Grant, Context),
         admitted: Admitted,
         early: &[u8],
     ) -> Session<'n> {
@@ -270,10 +269,11 @@ impl<'n> Session<'n> {
             net,
             model,
             grant,
-            said,
+            context,
             admitted,
             decoder: Decoder::new(config.max_body_bytes),
             input: BytesMut::from(early),
+            wide: false,
             out: Vec::new(),
             running: SelectAll::new(),
             ids: Vec::new(),
@@ -369,16 +369,9 @@ impl<'n> Session<'n> {
 
     fn message(&mut self, message: &Bytes, binary: bool) {
         let (name, version) = &self.model;
-        let model = ModelRef {
-            name,
-            version: version.as_deref(),
-        };
-        let lane = self.net.catalog.model(model.name, model.version);
         let mut record = Record::begin(&self.net.metrics, Route::Stream);
-        if let Some(metrics) = metrics_of(self.net, model, lane.as_deref()) {
-            record.reached(metrics);
-        }
-        let lane = match lane {
+        let catalog = &self.net.catalog;
+        let lane = match catalog.called(name, version.as_deref(), &mut record) {
             Ok(lane) => lane,
             Err(failure) => {
                 let id = socket::id(message, binary);
@@ -399,14 +392,16 @@ impl<'n> Session<'n> {
         }
     }
 
-    fn request(&mut self, lane: Arc<Lane>, mut request: Request, record: Record, bytes: usize) {
-        request.meta = self.said.clone().with(request.meta);
+    fn request(&mut self, lane: Arc<Lane>, request: Request, record: Record, bytes: usize) {
         if self.knows(&request.id) {
             let taken = "id: expected one that no other request on its way has";
             return self.refuse(None, &Failure::invalid(taken), record);
         }
         match self.enter(bytes) {
-            Ok(admitted) => self.begin(Running::new(lane, request, record, admitted)),
+            Ok(admitted) => {
+                let context = self.context.clone();
+                self.begin(Running::new(lane, request, context, (record, admitted)));
+            }
             Err(failure) => self.refuse(Some(&request.id), &failure, record),
         }
     }
@@ -503,6 +498,12 @@ impl<'n> Session<'n> {
 
     fn make_room(&mut self) {
         let within = self.decoder.is_within();
+        // A connection that rests does not keep the room of what it was sent.
+        if !within && self.wide && self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.wide = false;
+        }
+        self.wide |= within;
         self.input.reserve(if within { READ_WITHIN } else { READ });
     }
 
@@ -629,19 +630,20 @@ impl Answer {
 }
 
 impl Running {
-    fn new(lane: Arc<Lane>, request: Request, record: Record, admitted: Admitted) -> Running {
-        let started = Instant::now();
+    fn new(
+        lane: Arc<Lane>,
+        request: Request,
+        context: Context,
+        going: (Record, Admitted),
+    ) -> Running {
         let Request {
             id,
             mut meta,
             inputs,
             form,
         } = request;
-        let deadline = admit::deadline(started, lane.deadline(), None);
-        let mut call = Call::new(inputs, with_timeout(deadline, started, &meta));
-        call.whole = meta.timeout.is_some();
         meta.id = Some(id.clone());
-        call.meta = meta;
+        let call = context.call(inputs, meta, Instant::now(), lane.deadline());
         let opening = {
             let lane = Arc::clone(&lane);
             async move { lane.stream(call).await }
@@ -652,7 +654,7 @@ impl Running {
             lane,
             step: Step::Opening(opening.boxed()),
             results: 0,
-            going: Some((record, admitted)),
+            going: Some(going),
         }
     }
 
@@ -707,7 +709,7 @@ impl Running {
 impl Stream for Running {
     type Item = Answer;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Option<Answer>> {
         loop {
             let next = match &mut self.step {
                 Step::Over => return Poll::Ready(None),

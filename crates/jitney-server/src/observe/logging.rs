@@ -51,10 +51,13 @@ pub fn escaped(text: &str) -> impl fmt::Display + use<> {
     Escaped(text.to_owned(), LONGEST)
 }
 
-/// A message of the server's own, made safe in the same way, since it may quote a file. Its line breaks become spaces.
+/// A message of the server's own, made safe in the same way, since it may quote a file. Its line breaks become spaces, and `; ` before a hint.
 pub fn one_line(message: &str) -> impl fmt::Display + use<> {
-    let words: Vec<&str> = message.lines().map(str::trim).collect();
-    Escaped(words.join(" "), LONGEST_MESSAGE)
+    let lines: Vec<&str> = message.lines().map(str::trim).collect();
+    Escaped(
+        lines.join(" ").replace(" hint: ", "; hint: "),
+        LONGEST_MESSAGE,
+    )
 }
 
 /// Whether a character can stand in a log line as it is: it is neither a control character nor one of the invisible ones that turn the
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn a_message_stays_on_its_line() {
         let message = "no operator Fo\u{1b}o\n  hint: use --engine ort";
-        let expected = r"no operator Fo\u{1b}o hint: use --engine ort";
+        let expected = r"no operator Fo\u{1b}o; hint: use --engine ort";
         assert_eq!(one_line(message).to_string(), expected);
     }
 

@@ -272,14 +272,20 @@ fn significant(number: &[u8]) -> usize {
 #[inline]
 fn digits(bytes: &[u8], mut at: usize, value: &mut u64) -> usize {
     while let Some(eight) = bytes.get(at..).and_then(|tail| tail.first_chunk::<8>()) {
-        let eight = u64::from_le_bytes(*eight);
-        if !all_digits(eight) {
-            break;
+        let values = u64::from_le_bytes(*eight) ^ ZEROS;
+        let count = leading_digits(values);
+        if count == 0 {
+            return at;
         }
+        // Moved to the upper end, so that zeros stand in front of them and nothing behind.
+        let eight = values << (64 - 8 * count);
         *value = value
-            .wrapping_mul(100_000_000)
+            .wrapping_mul(TENS[count])
             .wrapping_add(eight_digits(eight));
-        at += 8;
+        at += count;
+        if count < 8 {
+            return at;
+        }
     }
     while let Some(digit) = bytes.get(at).map(|byte| byte.wrapping_sub(b'0'))
         && digit < 10
@@ -290,19 +296,35 @@ fn digits(bytes: &[u8], mut at: usize, value: &mut u64) -> usize {
     at
 }
 
-/// Whether each of the eight bytes is a digit: its upper half is 3, and stays 3 when 6 is added.
+/// Eight characters `0`. What is left of digits without it is their values.
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The powers of ten that so many digits, at most eight, are worth.
+const TENS: [u64; 9] = [
+    1,
+    10,
+    100,
+    1_000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    100_000_000,
+];
+
+/// How many of eight bytes, from the lowest on, are values of digits. A byte above nine shows in its highest bit, by itself or when what
+/// is missing to it is added; a carry out of it reaches only bytes behind it.
 #[inline]
-fn all_digits(eight: u64) -> bool {
-    const UPPER: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    const ZEROS: u64 = 0x3030_3030_3030_3030;
-    let plus_six = eight.wrapping_add(0x0606_0606_0606_0606);
-    (eight & UPPER) == ZEROS && (plus_six & UPPER) == ZEROS
+fn leading_digits(values: u64) -> usize {
+    const MISSING: u64 = 0x7676_7676_7676_7676;
+    const HIGHEST: u64 = 0x8080_8080_8080_8080;
+    let above = (values.wrapping_add(MISSING) | values) & HIGHEST;
+    (above.trailing_zeros() / 8) as usize
 }
 
-/// The value of eight digits, the first in the lowest byte: neighbours are joined to pairs, those to fours, those to the eight.
+/// The number of eight values of digits, the first in the lowest byte: neighbours are joined to pairs, those to fours, those to the eight.
 #[inline]
-fn eight_digits(eight: u64) -> u64 {
-    let ones = eight & 0x0f0f_0f0f_0f0f_0f0f;
+fn eight_digits(ones: u64) -> u64 {
     let pairs = (ones.wrapping_mul(10) + (ones >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs.wrapping_mul(100) + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
     (fours.wrapping_mul(10_000) + (fours >> 32)) & 0xffff_ffff

@@ -142,11 +142,8 @@ pub fn result(
             Ok(Vec::new())
         }
         Form::Outputs(wanted) => {
-            let meta = Meta {
-                id: Some(id.to_owned()),
-                ..Meta::default()
-            };
-            let raw = infer::encode(out, model, version, &meta, spec, wanted, outputs)?;
+            let id = Some(id);
+            let raw = infer::encode(out, model, version, id, spec, wanted, outputs)?;
             about(out, None, last);
             Ok(raw)
         }

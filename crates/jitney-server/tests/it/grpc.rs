@@ -90,7 +90,7 @@ async fn infer(
 }
 
 /// Opens a stream.
-async fn open<Q, A>(
+pub(crate) async fn open<Q, A>(
     channel: &Channel,
     method: &str,
     request: Request<impl Stream<Item = Q> + Send + 'static>,
@@ -138,7 +138,12 @@ fn tensor(datatype: &str, shape: &[i64]) -> InferInputTensor {
     }
 }
 
-fn raw(model: &str, datatype: &str, shape: &[i64], bytes: impl Into<Bytes>) -> ModelInferRequest {
+pub(crate) fn raw(
+    model: &str,
+    datatype: &str,
+    shape: &[i64],
+    bytes: impl Into<Bytes>,
+) -> ModelInferRequest {
     ModelInferRequest {
         model_name: model.to_owned(),
         inputs: vec![tensor(datatype, shape)],
@@ -514,11 +519,11 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             with(number(1.0), "timeout", ParameterChoice::DoubleParam(1.0)),
-            "parameters.timeout: expected a whole number of microseconds",
+            "parameters.timeout: expected an integer of microseconds",
         ),
         (
             with(number(1.0), "priority", ParameterChoice::Int64Param(-1)),
-            "parameters.priority: expected a whole number of 0 or more",
+            "parameters.priority: expected an integer, 1 or more, or 0 for none",
         ),
         (
             ModelInferRequest {

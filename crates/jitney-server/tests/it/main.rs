@@ -1,4 +1,4 @@
-//! The server from outside: real sockets, `echo` models.
+//! The server from outside: real sockets, mostly `echo` models.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,8 @@ mod access;
 mod binary;
 mod drain;
 mod extensions;
+#[cfg(feature = "python")]
+mod fields;
 mod golden;
 mod grpc;
 mod http2;

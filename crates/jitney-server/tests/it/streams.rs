@@ -364,9 +364,14 @@ fn a_drain_ends_streams_with_an_event() {
     );
 }
 
-type Socket = WebSocketStream<tokio::net::TcpStream>;
+pub(crate) type Socket = WebSocketStream<tokio::net::TcpStream>;
 
 async fn connect(server: &Fixture, model: &str) -> Socket {
+    connect_with(server, model, &[]).await
+}
+
+/// Opens a WebSocket by a handshake that has these fields too.
+pub(crate) async fn connect_with(server: &Fixture, model: &str, fields: &[(&str, &str)]) -> Socket {
     let request = Request::builder()
         .uri(format!(
             "ws://{}/v2/models/{model}/stream",
@@ -376,21 +381,23 @@ async fn connect(server: &Fixture, model: &str) -> Socket {
         .header("connection", "keep-alive, Upgrade")
         .header("upgrade", "WebSocket")
         .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", generate_key())
-        .body(())
-        .unwrap();
+        .header("sec-websocket-key", generate_key());
+    let request = fields.iter().fold(request, |request, (name, value)| {
+        request.header(*name, *value)
+    });
+    let request = request.body(()).unwrap();
     let socket = tokio::net::TcpStream::connect(server.address())
         .await
         .unwrap();
     client_async(request, socket).await.unwrap().0
 }
 
-async fn say(socket: &mut Socket, message: &Value) {
+pub(crate) async fn say(socket: &mut Socket, message: &Value) {
     let message = Message::text(message.to_string());
     socket.send(message).await.unwrap();
 }
 
-async fn hear(socket: &mut Socket) -> Value {
+pub(crate) async fn hear(socket: &mut Socket) -> Value {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),

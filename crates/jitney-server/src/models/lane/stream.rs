@@ -202,7 +202,7 @@ impl Streams {
         let mut answers = open.into_answers();
         let outputs = match self.about.spec.items {
             Items::Json => gather_json(&mut answers).await?,
-            Items::Tensors => self.only(&mut answers).await?,
+            Items::Tensors => only(&self.about.name, &mut answers).await?,
         };
         Ok(Outcome {
             outputs,
@@ -263,21 +263,6 @@ impl Streams {
             )));
         }
         Ok(())
-    }
-
-    async fn only(&self, answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-        let several = |how_many| {
-            let name = &self.about.name;
-            Failure::invalid(format!(
-                "model \"{name}\" answers with a stream of results, and gave {how_many}: ask /v2/models/{name}/generate_stream, \
-                 the WebSocket /v2/models/{name}/stream or, by gRPC, ModelStreamInfer"
-            ))
-        };
-        let first = answers.next().await.ok_or_else(|| several("none"))??;
-        match answers.next().await {
-            None => Ok(first),
-            Some(_) => Err(several("more than one")),
-        }
     }
 }
 
@@ -530,8 +515,23 @@ impl Ending {
     }
 }
 
+/// The result of a request that takes exactly one.
+pub(super) async fn only(model: &str, answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
+    let not_one = |how_many| {
+        Failure::invalid(format!(
+            "this request takes exactly one result, and model \"{model}\" gave {how_many}: ask /v2/models/{model}/generate_stream, \
+             the WebSocket /v2/models/{model}/stream or, by gRPC, ModelStreamInfer"
+        ))
+    };
+    let first = answers.next().await.ok_or_else(|| not_one("none"))??;
+    match answers.next().await.transpose()? {
+        None => Ok(first),
+        Some(_) => Err(not_one("more")),
+    }
+}
+
 async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-    let (mut list, mut count, mut nulls) = (vec![b'['], 0, 0);
+    let (mut list, mut count, mut non_finite) = (vec![b'['], 0, 0);
     while let Some(outputs) = answers.next().await {
         let outputs = outputs?;
         let texts = outputs.iter().filter_map(Tensor::byte_elements).flatten();
@@ -543,15 +543,15 @@ async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
             count += 1;
         }
         let unsaid = outputs.get(1).and_then(Tensor::to_vec::<i64>);
-        nulls += unsaid.into_iter().flatten().sum::<i64>();
+        non_finite += unsaid.into_iter().flatten().sum::<i64>();
         if list.len() > GATHERED_BYTES || count > GATHERED_RESULTS {
             return Err(too_much());
         }
     }
     list.push(b']');
     let mut outputs = vec![Tensor::from_bytes([1], vec![list.into()])];
-    if nulls > 0 {
-        outputs.push(Tensor::from_vec([1], vec![nulls]));
+    if non_finite > 0 {
+        outputs.push(Tensor::from_vec([1], vec![non_finite]));
     }
     let outputs: Result<Vec<Tensor>, _> = outputs.into_iter().collect();
     outputs.map_err(|error| Failure::new(Code::Internal, error.to_string()))

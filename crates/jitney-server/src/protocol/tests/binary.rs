@@ -64,8 +64,8 @@ fn the_golden_request_and_its_answer() {
     assert!(body.as_ptr_range().contains(&halves_memory.as_ptr()));
 
     let mut out = Vec::new();
-    let (meta, outputs) = (&read.meta, &read.outputs);
-    let pieces = infer::encode(&mut out, "echo", "3", meta, &spec, outputs, &read.inputs);
+    let (id, outputs) = (read.meta.id.as_deref(), &read.outputs);
+    let pieces = infer::encode(&mut out, "echo", "3", id, &spec, outputs, &read.inputs);
     let expected = include_str!("../golden/infer_binary_response.json").trim_end();
     assert_eq!(str::from_utf8(&out).unwrap(), expected);
     let pieces = pieces.unwrap();
@@ -210,8 +210,7 @@ fn json_of_raw_models_is_checked() {
     ];
     let mut out = Vec::new();
     let wanted = Wanted::all(&spec, Form::Binary);
-    let meta = Meta::default();
-    infer::encode(&mut out, "m", "1", &meta, &spec, &wanted, &outputs).unwrap();
+    infer::encode(&mut out, "m", "1", None, &spec, &wanted, &outputs).unwrap();
     let answer: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(
         answer["outputs"][0]["parameters"],
@@ -330,7 +329,7 @@ fn classes_take_the_place_of_an_output() {
         infer::put_classes(&spec, &read.outputs, &labels, &mut outputs);
         let mut out = Vec::new();
         let wanted = &read.outputs;
-        let raw = infer::encode(&mut out, "m", "1", &read.meta, &spec, wanted, &outputs);
+        let raw = infer::encode(&mut out, "m", "1", None, &spec, wanted, &outputs);
         let answer: Value = serde_json::from_slice(&out).unwrap();
         let scores = &answer["outputs"][0];
         assert_eq!(scores["datatype"], "BYTES");
@@ -374,8 +373,7 @@ proptest! {
         let wanted = Wanted::all(&spec, Form::Binary);
         let tensors = [tensor];
         let mut out = Vec::new();
-        let meta = Meta::default();
-        let raw = infer::encode(&mut out, "m", "1", &meta, &spec, &wanted, &tensors).unwrap();
+        let raw = infer::encode(&mut out, "m", "1", None, &spec, &wanted, &tensors).unwrap();
         let json = String::from_utf8(out).unwrap().replacen(r#","outputs":["#, r#","inputs":["#, 1);
         let read = decode(&spec, &json, &raw.concat()).unwrap();
         prop_assert_eq!(&read.inputs, &tensors);

@@ -315,14 +315,29 @@ async fn one_answer_is_made_of_a_stream() {
         let outcome = lane.infer(call(json("0"))).await.unwrap();
         assert_eq!(outcome.outputs, json(expected));
     }
-    let table = [(0, false), (1, true), (2, false)];
-    for (results, fine) in table {
-        let lane = echo(&format!("echo:FP32[2],results={results}"));
-        match lane.infer(call(row(7.0))).await {
-            Ok(outcome) => assert_eq!((outcome.outputs, fine), (row(7.0), true)),
-            Err(failure) => {
-                assert_eq!((failure.code, fine), (Code::InvalidInput, false));
-                assert!(failure.message.contains("/v2/models/m/stream"), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_result_is_exactly_one() {
+    let table = [
+        ("results=0", 7.0, Err(Code::InvalidInput)),
+        ("results=1", 7.0, Ok(())),
+        ("results=2", 7.0, Err(Code::InvalidInput)),
+        // It fails behind the first.
+        ("results=2,faulty=true", -1.0, Err(Code::ModelError)),
+    ];
+    for (results, value, expected) in table {
+        let lane = echo(&format!("echo:FP32[2],{results}"));
+        let infer = async { Ok(lane.infer(call(row(value))).await?.outputs) };
+        for result in [infer.await, lane.only(call(row(value))).await] {
+            match (result, expected) {
+                (Ok(outputs), Ok(())) => assert_eq!(outputs, row(value)),
+                (Err(failure), Err(code)) => {
+                    assert_eq!(failure.code, code, "{results}");
+                    let advice = failure.message.contains("/v2/models/m/stream");
+                    assert_eq!(advice, code == Code::InvalidInput, "{failure}");
+                }
+                (result, _) => panic!("{results}: {result:?}"),
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::metrics::{Metrics, ModelMetrics, Route, Times};
 use crate::failure::Code;
-use crate::observe::metrics::{Metrics, ModelMetrics, Route, Times};
 
 /// What became of one request. Dropped before it was finished, the client left: the handler's future is dropped then.
 pub(crate) struct Record {
@@ -34,7 +34,7 @@ impl Record {
         self.times = Some(times);
     }
 
-    /// The record in the hands of what answers on after the answer's head is out. Nothing more is written here.
+    /// The record in the hands of what ends the request, such as what answers on after the answer's head is out. Nothing more is written here.
     pub(crate) fn take(&mut self) -> Record {
         Record {
             metrics: Arc::clone(&self.metrics),
