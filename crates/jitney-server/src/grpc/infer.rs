@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_engine::tensor::{Data, DataType, Element};
@@ -23,6 +22,7 @@ use crate::failure::Failure;
 use crate::protocol::Excerpt;
 use crate::protocol::classes::is_classifiable;
 use crate::protocol::infer::{self, Wanted};
+use crate::protocol::parameters;
 use crate::protocol::tensors::{Inputs, outputs, to_raw};
 
 /// A request, checked against the model's signature.
@@ -49,8 +49,6 @@ pub(super) struct Form {
 
 type Parameters = HashMap<String, InferParameter>;
 
-const TIMEOUT: &str = "timeout";
-const PRIORITY: &str = "priority";
 const CLASSIFICATION: &str = "classification";
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 pub(super) const FINAL: &str = "triton_final_response";
@@ -82,49 +80,20 @@ fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
         id: (!id.is_empty()).then_some(id),
         ..Meta::default()
     };
-    if let Some(timeout) = parameters.get(TIMEOUT) {
-        let micros =
-            whole(timeout).ok_or_else(|| expected(TIMEOUT, "a whole number of microseconds"))?;
-        // Zero is the protocol's default and stands for no timeout of the request's own.
-        meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
+    for (name, parameter) in parameters {
+        let taken = parameters::take(&mut meta, name, value(parameter));
+        taken.map_err(|what| expected(name, what))?;
     }
-    if let Some(priority) = parameters.get(PRIORITY) {
-        let number = || expected(PRIORITY, "a whole number of 0 or more");
-        meta.priority = whole(priority).ok_or_else(number)?;
-    }
-    sequence(parameters)?;
     meta.parameters = json(parameters);
     Ok(meta)
-}
-
-/// Checks what a request says of the sequence that it belongs to, which is the model's affair.
-fn sequence(parameters: &Parameters) -> Result<(), Failure> {
-    if let Some(id) = parameters.get("sequence_id") {
-        let text = matches!(id.parameter_choice, Some(ParameterChoice::StringParam(_)));
-        if !text && whole(id).is_none() {
-            return Err(expected(
-                "sequence_id",
-                "an integer of 0 or more, or a string",
-            ));
-        }
-    }
-    for name in ["sequence_start", "sequence_end"] {
-        let choice = parameters.get(name).map(|value| &value.parameter_choice);
-        if choice.is_some_and(|choice| !matches!(choice, Some(ParameterChoice::BoolParam(_)))) {
-            return Err(expected(name, "true or false"));
-        }
-    }
-    Ok(())
 }
 
 /// Checks the parameters whose names are not the caller's to choose. Gives whether an empty answer shall end a stream, which some clients
 /// say of every request.
 fn reserved(parameters: &Parameters) -> Result<bool, Failure> {
+    no_shared_memory(parameters)?;
     let mut empty_final = false;
     for (name, value) in parameters {
-        if name.starts_with("shared_memory_") {
-            return Err(refused(name, "shared memory is not supported"));
-        }
         if name == EMPTY_FINAL {
             let Some(ParameterChoice::BoolParam(asked)) = value.parameter_choice else {
                 return Err(expected(name, "true or false"));
@@ -138,13 +107,8 @@ fn reserved(parameters: &Parameters) -> Result<bool, Failure> {
 }
 
 fn no_shared_memory(parameters: &Parameters) -> Result<(), Failure> {
-    match parameters
-        .keys()
-        .find(|name| name.starts_with("shared_memory_"))
-    {
-        Some(name) => Err(refused(name, "shared memory is not supported")),
-        None => Ok(()),
-    }
+    let refusal = |name: &String| Some(refused(name, parameters::refusal(name)?));
+    parameters.keys().find_map(refusal).map_or(Ok(()), Err)
 }
 
 /// The outputs that a request asks for; all of them where it names none.
@@ -206,6 +170,15 @@ fn expected(name: &str, what: &str) -> Failure {
 fn within(mut failure: Failure, place: &str) -> Failure {
     failure.message = format!("{place}.{}", failure.message);
     failure
+}
+
+fn value(parameter: &InferParameter) -> parameters::Value {
+    match (whole(parameter), &parameter.parameter_choice) {
+        (Some(number), _) => parameters::Value::Whole(number),
+        (None, Some(ParameterChoice::BoolParam(_))) => parameters::Value::Switch,
+        (None, Some(ParameterChoice::StringParam(_))) => parameters::Value::Text,
+        _ => parameters::Value::Other,
+    }
 }
 
 /// A number of 0 or more, in any of the forms in which clients write it.
@@ -481,6 +454,8 @@ fn widened<Narrow: Element, Wide: From<Narrow>>(tensor: &Tensor) -> Vec<Wide> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use jitney_engine::{BatchAxis, Items, TensorSpec};
     use proptest::prelude::*;
 

@@ -138,243 +138,155 @@ fn describe(route: Route<'_>, spec: Option<&Spec>) -> Option<Operation> {
 }
 
 fn of_view(view: View<'_>) -> Operation {
-    let page = || vec![Content::text("text/html")];
-    let (tag, summary, answer, failures): (_, _, _, &[Code]) = match view {
-        View::Page => ("server", "A page that shows the models", page(), &[]),
-        View::Docs => ("server", "This document as a page", page(), &[]),
-        View::OpenApi => (
-            "server",
-            "This document",
-            vec![Content::json(openapi::anything("object"))],
-            &[],
-        ),
-        View::Status => ("server", "What the page shows", schema("Status"), &[]),
-        View::Metrics => (
-            "server",
-            "Numbers for Prometheus",
-            vec![Content::text("application/openmetrics-text")],
-            &[],
-        ),
-        View::DebugTree => (
-            "server",
-            "Everything that the server is doing",
-            vec![Content::text("text/plain")],
-            &[],
-        ),
-        View::Server => (
-            "protocol",
-            "The server and its extensions",
-            schema("Server"),
-            &[],
-        ),
-        View::Live => ("protocol", "Whether the server lives", schema("Live"), &[]),
-        View::Ready => (
-            "protocol",
-            "Whether the server takes requests",
-            schema("Ready"),
-            &[Code::NotReady, Code::Draining],
-        ),
-        View::Models => ("protocol", "The names of the models", schema("Models"), &[]),
-        View::Model(_) => (
-            "protocol",
-            "The inputs and outputs of a model",
-            schema("Model"),
-            &OF_MODEL,
-        ),
-        View::ModelReady(_) => (
-            "protocol",
-            "Whether a model takes requests",
-            schema("ModelReady"),
-            &OF_MODEL,
-        ),
-        View::Configuration(_) => (
-            "extensions",
-            "How a model is served",
-            schema("Configuration"),
-            &OF_MODEL,
-        ),
-        View::Statistics(None) => (
-            "extensions",
-            "What the models have done",
-            schema("Statistics"),
-            &[],
-        ),
-        View::Statistics(Some(_)) => (
-            "extensions",
-            "What a model has done",
-            schema("Statistics"),
-            &OF_MODEL,
-        ),
-        View::Logging => (
-            "extensions",
-            "Which lines the log has",
-            schema("LogSettings"),
-            &[Code::NotFound],
-        ),
-        View::Tracing(None) => (
-            "extensions",
-            "Which requests are traced",
-            schema("TraceSettings"),
-            &[],
-        ),
-        View::Tracing(Some(_)) => (
-            "extensions",
-            "Which requests of a model are traced",
-            schema("TraceSettings"),
-            &[Code::UnknownModel],
-        ),
+    let text = |summary, media| Operation::new("server", summary, vec![Content::text(media)]);
+    let server = |summary, answer| Operation::new("server", summary, vec![Content::json(answer)]);
+    let protocol = |summary, answer| Operation::new("protocol", summary, schema(answer));
+    let extension = |summary, answer| Operation::new("extensions", summary, schema(answer));
+    let operation = match view {
+        View::Page => text("A page that shows the models", "text/html"),
+        View::Docs => text("This document as a page", "text/html"),
+        View::OpenApi => server("This document", openapi::anything("object")),
+        View::Status => server("What the page shows", reference("Status")),
+        View::Metrics => text("Numbers for Prometheus", "application/openmetrics-text"),
+        View::DebugTree => text("Everything that the server is doing", "text/plain"),
+        View::Server => protocol("The server and its extensions", "Server"),
+        View::Live => protocol("Whether the server lives", "Live"),
+        View::Ready => protocol("Whether the server takes requests", "Ready"),
+        View::Models => protocol("The names of the models", "Models"),
+        View::Model(_) => protocol("The inputs and outputs of a model", "Model"),
+        View::ModelReady(_) => protocol("Whether a model takes requests", "ModelReady"),
+        View::Configuration(_) => extension("How a model is served", "Configuration"),
+        View::Statistics(None) => extension("What the models have done", "Statistics"),
+        View::Statistics(Some(_)) => extension("What a model has done", "Statistics"),
+        View::Logging => extension("Which lines the log has", "LogSettings"),
+        View::Tracing(None) => extension("Which requests are traced", "TraceSettings"),
+        View::Tracing(Some(_)) => {
+            extension("Which requests of a model are traced", "TraceSettings")
+        }
     };
-    Operation {
-        tag,
-        summary: summary.to_owned(),
-        answer,
-        failures: failures.to_vec(),
-        ..blank()
-    }
+    operation.failing(match view {
+        View::Ready => &[Code::NotReady, Code::Draining],
+        View::Model(_) | View::ModelReady(_) | View::Configuration(_) => &OF_MODEL,
+        View::Statistics(Some(_)) => &OF_MODEL,
+        View::Logging => &[Code::NotFound],
+        View::Tracing(Some(_)) => &[Code::UnknownModel],
+        _ => &[],
+    })
 }
 
 fn of_order(order: Order<'_>) -> Operation {
-    let (summary, body, answer, failures): (_, _, _, &[Code]) = match order {
-        Order::Index(None) => (
+    let takes = |body, summary, answer| {
+        Operation::new("extensions", summary, schema(answer)).taking(schema(body))
+    };
+    let operation = match order {
+        Order::Index(None) => takes(
+            "IndexRequest",
             "The models that there are, loaded or not",
-            "IndexRequest",
             "Index",
-            &[],
         ),
-        Order::Index(Some(_)) => (
-            "The models of one repository",
-            "IndexRequest",
-            "Index",
-            &[Code::NotFound],
-        ),
-        Order::Load(..) => (
-            "Load a model, or load it again",
-            "LoadRequest",
-            "Loaded",
-            &[
-                Code::NotFound,
-                Code::UnknownModel,
-                Code::Failed,
-                Code::NotReady,
-            ],
-        ),
-        Order::Unload(..) => (
-            "Unload a model",
-            "UnloadRequest",
-            "Unloaded",
-            &[Code::NotFound, Code::UnknownModel, Code::NotReady],
-        ),
-        Order::Logging => (
-            "Set which lines the log has",
-            "LogSettings",
-            "LogSettings",
-            &[Code::NotFound],
-        ),
-        Order::Tracing(None) => (
+        Order::Index(Some(_)) => takes("IndexRequest", "The models of one repository", "Index"),
+        Order::Load(..) => takes("LoadRequest", "Load a model, or load it again", "Loaded"),
+        Order::Unload(..) => takes("UnloadRequest", "Unload a model", "Unloaded"),
+        Order::Logging => takes("LogSettings", "Set which lines the log has", "LogSettings"),
+        Order::Tracing(None) => takes(
+            "TraceSettings",
             "Set which requests are traced",
             "TraceSettings",
-            "TraceSettings",
-            &[],
         ),
-        Order::Tracing(Some(_)) => (
+        Order::Tracing(Some(_)) => takes(
+            "TraceSettings",
             "Set which requests of a model are traced; null takes a setting back",
             "TraceSettings",
-            "TraceSettings",
-            &[Code::UnknownModel],
         ),
     };
-    Operation {
-        tag: "extensions",
-        summary: summary.to_owned(),
-        body: schema(body),
-        answer: schema(answer),
-        failures: [failures, &OF_BODY].concat(),
-        ..blank()
-    }
+    let failures: &[Code] = match order {
+        Order::Index(None) | Order::Tracing(None) => &[],
+        Order::Index(Some(_)) | Order::Logging => &[Code::NotFound],
+        Order::Load(..) => &[
+            Code::NotFound,
+            Code::UnknownModel,
+            Code::Failed,
+            Code::NotReady,
+        ],
+        Order::Unload(..) => &[Code::NotFound, Code::UnknownModel, Code::NotReady],
+        Order::Tracing(Some(_)) => &[Code::UnknownModel],
+    };
+    operation.failing(failures).failing(&OF_BODY)
 }
 
 fn of_form(form: Form, spec: Option<&Spec>) -> Operation {
     let (item, prediction) = own(spec);
-    let (tag, summary, description, body, answer) = match form {
-        Form::Predict => (
-            "predict",
-            "One prediction",
-            "",
-            vec![Content::json(item)],
-            vec![Content::json(prediction)],
-        ),
-        Form::PredictBatch => (
-            "predict",
-            "Many predictions, each with its own answer or error",
-            "As an array, or as NDJSON: an item a line in, an answer a line out.",
-            vec![
-                Content::json(openapi::batch_body(&item)),
-                Content::text("application/x-ndjson"),
-            ],
-            vec![
-                Content::json(openapi::batch_answer(&prediction)),
-                Content::text("application/x-ndjson"),
-            ],
-        ),
-        Form::Protocol => (
-            "protocol",
-            "Run a model on tensors",
-            "Raw tensors may follow the JSON of the body, and of the answer where it is asked for: Inference-Header-Content-Length says how long the JSON is.",
-            schema("InferRequest"),
-            vec![
-                Content::json(reference("InferResponse")),
-                Content::text("application/octet-stream"),
-            ],
-        ),
-        Form::Generate => (
+    let lines = || Content::text("application/x-ndjson");
+    let operation = match form {
+        Form::Predict => {
+            Operation::new("predict", "One prediction", vec![Content::json(prediction)])
+                .taking(vec![Content::json(item)])
+        }
+        Form::PredictBatch => Operation {
+            description: "As an array, or as NDJSON: an item a line in, an answer a line out.",
+            body: vec![Content::json(openapi::batch_body(&item)), lines()],
+            ..Operation::new(
+                "predict",
+                "Many predictions, each with its own answer or error",
+                vec![Content::json(openapi::batch_answer(&prediction)), lines()],
+            )
+        },
+        Form::Protocol => Operation {
+            description: "Raw tensors may follow the JSON of the body, and of the answer where it is asked for: Inference-Header-Content-Length says how long the JSON is.",
+            body: schema("InferRequest"),
+            ..Operation::new(
+                "protocol",
+                "Run a model on tensors",
+                vec![
+                    Content::json(reference("InferResponse")),
+                    Content::text("application/octet-stream"),
+                ],
+            )
+        },
+        Form::Generate => Operation::new(
             "extensions",
             "Run a model on values by their names, for one answer",
-            "",
-            schema("GenerateRequest"),
             schema("GenerateResponse"),
-        ),
+        )
+        .taking(schema("GenerateRequest")),
     };
     Operation {
-        tag,
-        summary: summary.to_owned(),
-        description,
-        body,
         body_required: true,
-        answer,
-        failures: [&OF_MODEL[..], &OF_BODY, &OF_RUN].concat(),
         timed: true,
-        ..blank()
+        ..operation
     }
+    .failing(&OF_MODEL)
+    .failing(&OF_BODY)
+    .failing(&OF_RUN)
 }
 
 fn of_channel(channel: Channel, spec: Option<&Spec>) -> Operation {
-    let (item, _) = own(spec);
-    let events = || vec![Content::of("text/event-stream", reference("Event"))];
-    match channel {
-        Channel::Predict => Operation {
-            tag: "predict",
-            summary: "Predictions as they come".to_owned(),
-            description: "Server-sent events, each with a prediction. An error after the first is the last event.",
-            body: vec![Content::json(item)],
-            answer: events(),
-            ..of_form(Form::Predict, None)
-        },
-        Channel::Generate => Operation {
-            summary: "Run a model on values by their names, for answers as they come".to_owned(),
-            description: "Server-sent events, each with an answer. An error after the first is the last event.",
-            answer: events(),
-            ..of_form(Form::Generate, None)
-        },
+    let (summary, description) = match channel {
+        Channel::Predict => (
+            "Predictions as they come",
+            "Server-sent events, each with a prediction. An error after the first is the last event.",
+        ),
+        Channel::Generate => (
+            "Run a model on values by their names, for answers as they come",
+            "Server-sent events, each with an answer. An error after the first is the last event.",
+        ),
+    };
+    Operation {
+        summary: summary.to_owned(),
+        description,
+        answer: vec![Content::of("text/event-stream", reference("Event"))],
+        ..of_form(channel.form(), spec)
     }
 }
 
 fn of_websocket() -> Operation {
+    let operation = Operation::new("protocol", "Many requests on one WebSocket", Vec::new());
+    let operation = operation
+        .failing(&OF_MODEL)
+        .failing(&[Code::UpgradeRequired]);
     Operation {
-        tag: "protocol",
-        summary: "Many requests on one WebSocket".to_owned(),
         status: 101,
-        failures: [&OF_MODEL[..], &[Code::UpgradeRequired]].concat(),
-        ..blank()
+        ..operation
     }
 }
 
@@ -387,24 +299,6 @@ fn own(spec: Option<&Spec>) -> (openapi::Schema, openapi::Schema) {
 
 fn schema(name: &str) -> Vec<Content> {
     vec![Content::json(reference(name))]
-}
-
-fn blank() -> Operation {
-    Operation {
-        path: String::new(),
-        method: "",
-        id: String::new(),
-        tag: "",
-        summary: String::new(),
-        description: "",
-        body: Vec::new(),
-        body_required: false,
-        status: 200,
-        answer: Vec::new(),
-        failures: Vec::new(),
-        key: true,
-        timed: false,
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,6 @@
 //! [`super::predict`].
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jitney_engine::tensor::{Data, DataType, Shape};
@@ -35,6 +34,7 @@ use smallvec::SmallVec;
 use super::binary::{self, HEADER, Tail};
 use super::classes::{classify, is_classifiable};
 use super::data::{self, too_many_dimensions};
+use super::parameters::{self, Value};
 use super::scan::{Excerpt, Fault, Outcome, Scanner};
 use super::tensors::{Inputs, check_datatype, check_shape, datatype_of, find, given_twice, to_raw};
 use super::write::Notes;
@@ -322,24 +322,25 @@ pub(super) fn read_request_parameter(
     name: &str,
     meta: &mut Meta,
 ) -> Outcome<()> {
-    match name {
-        // Zero is the protocol's default and stands for no timeout of the request's own.
-        "timeout" => {
-            let micros = whole(scanner, "an integer of microseconds")?;
-            meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
-        }
-        "priority" => meta.priority = whole(scanner, "an integer, 1 or more, or 0 for none")?,
-        "sequence_id" if scanner.peek() == Some(b'"') => drop(scanner.string("a string")?),
-        "sequence_id" => drop(whole(scanner, "an integer of 0 or more, or a string")?),
-        "sequence_start" | "sequence_end" => drop(switch(scanner)?),
-        name if name.starts_with("triton_") => return Err(refused("is reserved")),
-        _ => scanner.skip()?,
+    if name.starts_with("triton_") {
+        return Err(refused("is reserved"));
     }
-    Ok(())
+    let value = value(scanner.moved_to(scanner.at()));
+    parameters::take(meta, name, value).map_err(|expected| scanner.expected(expected))?;
+    scanner.skip()
 }
 
-fn whole(scanner: &mut Scanner<'_>, what: &str) -> Outcome<u64> {
-    scanner.unsigned().ok_or_else(|| scanner.expected(what))
+/// What kind of value is next.
+fn value(mut scanner: Scanner<'_>) -> Value {
+    if scanner.peek() == Some(b'"') {
+        Value::Text
+    } else if let Some(number) = scanner.unsigned() {
+        Value::Whole(number)
+    } else if scanner.boolean().is_some() {
+        Value::Switch
+    } else {
+        Value::Other
+    }
 }
 
 fn switch(scanner: &mut Scanner<'_>) -> Outcome<bool> {
@@ -356,8 +357,6 @@ fn read_form(scanner: &mut Scanner<'_>) -> Outcome<Form> {
     })
 }
 
-const SHARED_MEMORY: &str = "shared memory is not supported";
-
 /// Reads an object of parameters, each by the function that is given its name.
 fn read_parameters<'a>(
     scanner: &mut Scanner<'a>,
@@ -365,10 +364,9 @@ fn read_parameters<'a>(
 ) -> Outcome<()> {
     let mut keys = scanner.object("an object of parameters")?;
     while let Some(name) = keys.next(scanner)? {
-        let read = if name.starts_with("shared_memory_") {
-            Err(refused(SHARED_MEMORY))
-        } else {
-            read(scanner, &name)
+        let read = match parameters::refusal(&name) {
+            Some(why) => Err(refused(why)),
+            None => read(scanner, &name),
         };
         read.map_err(|fault| fault.key(&name))?;
     }

@@ -1,9 +1,54 @@
-//! What is added to the parameters of a request.
+//! The parameters of a request: those that say something to the server, and what is added to them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::scan::Scanner;
 use super::write;
+use crate::call::Meta;
+
+/// The value of a parameter, as far as the server tells one from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// A number of 0 or more without a fraction.
+    Whole(u64),
+    /// `true` or `false`.
+    Switch,
+    /// A string.
+    Text,
+    /// Anything else.
+    Other,
+}
+
+/// Takes over what a parameter of a request says to the server. That of most names is the model's affair alone.
+///
+/// # Errors
+/// What was expected in the place of the value.
+pub(crate) fn take(meta: &mut Meta, name: &str, value: Value) -> Result<(), &'static str> {
+    match (name, value) {
+        // Zero is the protocol's default and stands for no timeout of the request's own.
+        ("timeout", Value::Whole(micros)) => {
+            meta.timeout = (micros > 0).then(|| Duration::from_micros(micros));
+        }
+        ("timeout", _) => return Err("an integer of microseconds"),
+        ("priority", Value::Whole(priority)) => meta.priority = priority,
+        ("priority", _) => return Err("an integer, 1 or more, or 0 for none"),
+        ("sequence_id", Value::Switch | Value::Other) => {
+            return Err("an integer of 0 or more, or a string");
+        }
+        ("sequence_start" | "sequence_end", Value::Whole(_) | Value::Text | Value::Other) => {
+            return Err("true or false");
+        }
+        _ => (),
+    }
+    Ok(())
+}
+
+/// Why a request, an input or an output with a parameter of that name is refused.
+pub(crate) fn refusal(name: &str) -> Option<&'static str> {
+    let shared = name.starts_with("shared_memory_");
+    shared.then_some("shared memory is not supported")
+}
 
 /// Adds header fields to the parameters of a request, as strings. A parameter that the request itself has stays as it is, and names of the
 /// server's own, `triton_...`, are not given away.

@@ -519,11 +519,11 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             with(number(1.0), "timeout", ParameterChoice::DoubleParam(1.0)),
-            "parameters.timeout: expected a whole number of microseconds",
+            "parameters.timeout: expected an integer of microseconds",
         ),
         (
             with(number(1.0), "priority", ParameterChoice::Int64Param(-1)),
-            "parameters.priority: expected a whole number of 0 or more",
+            "parameters.priority: expected an integer, 1 or more, or 0 for none",
         ),
         (
             ModelInferRequest {

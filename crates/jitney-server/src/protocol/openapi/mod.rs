@@ -71,6 +71,38 @@ const ALWAYS: [Code; 6] = [
     Code::HeadersTooLarge,
 ];
 
+impl Operation {
+    /// An operation without a body that is answered in one of these forms.
+    pub(crate) fn new(tag: &'static str, summary: &str, answer: Vec<Content>) -> Operation {
+        Operation {
+            path: String::new(),
+            method: "",
+            id: String::new(),
+            tag,
+            summary: summary.to_owned(),
+            description: "",
+            body: Vec::new(),
+            body_required: false,
+            status: 200,
+            answer,
+            failures: Vec::new(),
+            key: true,
+            timed: false,
+        }
+    }
+
+    /// The same with a body of one of these forms.
+    pub(crate) fn taking(self, body: Vec<Content>) -> Operation {
+        Operation { body, ..self }
+    }
+
+    /// The same, which can fail in these ways too.
+    pub(crate) fn failing(mut self, codes: &[Code]) -> Operation {
+        self.failures.extend_from_slice(codes);
+        self
+    }
+}
+
 impl Content {
     /// JSON of that schema.
     pub(crate) fn json(schema: Value) -> Content {
