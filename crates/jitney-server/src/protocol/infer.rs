@@ -323,7 +323,7 @@ pub(super) fn read_request_parameter(
     meta: &mut Meta,
 ) -> Outcome<()> {
     if name.starts_with("triton_") {
-        return Err(refused("is reserved"));
+        return Err(refused(parameters::RESERVED));
     }
     let value = value(scanner.moved_to(scanner.at()));
     parameters::take(meta, name, value).map_err(|expected| scanner.expected(expected))?;
