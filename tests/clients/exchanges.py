@@ -65,13 +65,26 @@ def echoed(model, arrays, names=None, request_id=None, binary=()):
             raw.append(raw_of(array))
             output["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            output["data"] = [value.decode() if isinstance(value, bytes) else value for value in array.ravel().tolist()]
+            values = array.ravel().tolist()
+            output["data"] = [in_json(value) for value in values]
+            if words := sum(map(has_no_number, values)):
+                output["parameters"] = {"non_finite": words}
         outputs.append(output)
     said = {"model_name": model, "model_version": "1", "outputs": outputs}
     if request_id is not None:
         said["id"] = request_id
     answer = {"status": 200, "headers": {"content-type": BINARY_TYPE if raw else JSON_TYPE}, "json": said}
     return {**answer, "raw": [encoded(data) for data in raw]} if raw else answer
+
+
+def in_json(value):
+    if has_no_number(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def has_no_number(value):
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def raw_of(array):
@@ -113,6 +126,13 @@ def rest_json():
     return [
         one("numbers", "FP32", "[1,3]", "[1.5,-2,0.25]", ROW),
         one("numbers as deep as the shape", "FP32", "[1,3]", "[[1.5,-2,0.25]]", ROW),
+        one(
+            "words for what JSON has no number for",
+            "FP32",
+            "[1,4]",
+            '["NaN","Infinity","-Infinity",1]',
+            np.array([[math.nan, math.inf, -math.inf, 1]], dtype=np.float32),
+        ),
         one("two rows", "INT32", "[2,2]", "[[1,2],[3,4]]", np.array([[1, 2], [3, 4]], dtype=np.int32)),
         one("truth values", "BOOL", "[1,2]", "[true,false]", np.array([[True, False]])),
         one(
@@ -238,6 +258,7 @@ def rest_binary():
     return [
         made("both ways", "fp32", {"input": ROW}, ["input"], {"output": True}),
         made("in only", "fp32", {"input": ROW}, ["input"], {"output": False}),
+        made("in only, numbers that JSON does not have", "fp32", {"input": special}, ["input"], {"output": False}),
         made("out only", "fp32", {"input": ROW}, [], {"output": True}),
         made(
             "the nearest number there is", "fp32", {"input": np.array([[0.1]], dtype=np.float32)}, [], {"output": True}

@@ -264,15 +264,15 @@ def answers(served):
     def not_a_number():
         """F15."""
         answer = served.run("faulty", {"id": next(IDS), "do": "nan"})
-        assert strict(answer.body) == {"prediction": {"v": None}, "parameters": {"non_finite": 1}}, answer.body
+        assert strict(answer.body) == {"prediction": {"v": "NaN"}, "parameters": {"non_finite": 1}}, answer.body
         item = json.dumps({"id": next(IDS), "do": "nan"})
         body = {"inputs": [{"name": "item", "shape": [1], "datatype": "BYTES", "data": [item]}]}
         answer = served.ask("POST", "/v2/models/faulty/infer", json.dumps(body))
         output = strict(answer.body)["outputs"][0]
-        assert strict(output["data"][0]) == {"v": None}, answer.body
+        assert strict(output["data"][0]) == {"v": "NaN"}, answer.body
         assert output["parameters"]["non_finite"] == 1, answer.body
         answer = served.ask("POST", "/predict/typed", '{"x": [NaN, -Infinity]}')
-        expected = {"prediction": {"y": [None, None]}, "parameters": {"y": {"non_finite": 2}}}
+        expected = {"prediction": {"y": ["NaN", "-Infinity"]}, "parameters": {"y": {"non_finite": 2}}}
         assert strict(answer.body) == expected, answer.body
 
     yield one_raises

@@ -23,9 +23,9 @@ use crate::exit::Problem;
 /// When the level cannot be understood.
 pub(crate) fn start(args: &LogArgs, default_level: &str) -> Result<Arc<dyn Levels>, Problem> {
     let level = args.log.as_deref().unwrap_or(default_level);
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter = typed_filter(level).map_err(|error| {
         Problem::usage(format!("--log {level:?}: {error}"))
-            .hint("give one of error, warn, info, debug, trace, or pairs such as warn,jitney_server=debug")
+            .hint("give one of off, error, warn, info, debug, trace, or pairs such as warn,jitney_server=debug")
     })?;
     let level = level_of(filter.max_level_hint());
     let (filter, handle) = reload::Layer::new(Box::new(filter) as AnyFilter);
@@ -41,6 +41,19 @@ pub(crate) fn start(args: &LogArgs, default_level: &str) -> Result<Arc<dyn Level
         level: Mutex::new(level),
         handle,
     }))
+}
+
+/// The parser takes a word that is no level for the name of a module: with `--log verbose` there would be no log at all, and no word of it.
+fn typed_filter(text: &str) -> Result<EnvFilter, String> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_sound = |part: &str| match part.rsplit_once('=') {
+        Some((_, level)) => !level.is_empty(),
+        None => is_level(part),
+    };
+    match text.split(',').map(str::trim).find(|part| !is_sound(part)) {
+        Some(part) => Err(format!("expected a level, or MODULE=LEVEL, got {part:?}")),
+        None => EnvFilter::try_new(text).map_err(|error| error.to_string()),
+    }
 }
 
 type AnyFilter = Box<dyn Filter<Registry> + Send + Sync>;

@@ -158,8 +158,8 @@ impl Spec {
     /// The signature of a model that takes JSON values and gives JSON values: one input `item` and one output `prediction`, both `BYTES`,
     /// each element of which is the text of one value.
     ///
-    /// Where numbers of an answer are none that JSON can say (NaN and the infinities) they stand as `null`, and a second tensor behind the
-    /// output, `INT64[-1]`, counts them for each row.
+    /// Where numbers of an answer are none that JSON has (NaN and the infinities) their words stand in quotes, `"NaN"`, and a second tensor
+    /// behind the output, `INT64[-1]`, counts them for each row.
     ///
     /// ```
     /// use jitney_engine::{Items, Spec};

@@ -335,10 +335,13 @@ fn misfit_bool(datatype: DataType, bytes: &[u8]) -> Option<(String, String)> {
 }
 
 fn unaligned<T: Element>(bytes: &[u8]) -> Option<Vec<T>> {
-    bytes
-        .chunks_exact(size_of::<T>())
-        .map(|chunk| checked::try_pod_read_unaligned(chunk).ok())
-        .collect()
+    let chunks = bytes.chunks_exact(size_of::<T>());
+    // Collected into an `Option`, it would grow as it goes.
+    let mut values = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        values.push(checked::try_pod_read_unaligned(chunk).ok()?);
+    }
+    Some(values)
 }
 
 /// Lends a vector of elements to [`Bytes`], so that a tensor is made of it without a copy and stays aligned.

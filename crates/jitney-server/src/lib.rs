@@ -12,6 +12,7 @@ mod context;
 mod extension;
 pub mod failure;
 pub mod grpc;
+mod memory;
 pub mod models;
 mod net;
 pub mod observe;

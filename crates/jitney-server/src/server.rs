@@ -152,6 +152,13 @@ impl Server {
             .all(|(_, door)| door.address.ip().to_canonical().is_loopback());
         let access = Access::new(&config, private)?;
         let tls = config.tls.clone().map(Tls::new).transpose()?;
+        let asks_clients = config
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
+        if !config.has_keys() && !asks_clients && !private {
+            tracing::warn!("there are no keys: whoever reaches the server may run its models");
+        }
         if config.has_keys() && tls.is_none() && !private {
             tracing::warn!(
                 "keys come in clear text, and whoever sees the traffic has them: give the server a certificate with --tls-cert and --tls-key, or put a proxy with TLS in front of it"

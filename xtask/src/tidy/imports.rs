@@ -269,6 +269,11 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "memory",
+                siblings: &[],
+                foreign: &[],
+            },
+            Module {
                 name: "observe",
                 siblings: &["failure"],
                 foreign: &["prometheus_client"],
@@ -308,6 +313,7 @@ const CRATES: &[Rules] = &[
                     "context",
                     "extension",
                     "failure",
+                    "memory",
                     "models",
                     "observe",
                     "protocol",
@@ -341,6 +347,7 @@ const CRATES: &[Rules] = &[
                     "extension",
                     "failure",
                     "grpc",
+                    "memory",
                     "models",
                     "observe",
                     "protocol",

@@ -37,6 +37,11 @@ fn what_was_asked_wrongly_ends_with_2_and_says_what_to_change() {
         ),
         (&["serve", "model.onnx", "--log", "=="], "--log"),
         (
+            &["serve", "model.onnx", "--log", "warn,verbose"],
+            "got \"verbose\"",
+        ),
+        (&["serve", "model.onnx", "--log", "jitney="], "--log"),
+        (
             &["serve", "model.onnx", "--log-format", "xml"],
             "[possible values: text, json]",
         ),

@@ -47,6 +47,16 @@ fn what_key_new_prints_opens_a_server() {
 }
 
 #[test]
+fn a_server_that_everybody_can_reach_says_so() {
+    let warns = |flags: &[&str]| {
+        let served = Served::start(&[&["echo:FP32[1]"], flags].concat());
+        served.stop().stderr.contains("there are no keys")
+    };
+    assert!(warns(&["--insecure", "--grpc", "0.0.0.0:0"]));
+    assert!(!warns(&["--insecure"]));
+}
+
+#[test]
 fn a_server_that_strangers_can_reach_takes_keys_or_a_word() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("keys.toml");

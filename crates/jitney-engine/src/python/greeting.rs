@@ -192,7 +192,7 @@ impl Refusal {
             StartError::Died(how) => Refusal {
                 error: format!("the worker {how} while it loaded the model"),
                 place: file,
-                hint: Some("what it printed is in the log".to_owned()),
+                hint: Some("what it printed is in the log, where --log info lets it in".to_owned()),
                 ..Refusal::default()
             },
             error => Refusal {

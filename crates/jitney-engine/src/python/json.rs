@@ -3,21 +3,21 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-/// The elements of an array as the worker wrote it, each the text of one strict JSON value, and how many numbers of each JSON cannot say
-/// (`NaN`, `Infinity`, `-Infinity`) and became `null`; no counts where there is no such number.
+/// The elements of an array as the worker wrote it, each the text of one strict JSON value, and how many numbers of each JSON does not have:
+/// `NaN`, `Infinity` and `-Infinity` are put in quotes. No counts where there is no such number.
 ///
 /// The elements share the memory of the text.
 pub(super) fn elements(text: &Bytes) -> Result<(Vec<Bytes>, Vec<i64>), String> {
     match split(text) {
         Ok(elements) => Ok((elements, Vec::new())),
         Err(error) => {
-            let (strict, replaced) = without_nonnumbers(text);
-            if replaced.is_empty() {
+            let (strict, quoted) = with_quoted_words(text);
+            if quoted.is_empty() {
                 return Err(error);
             }
             let strict = Bytes::from(strict);
             let elements = split(&strict)?;
-            let counts = count(&strict, &elements, &replaced);
+            let counts = count(&strict, &elements, &quoted);
             Ok((elements, counts))
         }
     }
@@ -43,28 +43,30 @@ fn count(text: &Bytes, elements: &[Bytes], places: &[usize]) -> Vec<i64> {
     elements.iter().map(in_element).collect()
 }
 
-/// The text with `null` for each number that is none, and where in it they are. What stands in strings stays.
-fn without_nonnumbers(text: &[u8]) -> (Vec<u8>, Vec<usize>) {
-    const NONNUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+/// The text with quotes around each word for what is no number, and where in it they are. What stands in strings stays.
+fn with_quoted_words(text: &[u8]) -> (Vec<u8>, Vec<usize>) {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut strict = Vec::with_capacity(text.len());
-    let (mut at, mut replaced, mut quoted) = (0, Vec::new(), false);
+    let (mut at, mut places, mut in_string) = (0, Vec::new(), false);
     while let Some(&byte) = text.get(at) {
-        let found = NONNUMBERS
+        let found = WORDS
             .iter()
-            .find(|name| !quoted && text[at..].starts_with(name));
-        if let Some(name) = found {
-            replaced.push(strict.len());
-            strict.extend_from_slice(b"null");
-            at += name.len();
+            .find(|word| !in_string && text[at..].starts_with(word));
+        if let Some(word) = found {
+            places.push(strict.len());
+            strict.push(b'"');
+            strict.extend_from_slice(word);
+            strict.push(b'"');
+            at += word.len();
             continue;
         }
-        quoted ^= byte == b'"';
-        let length = if quoted && byte == b'\\' { 2 } else { 1 };
+        in_string ^= byte == b'"';
+        let length = if in_string && byte == b'\\' { 2 } else { 1 };
         let end = text.len().min(at + length);
         strict.extend_from_slice(&text[at..end]);
         at = end;
     }
-    (strict, replaced)
+    (strict, places)
 }
 
 #[cfg(test)]
@@ -90,15 +92,15 @@ mod tests {
             ),
             (
                 "[NaN,0,[Infinity,1,-Infinity]]",
-                &["null", "0", "[null,1,null]"],
+                &[r#""NaN""#, "0", r#"["Infinity",1,"-Infinity"]"#],
                 &[1, 0, 2],
             ),
-            (r#"["NaN",NaN]"#, &[r#""NaN""#, "null"], &[0, 1]),
-            (r#"["\"NaN\\",NaN]"#, &[r#""\"NaN\\""#, "null"], &[0, 1]),
+            (r#"["NaN",NaN]"#, &[r#""NaN""#, r#""NaN""#], &[0, 1]),
+            (r#"["\"NaN\\",NaN]"#, &[r#""\"NaN\\""#, r#""NaN""#], &[0, 1]),
             (r#"[{"NaN":"Infinity"}]"#, &[r#"{"NaN":"Infinity"}"#], &[]),
             (
                 r#"["ä",NaN,"日"]"#,
-                &[r#""ä""#, "null", r#""日""#],
+                &[r#""ä""#, r#""NaN""#, r#""日""#],
                 &[0, 1, 0],
             ),
         ];

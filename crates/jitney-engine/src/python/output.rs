@@ -37,12 +37,12 @@ fn name(stream: Stream) -> &'static str {
 
 /// Writes what callers are not told of a run: tracebacks, each with the ids of the requests it answers, and numbers that were lost.
 pub(super) fn run<'a>(model: &str, ids: impl IntoIterator<Item = Option<&'a str>>, reply: &Reply) {
-    if reply.nulls > 0 {
-        let nulls = reply.nulls;
+    if reply.non_finite > 0 {
+        let non_finite = reply.non_finite;
         tracing::warn!(
             model,
-            nulls,
-            "the model answered NaN or Infinity, which JSON cannot say: null was sent instead"
+            non_finite,
+            "the model answered NaN or Infinity, which JSON has no number for: the word was sent in quotes"
         );
     }
     let ids = Vec::from_iter(ids);

@@ -22,7 +22,7 @@ const SOME_FAILED: u8 = 2;
 pub(super) struct Reply {
     answers: Answers,
     /// Numbers that JSON cannot say and that became `null`.
-    pub(super) nulls: i64,
+    pub(super) non_finite: i64,
 }
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Reply {
             head.end()?;
             return Ok(Reply {
                 answers: Answers::None(failure),
-                nulls: 0,
+                non_finite: 0,
             });
         }
         let failures = match status {
@@ -94,13 +94,13 @@ impl Reply {
                 .filter(|(_, failure)| failure.is_none())
         };
         let total = good().map(|(rows, _)| *rows).sum();
-        let (outputs, nulls) = match spec.items {
+        let (outputs, non_finite) = match spec.items {
             Items::Tensors => (arrays(spec, &heads, total, payload)?, 0),
             Items::Json => texts(total, payload)?,
         };
         Ok(Reply {
             answers: Answers::Each(split(&outputs, rows, failures)?),
-            nulls,
+            non_finite,
         })
     }
 
@@ -183,14 +183,14 @@ fn split(
 
 /// The results of an untyped model, with the counts of what became `null` where something did, and how many that are.
 fn texts(rows: usize, payload: &Bytes) -> Result<(Vec<Tensor>, i64), String> {
-    let (elements, nulls) = json::elements(payload)?;
+    let (elements, non_finite) = json::elements(payload)?;
     if elements.len() != rows {
         return Err(format!("{} results for {rows} items", elements.len()));
     }
-    let total = nulls.iter().sum();
+    let total = non_finite.iter().sum();
     let mut outputs = vec![Tensor::from_bytes([rows], elements)];
     if total > 0 {
-        outputs.push(Tensor::from_vec([rows], nulls));
+        outputs.push(Tensor::from_vec([rows], non_finite));
     }
     let outputs: Result<Vec<_>, _> = outputs.into_iter().collect();
     Ok((outputs.map_err(|error| error.to_string())?, total))
@@ -403,10 +403,13 @@ mod tests {
     fn results_go_to_their_requests() {
         let payload = Bytes::from_static(b"[1,NaN,[3]]");
         let reply = Reply::parse(&Spec::json(), &[1, 2], &untyped(0, None), &payload).unwrap();
-        assert_eq!(reply.nulls, 1);
+        assert_eq!(reply.non_finite, 1);
         let answers = reply.into_answers().unwrap();
         let second = answers[1].as_ref().unwrap();
-        assert_eq!(second[0].byte_elements().unwrap(), [&b"null"[..], b"[3]"]);
+        assert_eq!(
+            second[0].byte_elements().unwrap(),
+            [&b"\"NaN\""[..], b"[3]"]
+        );
         assert_eq!(second[1].to_vec::<i64>().unwrap(), [1, 0]);
     }
 

@@ -34,7 +34,7 @@ struct Reading {
     limit: Duration,
     replies: Replies,
     /// That numbers were lost was said.
-    nulls_told: bool,
+    non_finite_told: bool,
 }
 
 impl Streaming for PythonStreams {
@@ -69,7 +69,7 @@ impl PythonStreams {
             id: request.id.map(str::to_owned),
             limit: terms.limit,
             replies: pool.open(asked).map_err(call_error)?,
-            nulls_told: false,
+            non_finite_told: false,
         })
     }
 }
@@ -104,8 +104,8 @@ impl Reading {
     }
 
     fn answer(&mut self, mut reply: Reply, last: bool) -> Result<Vec<Tensor>, stack::Error> {
-        if reply.nulls > 0 && std::mem::replace(&mut self.nulls_told, true) {
-            reply.nulls = 0;
+        if reply.non_finite > 0 && std::mem::replace(&mut self.non_finite_told, true) {
+            reply.non_finite = 0;
         }
         output::run(&self.model, [self.id.as_deref()], &reply);
         match reply.into_answers().map(|mut answers| answers.pop()) {

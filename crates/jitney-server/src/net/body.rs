@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -12,6 +12,7 @@ use super::coding::{Coding, Decoder, Turns};
 use super::reply::Refusal;
 use crate::admit::Admitted;
 use crate::failure::{Code, Failure};
+use crate::memory::aligned;
 
 /// Memory that is set aside for a body on its word alone. When as much has arrived, the word is good for the rest.
 const TRUSTED_BYTES: usize = 1024 * 1024;
@@ -19,9 +20,6 @@ const TRUSTED_BYTES: usize = 1024 * 1024;
 /// What is left of a body that nobody wants is read away, so that the connection can go on, if it is no longer than this and comes soon.
 const PASSED_OVER_BYTES: usize = 1024 * 1024;
 const PASSED_OVER_WITHIN: Duration = Duration::from_secs(1);
-
-/// Where tensors like to begin.
-const ALIGNMENT: usize = 64;
 
 /// The limits of one body.
 #[derive(Clone, Copy, Debug)]
@@ -192,16 +190,6 @@ fn room(body: &impl Body, arrived: usize) -> usize {
     TRUSTED_BYTES.max(arrived)
 }
 
-/// Empty memory for so many bytes, in which the one at that offset is aligned.
-fn aligned(bytes: usize, offset: usize) -> BytesMut {
-    let mut memory = BytesMut::with_capacity(bytes.saturating_add(ALIGNMENT));
-    let at = memory.as_ptr().addr().wrapping_add(offset);
-    let skipped = at.wrapping_neg() % ALIGNMENT;
-    memory.resize(skipped, 0);
-    memory.advance(skipped);
-    memory
-}
-
 /// Watches how much came, and how fast.
 struct Pace {
     limits: BodyLimits,
@@ -328,6 +316,7 @@ mod tests {
 
     use super::*;
     use crate::admit::Admission;
+    use crate::memory::ALIGNMENT;
 
     /// A body that comes in these frames.
     struct Frames {

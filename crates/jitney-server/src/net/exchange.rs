@@ -108,7 +108,11 @@ pub(crate) async fn serve(
     let _active = peer.begin_request();
     let (head, body) = request.into_parts();
     let brief = Brief::of(&head, &peer.net.cors);
-    let route = router::route(&brief.method, &brief.path);
+    let path = router::plain(&brief.path);
+    let route = match &path {
+        Ok(path) => router::route(&brief.method, path),
+        Err(none) => Err(*none),
+    };
     let mut record = Record::begin(&peer.net.metrics, metrics_route(route.ok()));
     let approach = Approach {
         peer: &peer,
@@ -344,6 +348,16 @@ fn no_route(no_route: NoRoute) -> Refusal {
             "there is nothing under this path; models are served under /predict/NAME and /v2/models/NAME/infer",
         )
         .into(),
+        NoRoute::Slash => Failure::new(
+            Code::NotFound,
+            "there is nothing under this path, but there is without the slash at its end",
+        )
+        .into(),
+        NoRoute::Escapes => Failure::new(
+            Code::NotFound,
+            "there is nothing under this path: its escapes must be % with two hexadecimal digits, UTF-8 together, and none a slash",
+        )
+        .into(),
         NoRoute::Method { allow } => Refusal {
             allow: Some(allow),
             ..Failure::new(Code::MethodNotAllowed, format!("this path allows {allow} only")).into()
@@ -388,8 +402,11 @@ pub(crate) fn on_data_plane(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Reply, Infallible>> + Send {
-    let needs_move = peer.plane == Plane::Control
-        && router::route(request.method(), request.uri().path()).is_ok_and(Route::is_work);
+    let is_work = |request: &Request<Incoming>| {
+        let path = router::plain(request.uri().path());
+        path.is_ok_and(|path| router::route(request.method(), &path).is_ok_and(Route::is_work))
+    };
+    let needs_move = peer.plane == Plane::Control && is_work(&request);
     match needs_move {
         false => Either::Left(serve(peer, request)),
         true => Either::Right(Box::pin(serve_elsewhere(peer, request))),

@@ -1,10 +1,12 @@
 //! Which request goes where, and what it takes to be let in: one table.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 use crate::access::Need;
 
-/// A route, with the names that its path carries. Names are as they came: whether such a model exists is the catalog's to say.
+/// A route, with the names that its path carries. Whether such a model exists is the catalog's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// Tells of the server and never waits.
@@ -96,6 +98,10 @@ pub(crate) struct Call<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoute {
     NotFound,
+    /// There is something under the path without the slash at its end.
+    Slash,
+    /// The escapes of the path stand for no text, or for a slash.
+    Escapes,
     /// The path exists, for these methods.
     Method {
         allow: &'static str,
@@ -111,17 +117,66 @@ struct Resource<'a> {
 
 const SEGMENTS_MAX: usize = 8;
 
-/// Finds the route of a request.
+/// A path as routes are found by it: without the escapes (`%5F`) that any character of a URL may be written with.
+///
+/// An escaped slash separates nothing, and no name has one, so there is nothing under such a path.
+pub(crate) fn plain(path: &str) -> Result<Cow<'_, str>, NoRoute> {
+    if path.contains('%') {
+        let unescaped = unescape(path.as_bytes()).ok_or(NoRoute::Escapes)?;
+        let text = String::from_utf8(unescaped);
+        text.map(Cow::Owned).map_err(|_| NoRoute::Escapes)
+    } else {
+        Ok(Cow::Borrowed(path))
+    }
+}
+
+fn unescape(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut unescaped = Vec::with_capacity(bytes.len());
+    loop {
+        match *bytes {
+            [] => return Some(unescaped),
+            [b'%', high, low, ref rest @ ..] => {
+                let digit = |digit| char::from(digit).to_digit(16);
+                let byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
+                if byte == b'/' {
+                    return None;
+                }
+                unescaped.push(byte);
+                bytes = rest;
+            }
+            [b'%', ..] => return None,
+            [byte, ref rest @ ..] => {
+                unescaped.push(byte);
+                bytes = rest;
+            }
+        }
+    }
+}
+
+/// Finds the route of a request, by its [`plain`] path.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoRoute> {
+    let mut segments = [""; SEGMENTS_MAX];
+    let found = split(path, &mut segments)
+        .ok_or(NoRoute::NotFound)
+        .and_then(found);
     // These two never reach a resource, so they are refused whatever the path.
     if matches!(*method, Method::TRACE | Method::CONNECT) {
-        return Err(NoRoute::Method {
-            allow: "GET, HEAD, POST",
-        });
+        let allow = found.map_or("GET, HEAD, POST", Resource::allow);
+        return Err(NoRoute::Method { allow });
     }
-    let mut segments = [""; SEGMENTS_MAX];
-    let segments = split(path, &mut segments).ok_or(NoRoute::NotFound)?;
-    resource(segments).ok_or(NoRoute::NotFound)?.on(method)
+    found?.on(method)
+}
+
+fn found<'a>(segments: &[&'a str]) -> Result<Resource<'a>, NoRoute> {
+    match *segments {
+        // Under no path but these two is there anything with a slash at its end.
+        [""] | ["v2", ""] => resource(segments).ok_or(NoRoute::NotFound),
+        [ref before @ .., ""] => Err(match resource(before) {
+            Some(_) => NoRoute::Slash,
+            None => NoRoute::NotFound,
+        }),
+        _ => resource(segments).ok_or(NoRoute::NotFound),
+    }
 }
 
 /// Writes a table of paths: the patterns of their segments, and what is served under each. The patterns are kept as text too, from which the
@@ -273,12 +328,16 @@ impl<'a> Resource<'a> {
             Method::POST => self.post,
             _ => None,
         };
-        let allow = match (self.get, self.post) {
+        let allow = self.allow();
+        route.ok_or(NoRoute::Method { allow })
+    }
+
+    const fn allow(self) -> &'static str {
+        match (self.get, self.post) {
             (Some(_), Some(_)) => "GET, HEAD, POST",
             (Some(_), None) => "GET, HEAD",
             (None, _) => "POST",
-        };
-        route.ok_or(NoRoute::Method { allow })
+        }
     }
 }
 
@@ -286,7 +345,8 @@ impl<'a> Route<'a> {
     /// What it takes to be let in.
     pub(crate) fn need(self) -> Need {
         match self {
-            Route::Control(View::Live | View::Ready) => Need::Nothing,
+            // The two pages are the program's, the same on every server. What they show they ask for with the key that they are given.
+            Route::Control(View::Live | View::Ready | View::Page | View::Docs) => Need::Nothing,
             Route::Control(View::DebugTree) => Need::Admin,
             Route::Control(_) | Route::Manage(Order::Index(_)) => Need::Look,
             Route::Infer(..) | Route::Stream(..) | Route::WebSocket(_) => Need::Infer,
@@ -449,7 +509,13 @@ mod tests {
                 "/predict/m/batch",
                 Ok(Route::Infer(Form::PredictBatch, name("m"))),
             ),
-            ("POST", "/predict/m/batch/", Err(NoRoute::NotFound)),
+            ("POST", "/predict/m/batch/", Err(NoRoute::Slash)),
+            ("POST", "/predict/m/", Err(NoRoute::Slash)),
+            ("GET", "/v2/models/", Err(NoRoute::Slash)),
+            ("GET", "/docs/", Err(NoRoute::Slash)),
+            ("GET", "/v2/models/m//", Err(NoRoute::NotFound)),
+            ("POST", "/predict/", Err(NoRoute::NotFound)),
+            ("GET", "//", Err(NoRoute::Slash)),
             ("POST", "//predict/m", Err(NoRoute::NotFound)),
             (
                 "GET",
@@ -502,6 +568,12 @@ mod tests {
                     allow: "GET, HEAD, POST",
                 }),
             ),
+            ("TRACE", "/v2", Err(NoRoute::Method { allow: "GET, HEAD" })),
+            (
+                "CONNECT",
+                "/predict/m",
+                Err(NoRoute::Method { allow: "POST" }),
+            ),
             (
                 "CONNECT",
                 "",
@@ -514,6 +586,31 @@ mod tests {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn escapes() {
+        let rows = [
+            ("/predict/m", Ok("/predict/m")),
+            ("/predict/e%5FFP32", Ok("/predict/e_FP32")),
+            ("/predict/e%5fFP32", Ok("/predict/e_FP32")),
+            ("/pr%65dict/%6D", Ok("/predict/m")),
+            ("/predict/%C3%A4", Ok("/predict/ä")),
+            // Once is enough.
+            ("/predict/%2541", Ok("/predict/%41")),
+            ("/predict/a%2Fbatch", Err(NoRoute::Escapes)),
+            ("/predict%2fm", Err(NoRoute::Escapes)),
+            ("/predict/%ff", Err(NoRoute::Escapes)),
+            ("/predict/%ED%A0%80", Err(NoRoute::Escapes)),
+            ("/predict/%", Err(NoRoute::Escapes)),
+            ("/predict/%5", Err(NoRoute::Escapes)),
+            ("/predict/%5G", Err(NoRoute::Escapes)),
+            ("/predict/%+5", Err(NoRoute::Escapes)),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(plain(path).as_deref(), expected.as_ref().copied(), "{path}");
+        }
+        assert!(matches!(plain("/predict/m"), Ok(Cow::Borrowed(_))));
     }
 
     #[test]

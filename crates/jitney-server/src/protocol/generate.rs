@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(
             written(&spec(), Some("x"), &[text, scores]),
             json!({
-                "model_name": "m", "model_version": "1", "id": "x", "text_output": "hello", "scores": [0.5, null],
+                "model_name": "m", "model_version": "1", "id": "x", "text_output": "hello", "scores": [0.5, "NaN"],
                 "parameters": {"scores": {"non_finite": 1}},
             }),
         );

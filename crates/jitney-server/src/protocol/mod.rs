@@ -20,9 +20,9 @@
 //! The memory a body needs is proportional to its length, whatever shape it claims.
 //!
 //! # The JSON that is written
-//! Strict RFC 8259. Numbers have the shortest digits that read back to the same value. NaN and the infinities have no form in it: each is
-//! written as `null`, and `"parameters": {"non_finite": N}` beside the tensor counts them. The elements of a `BYTES` tensor are written as
-//! strings when all of them are UTF-8, else all of them in base64 with `"parameters": {"content_type": "base64"}`.
+//! Strict RFC 8259. Numbers have the shortest digits that read back to the same value. NaN and the infinities are no numbers in it: each is
+//! one of the words above in quotes, and `"parameters": {"non_finite": N}` beside the tensor counts them. The elements of a `BYTES` tensor
+//! are written as strings when all of them are UTF-8, else all of them in base64 with `"parameters": {"content_type": "base64"}`.
 
 pub mod error;
 pub mod extension;

@@ -72,8 +72,8 @@ pub fn decode_items(
 /// Writes `{"prediction": {"NAME": VALUE, ..}}`, each value nested like the shape of a row; `{"prediction": VALUE}` where the model gives
 /// JSON values.
 ///
-/// What could not be written as itself is said in `"parameters"` by the name of the output: how many `null` stand for NaN or an infinity,
-/// or that strings are in base64. Where the model gives JSON values there are no names: `"parameters": {"non_finite": 1}`.
+/// What could not be written as itself is said in `"parameters"` by the name of the output: how many numbers are NaN or an infinity, or
+/// that strings are in base64. Where the model gives JSON values there are no names: `"parameters": {"non_finite": 1}`.
 pub fn encode_item(out: &mut Vec<u8>, spec: &Spec, outputs: &[Tensor]) {
     match spec.items {
         Items::Json => encode_json(out, outputs),

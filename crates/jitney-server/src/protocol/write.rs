@@ -10,7 +10,7 @@ use jitney_engine::tensor::{Data, DataType};
 /// What had to be written otherwise than as itself, which the reader must be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Notes {
-    /// How many NaN and infinities became `null`.
+    /// How many NaN and infinities were written as words.
     pub(super) non_finite: usize,
     /// Whether the elements are in base64.
     pub(super) base64: bool,
@@ -236,9 +236,20 @@ impl<'t> Elements<'t> {
         if value.into().is_finite() {
             text(out, zmij::Buffer::new().format_finite(value));
         } else {
-            self.notes.non_finite += 1;
-            text(out, "null");
+            self.word(out, value.into());
         }
+    }
+
+    /// Writes what JSON has no number for, which the scanner reads back.
+    #[cold]
+    fn word(&mut self, out: &mut Vec<u8>, value: f64) {
+        self.notes.non_finite += 1;
+        let word = match value {
+            f64::INFINITY => r#""Infinity""#,
+            f64::NEG_INFINITY => r#""-Infinity""#,
+            _ => r#""NaN""#,
+        };
+        text(out, word);
     }
 }
 

@@ -18,7 +18,7 @@ const MODELS: &[&str] = &["a=echo:FP32[1]", "other=echo:FP32[1]"];
 const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW",
 ];
-const OPEN: [&str; 3] = ["/v2/health/live", "/v2/health/ready", "/ping"];
+const OPEN: [&str; 5] = ["/v2/health/live", "/v2/health/ready", "/ping", "/", "/docs"];
 const JSON: &str = "content-type: application/json\r\n";
 const ITEM: &str = "{\"input\":[1]}";
 
@@ -72,7 +72,8 @@ impl Keyed {
 /// Every path that the router knows, read from its own text, so that none can be forgotten here.
 fn paths() -> Vec<String> {
     let router = include_str!("../../src/net/router.rs");
-    let (of_server, of_model) = router.split_once("fn model_resource").unwrap();
+    let (_, table) = router.split_once("fn resource(segments)").unwrap();
+    let (of_server, of_model) = table.split_once("fn model_resource").unwrap();
     let tails = patterns(of_model);
     let mut paths = Vec::new();
     for pattern in patterns(of_server) {
@@ -140,6 +141,11 @@ fn the_paths_of_the_router_are_found() {
 fn disguises(path: &str, host: &str) -> Vec<(String, String)> {
     let escaped = path.replacen('/', "/%2f", 1);
     let double = path.replace('/', "//");
+    let unneeded = |byte: u8| match byte {
+        b'/' => "/".to_owned(),
+        byte => format!("%{byte:02x}"),
+    };
+    let unneeded: String = path.bytes().map(unneeded).collect();
     let target = |target: String| (target, format!("host: {host}\r\n"));
     let field = |field: &str| (path.to_owned(), format!("host: {host}\r\n{field}\r\n"));
     vec![
@@ -147,6 +153,7 @@ fn disguises(path: &str, host: &str) -> Vec<(String, String)> {
         target(double),
         target(format!("{path}/")),
         target(escaped),
+        target(unneeded),
         target(path.to_ascii_uppercase()),
         target(format!("{path};x")),
         target(format!("{path}?x=/v2/health/live")),
@@ -166,7 +173,7 @@ fn disguises(path: &str, host: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn nothing_but_health_is_open() {
+fn nothing_but_health_and_the_pages_is_open() {
     let Keyed { server, .. } = keyed();
     let host = server.address().to_string();
     for path in paths() {
@@ -174,7 +181,7 @@ fn nothing_but_health_is_open() {
         if OPEN.contains(&path.as_str()) {
             // These lead to it all the same, or to it with a query.
             disguises.retain(|(target, _)| target.contains("//") || target.ends_with('/'));
-            disguises.retain(|(target, _)| !target.starts_with("http"));
+            disguises.retain(|(target, _)| !target.starts_with("http") && *target != path);
         }
         // One connection for each path, and another whenever it was closed.
         let mut client = server.connect();
@@ -314,11 +321,20 @@ fn a_key_for_one_model_knows_of_no_other() {
             assert_eq!(ask("other"), ask("absent"), "{method} {path}");
         }
     }
-    let unknown = keyed.post(only_a, "/predict/other", ITEM);
-    assert_eq!(
-        (unknown.status, unknown.code().as_str()),
-        (404, "unknown_model")
-    );
+    for (path, expected) in [
+        ("/predict/other", (404, "unknown_model")),
+        ("/predict/%6fther", (404, "unknown_model")),
+        ("/v2/models/other%2F..%2Fa/infer", (404, "not_found")),
+        ("/predict/%61", (200, "")),
+    ] {
+        let answer = keyed.post(only_a, path, ITEM);
+        let code = if answer.status == 200 {
+            String::new()
+        } else {
+            answer.code()
+        };
+        assert_eq!((answer.status, code.as_str()), expected, "{path}");
+    }
     for path in ["/v2/models", "/status", "/metrics"] {
         let of = |secret| keyed.get(secret, path).text();
         let (own, all) = (of(only_a), of(&keyed.infer));

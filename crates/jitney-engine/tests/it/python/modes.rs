@@ -211,10 +211,10 @@ fn async_calls_overlap() {
 }
 
 #[test]
-fn nan_becomes_null() {
+fn nan_becomes_a_word() {
     let model = load("untyped.py", "Mischief");
     let answers = run_items(&*model, &[r#"{"do":"nan"}"#, "1"]);
-    assert_eq!(texts(answers), [r#"[null,"NaN"]"#, "1"]);
+    assert_eq!(texts(answers), [r#"["NaN","NaN"]"#, "1"]);
 }
 
 #[test]

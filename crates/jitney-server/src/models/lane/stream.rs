@@ -531,7 +531,7 @@ pub(super) async fn only(model: &str, answers: &mut Answers) -> Result<Vec<Tenso
 }
 
 async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
-    let (mut list, mut count, mut nulls) = (vec![b'['], 0, 0);
+    let (mut list, mut count, mut non_finite) = (vec![b'['], 0, 0);
     while let Some(outputs) = answers.next().await {
         let outputs = outputs?;
         let texts = outputs.iter().filter_map(Tensor::byte_elements).flatten();
@@ -543,15 +543,15 @@ async fn gather_json(answers: &mut Answers) -> Result<Vec<Tensor>, Failure> {
             count += 1;
         }
         let unsaid = outputs.get(1).and_then(Tensor::to_vec::<i64>);
-        nulls += unsaid.into_iter().flatten().sum::<i64>();
+        non_finite += unsaid.into_iter().flatten().sum::<i64>();
         if list.len() > GATHERED_BYTES || count > GATHERED_RESULTS {
             return Err(too_much());
         }
     }
     list.push(b']');
     let mut outputs = vec![Tensor::from_bytes([1], vec![list.into()])];
-    if nulls > 0 {
-        outputs.push(Tensor::from_vec([1], vec![nulls]));
+    if non_finite > 0 {
+        outputs.push(Tensor::from_vec([1], vec![non_finite]));
     }
     let outputs: Result<Vec<Tensor>, _> = outputs.into_iter().collect();
     outputs.map_err(|error| Failure::new(Code::Internal, error.to_string()))

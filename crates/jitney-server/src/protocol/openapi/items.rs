@@ -116,11 +116,11 @@ fn value(input: &TensorSpec, spec: &Spec) -> Value {
     }
 }
 
-/// A value of an output, where what is not finite is null.
+/// A value of an output, where what is not finite is a word.
 fn answer(output: &TensorSpec, spec: &Spec) -> Value {
     let element = match output.datatype {
         DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64 => {
-            json!({"type": ["number", "null"]})
+            or_word(&json!({"type": "number"}))
         }
         datatype => element(datatype),
     };
@@ -155,9 +155,14 @@ fn fixed(dim: Dim) -> Option<usize> {
     }
 }
 
+/// A number, or a word for what JSON has no number for.
+fn or_word(number: &Value) -> Value {
+    json!({"anyOf": [number, {"enum": ["NaN", "Infinity", "-Infinity"]}]})
+}
+
 fn element(datatype: DataType) -> Value {
     let integer = |minimum: i64, maximum: u64| json!({"type": "integer", "minimum": minimum, "maximum": maximum});
-    let number = |most: f64| json!({"type": "number", "minimum": -most, "maximum": most});
+    let number = |most: f64| or_word(&json!({"type": "number", "minimum": -most, "maximum": most}));
     match datatype {
         DataType::Bool => json!({"type": "boolean"}),
         DataType::Uint8 => integer(0, u8::MAX.into()),
@@ -229,7 +234,8 @@ mod tests {
         use crate::protocol::predict::decode_item;
         let read = |datatype: &str, change: fn(f64) -> f64| {
             let spec = spec(&[("x", datatype)]);
-            let most = item(&spec)["anyOf"][1]["maximum"].as_f64().unwrap();
+            let most = &item(&spec)["anyOf"][1]["anyOf"][0]["maximum"];
+            let most = most.as_f64().unwrap();
             decode_item(format!("{:e}", change(most)).as_bytes(), &spec).is_ok()
         };
         for datatype in ["FP16", "BF16", "FP32", "FP64"] {
@@ -239,10 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn answers_may_have_holes() {
+    fn answers_may_have_words_for_numbers() {
         let answer = prediction(&spec(&[("x", "BOOL")]));
         let element = &answer["properties"]["prediction"]["properties"]["y"]["items"];
-        assert_eq!(*element, json!({"type": ["number", "null"]}));
+        assert_eq!(
+            *element,
+            json!({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]})
+        );
         assert_eq!(
             prediction(&Spec::json())["properties"]["prediction"],
             json!({})

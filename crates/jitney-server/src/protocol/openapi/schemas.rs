@@ -91,7 +91,7 @@ fn tensors() -> Value {
             "model_name": text(), "model_version": text(), "id": text(), "parameters": {"type": "object"},
             "outputs": {"type": "array", "items": object(&["name", "datatype", "shape"], json!({
                 "name": text(), "datatype": reference("Datatype"), "shape": shape, "parameters": {"type": "object"},
-                "data": {"type": "array"},
+                "data": {"type": "array", "description": "Flat. What JSON has no number for is \"NaN\", \"Infinity\" or \"-Infinity\", as it may be in a request"},
             }))},
         })),
         "GenerateRequest": {

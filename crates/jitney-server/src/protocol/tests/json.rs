@@ -122,15 +122,15 @@ fn a_prediction_is_the_value() {
 }
 
 #[test]
-fn numbers_that_json_cannot_say_are_counted() {
+fn numbers_that_json_does_not_have_are_counted() {
     let counted = |count: i64| {
         let counts = Tensor::from_vec([1], vec![count]).unwrap();
-        [answer("[null,null]"), vec![counts]].concat()
+        [answer(r#"["NaN","Infinity"]"#), vec![counts]].concat()
     };
     for (count, parameters) in [(0, ""), (2, r#","parameters":{"non_finite":2}"#)] {
         let mut out = Vec::new();
         predict::encode_item(&mut out, &Spec::json(), &counted(count));
-        let expected = format!(r#"{{"prediction":[null,null]{parameters}}}"#);
+        let expected = format!(r#"{{"prediction":["NaN","Infinity"]{parameters}}}"#);
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
     let mut out = Vec::new();
