@@ -226,9 +226,7 @@ struct Session<'n> {
     /// The connection itself is in flight, and so are the bytes of the message that is on its way.
     admitted: Admitted,
     decoder: Decoder,
-    input: BytesMut,
-    /// Whether room was made in `input` for a message on its way.
-    wide: bool,
+    input: Input,
     out: Vec<u8>,
     running: SelectAll<Abortable<Running>>,
     /// The requests that run.
@@ -237,6 +235,13 @@ struct Session<'n> {
     waiting: Option<Running>,
     draining: bool,
     pulse: Pulse,
+}
+
+/// What the client has sent and nobody has looked at.
+struct Input {
+    bytes: BytesMut,
+    /// Whether there is room for a message on its way.
+    wide: bool,
 }
 
 /// What tells a connection that is alive from one that is not.
@@ -272,8 +277,10 @@ impl<'n> Session<'n> {
             context,
             admitted,
             decoder: Decoder::new(config.max_body_bytes),
-            input: BytesMut::from(early),
-            wide: false,
+            input: Input {
+                bytes: BytesMut::from(early),
+                wide: false,
+            },
             out: Vec::new(),
             running: SelectAll::new(),
             ids: Vec::new(),
@@ -315,10 +322,10 @@ impl<'n> Session<'n> {
             return Err(End::Close(close::GOING_AWAY, "the server is shutting down"));
         }
         self.flush(socket).await?;
-        self.make_room();
+        self.input.make_room(self.decoder.is_within());
         tokio::select! {
             answer = self.running.next(), if !self.running.is_empty() => self.speak(answer),
-            read = socket.read_buf(&mut self.input), if self.waiting.is_none() => {
+            read = socket.read_buf(&mut self.input.bytes), if self.waiting.is_none() => {
                 let count = read?;
                 if count == 0 {
                     return Err(End::Gone);
@@ -343,7 +350,7 @@ impl<'n> Session<'n> {
             if self.out.len() >= TOGETHER {
                 return Ok(true);
             }
-            match self.decoder.next(&mut self.input)? {
+            match self.decoder.next(&mut self.input.bytes)? {
                 None => break,
                 Some(Event::Text(message)) => self.message(&message, false),
                 Some(Event::Binary(message)) => self.message(&message, true),
@@ -357,7 +364,7 @@ impl<'n> Session<'n> {
                 }
             }
         }
-        let held = self.decoder.held() + self.input.len();
+        let held = self.decoder.held() + self.input.bytes.len();
         match self.admitted.hold(held) {
             Ok(()) => Ok(false),
             Err(_) => Err(End::Close(
@@ -498,17 +505,6 @@ impl<'n> Session<'n> {
         socket.flush().await
     }
 
-    fn make_room(&mut self) {
-        let within = self.decoder.is_within();
-        // A connection that rests does not keep the room of what it was sent.
-        if !within && self.wide && self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.wide = false;
-        }
-        self.wide |= within;
-        self.input.reserve(if within { READ_WITHIN } else { READ });
-    }
-
     async fn close(mut self, socket: &mut Wire, end: End) {
         self.running = SelectAll::new();
         self.waiting = None;
@@ -553,6 +549,18 @@ fn beats(beat: Duration) -> Interval {
     let mut beats = interval_at(tokio::time::Instant::now() + beat, beat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     beats
+}
+
+impl Input {
+    /// Makes room for what comes next: the rest of a message, or anything. A connection that rests does not keep the room of a message.
+    fn make_room(&mut self, within: bool) {
+        if self.wide && !within && self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.wide = false;
+        }
+        self.wide |= within;
+        self.bytes.reserve(if within { READ_WITHIN } else { READ });
+    }
 }
 
 impl Pulse {
@@ -735,5 +743,36 @@ impl Stream for Running {
                 None => self.end(),
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_of_a_message_is_not_kept() {
+        let mut decoder = Decoder::new(1 << 20);
+        let mut input = Input {
+            bytes: BytesMut::new(),
+            wide: false,
+        };
+        let size = 100 * 1024_u64;
+        let head = [&[0x82, 0xff][..], &size.to_be_bytes(), &[0; 4]].concat();
+        let mut sent = vec![0; head.len() + 100 * 1024];
+        sent[..head.len()].copy_from_slice(&head);
+        let mut left = sent.as_slice();
+        while !left.is_empty() {
+            input.make_room(decoder.is_within());
+            let room = input.bytes.capacity() - input.bytes.len();
+            let (piece, rest) = left.split_at(room.min(left.len()));
+            input.bytes.extend_from_slice(piece);
+            left = rest;
+            let came = decoder.next(&mut input.bytes).unwrap();
+            assert_eq!(came.is_some(), left.is_empty());
+        }
+        assert!(input.bytes.is_empty() && input.wide);
+        input.make_room(decoder.is_within());
+        assert!((READ..2 * READ).contains(&input.bytes.capacity()));
     }
 }

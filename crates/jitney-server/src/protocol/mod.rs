@@ -4,7 +4,7 @@
 //! documents about servers and models, and [`error`] the body of every refusal.
 //!
 //! `tensors` checks a request's tensors against a signature whatever form they came in, for all of these and for gRPC, `classes` names
-//! the highest numbers of an output, and `parameters` adds to what a request says to its model.
+//! the highest numbers of an output, and `parameters` knows which parameters of a request are for the server, and adds header fields to them.
 //!
 //! # The JSON that is read
 //! RFC 8259 in UTF-8 without a byte order mark, with one extension: the words `NaN`, `Infinity` and `-Infinity` stand where a number of a
