@@ -62,12 +62,14 @@ fn change(level: &mut Level, name: &str, value: &LogValue) -> Result<(), Failure
             ));
         }
         ("log_error" | "log_warning" | "log_info", _) => {
-            return Err(Failure::invalid(format!("{name}: expected true or false")));
+            return Err(Failure::invalid(format!(
+                "{name}: expected true or false, got {value}"
+            )));
         }
         ("log_verbose_level", _) => {
-            return Err(Failure::invalid(
-                "log_verbose_level: expected a whole number from 0",
-            ));
+            return Err(Failure::invalid(format!(
+                "log_verbose_level: expected a whole number from 0, got {value}"
+            )));
         }
         _ => {
             return Err(Failure::invalid(format!(

@@ -66,7 +66,8 @@ pub(crate) async fn load(
 /// The log says what the caller is not told.
 fn without_reason(name: &str, failure: &Failure) -> Failure {
     let name = logging::escaped(name);
-    tracing::warn!(model = %name, error = %failure.message, "a load that was asked for failed");
+    let error = logging::one_line(&failure.message);
+    tracing::warn!(model = %name, %error, "a load that was asked for failed");
     Failure::new(
         Code::Failed,
         format!("model \"{name}\" could not be loaded: the server's log says why"),

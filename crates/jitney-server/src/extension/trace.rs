@@ -4,6 +4,7 @@ use crate::failure::{Code, Failure};
 use crate::observe::logging;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::{self, TraceChange};
+use crate::protocol::Excerpt;
 use crate::protocol::extension::settings::{TraceSettings, TraceValues};
 
 /// The settings of a configured model, or of the server.
@@ -62,25 +63,34 @@ fn level(value: &[String]) -> Result<bool, Failure> {
             Code::Forbidden,
             "trace_level TENSORS is not served: what requests carry is not written anywhere",
         )),
-        _ => Err(Failure::invalid("trace_level: expected OFF or TIMESTAMPS")),
+        _ => Err(wrong("trace_level", "OFF or TIMESTAMPS", value)),
     }
 }
 
 fn rate(value: &[String]) -> Result<u64, Failure> {
-    let wrong = "trace_rate: expected a whole number from 1";
     let rate = only(value).and_then(whole).filter(|rate| *rate > 0);
-    rate.ok_or_else(|| Failure::invalid(wrong))
+    rate.ok_or_else(|| wrong("trace_rate", "a whole number from 1", value))
 }
 
 fn count(value: &[String]) -> Result<Option<u64>, Failure> {
-    let wrong = "trace_count: expected a whole number from 0, or -1 for traces without end";
+    let expected = "a whole number from 0, or -1 for traces without end";
     match only(value) {
         Some("-1") => Ok(None),
         text => match text.and_then(whole) {
             Some(count) => Ok(Some(count)),
-            None => Err(Failure::invalid(wrong)),
+            None => Err(wrong("trace_count", expected, value)),
         },
     }
+}
+
+fn wrong(name: &str, expected: &str, got: &[String]) -> Failure {
+    let shown = |text: &String| format!("\"{}\"", Excerpt(text));
+    let got = match got {
+        [] => "no text".to_owned(),
+        [only] => shown(only),
+        [first, ..] => format!("{} texts, the first {}", got.len(), shown(first)),
+    };
+    Failure::invalid(format!("{name}: expected {expected}, got {got}"))
 }
 
 /// A number that is written as numbers are, and is far from the end of what there is room for.

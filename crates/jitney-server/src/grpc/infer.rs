@@ -82,7 +82,7 @@ fn meta(id: String, parameters: &Parameters) -> Result<Meta, Failure> {
     };
     for (name, parameter) in parameters {
         let taken = parameters::take(&mut meta, name, value(parameter));
-        taken.map_err(|what| expected(name, what))?;
+        taken.map_err(|what| expected(name, what, parameter))?;
     }
     meta.parameters = json(parameters);
     Ok(meta)
@@ -96,11 +96,11 @@ fn reserved(parameters: &Parameters) -> Result<bool, Failure> {
     for (name, value) in parameters {
         if name == EMPTY_FINAL {
             let Some(ParameterChoice::BoolParam(asked)) = value.parameter_choice else {
-                return Err(expected(name, "true or false"));
+                return Err(expected(name, "true or false", value));
             };
             empty_final = asked;
         } else if name.starts_with("triton_") {
-            return Err(refused(name, "is reserved"));
+            return Err(refused(name, parameters::RESERVED));
         }
     }
     Ok(empty_final)
@@ -148,11 +148,14 @@ fn classes(
     let count = whole(classification).and_then(|count| usize::try_from(count).ok());
     match count {
         Some(count) if numbers => Ok(NonZeroUsize::new(count)),
-        Some(_) => Err(expected(
+        Some(_) => Err(Failure::invalid(format!(
+            "parameters.{CLASSIFICATION}: expected an output of numbers, got one of other things"
+        ))),
+        None => Err(expected(
             CLASSIFICATION,
-            "an output of numbers, got one of other things",
+            "a number of classes",
+            classification,
         )),
-        None => Err(expected(CLASSIFICATION, "a number of classes")),
     }
 }
 
@@ -163,8 +166,16 @@ fn refused(name: &str, why: &str) -> Failure {
     ))
 }
 
-fn expected(name: &str, what: &str) -> Failure {
-    Failure::invalid(format!("parameters.{name}: expected {what}"))
+fn expected(name: &str, what: &str, got: &InferParameter) -> Failure {
+    let got = match &got.parameter_choice {
+        Some(ParameterChoice::BoolParam(value)) => value.to_string(),
+        Some(ParameterChoice::Int64Param(value)) => value.to_string(),
+        Some(ParameterChoice::Uint64Param(value)) => value.to_string(),
+        Some(ParameterChoice::DoubleParam(value)) => format!("{value:?}"),
+        Some(ParameterChoice::StringParam(text)) => format!("\"{}\"", Excerpt(text)),
+        None => "nothing".to_owned(),
+    };
+    Failure::invalid(format!("parameters.{name}: expected {what}, got {got}"))
 }
 
 fn within(mut failure: Failure, place: &str) -> Failure {
@@ -181,13 +192,14 @@ fn value(parameter: &InferParameter) -> parameters::Value {
     }
 }
 
-/// A number of 0 or more, in any of the forms in which clients write it.
+/// A number of 0 or more, in either of the forms in which clients write it.
 fn whole(parameter: &InferParameter) -> Option<u64> {
     match parameter.parameter_choice.as_ref()? {
         ParameterChoice::Int64Param(value) => u64::try_from(*value).ok(),
         ParameterChoice::Uint64Param(value) => Some(*value),
-        ParameterChoice::StringParam(text) => text.parse().ok(),
-        ParameterChoice::BoolParam(_) | ParameterChoice::DoubleParam(_) => None,
+        ParameterChoice::StringParam(_)
+        | ParameterChoice::BoolParam(_)
+        | ParameterChoice::DoubleParam(_) => None,
     }
 }
 
@@ -241,12 +253,17 @@ fn typed_inputs(spec: &Spec, tensors: Vec<InferInputTensor>) -> Result<Vec<Tenso
     for (at, mut tensor) in tensors.into_iter().enumerate() {
         checked_parameters(at, &tensor)?;
         let contents = tensor.contents.take().unwrap_or_default();
+        let none = filled(&contents).iter().all(|(_, filled)| !filled);
         // An unknown datatype is found by the check against the signature.
         let data = match DataType::from_name(&tensor.datatype) {
-            Some(datatype) => data(datatype, contents)
-                .map_err(|failure| within(failure, &format!("inputs[{at}].contents")))?,
+            Some(datatype) => data(at, datatype, contents)?,
             None => Data::Fixed(Bytes::new()),
         };
+        if none && !tensor.shape.contains(&0) {
+            return Err(Failure::invalid(format!(
+                "inputs[{at}]: expected elements in contents or in raw_input_contents, got neither"
+            )));
+        }
         inputs.add(&tensor.name, &tensor.datatype, &tensor.shape, data)?;
     }
     inputs.finish()
@@ -257,11 +274,11 @@ fn checked_parameters(at: usize, tensor: &InferInputTensor) -> Result<(), Failur
         .map_err(|failure| within(failure, &format!("inputs[{at}]")))
 }
 
-/// The elements of a typed tensor, which must be in the field of its datatype alone.
-fn data(datatype: DataType, mut contents: InferTensorContents) -> Result<Data, Failure> {
+/// The elements of the typed tensor at that place, which must be in the field of its datatype alone.
+fn data(at: usize, datatype: DataType, mut contents: InferTensorContents) -> Result<Data, Failure> {
     let Some(field) = field(datatype) else {
         return Err(Failure::invalid(format!(
-            "expected {datatype} in raw_input_contents, since contents have no field for it"
+            "inputs[{at}].contents: expected {datatype} in raw_input_contents, since contents have no field for it"
         )));
     };
     let odd = filled(&contents)
@@ -269,17 +286,17 @@ fn data(datatype: DataType, mut contents: InferTensorContents) -> Result<Data, F
         .find(|(name, filled)| *filled && *name != field);
     if let Some((odd, _)) = odd {
         return Err(Failure::invalid(format!(
-            "expected {datatype} in {field}, got {odd}"
+            "inputs[{at}].contents: expected {datatype} in {field}, got {odd}"
         )));
     }
     match datatype {
         DataType::Bool => lend(std::mem::take(&mut contents.bool_contents)),
-        DataType::Uint8 => narrowed::<u32, u8>(field, &contents.uint_contents),
-        DataType::Uint16 => narrowed::<u32, u16>(field, &contents.uint_contents),
+        DataType::Uint8 => narrowed::<u32, u8>(at, field, &contents.uint_contents),
+        DataType::Uint16 => narrowed::<u32, u16>(at, field, &contents.uint_contents),
         DataType::Uint32 => lend(contents.uint_contents),
         DataType::Uint64 => lend(contents.uint64_contents),
-        DataType::Int8 => narrowed::<i32, i8>(field, &contents.int_contents),
-        DataType::Int16 => narrowed::<i32, i16>(field, &contents.int_contents),
+        DataType::Int8 => narrowed::<i32, i8>(at, field, &contents.int_contents),
+        DataType::Int16 => narrowed::<i32, i16>(at, field, &contents.int_contents),
         DataType::Int32 => lend(contents.int_contents),
         DataType::Int64 => lend(contents.int64_contents),
         DataType::Fp32 => lend(contents.fp32_contents),
@@ -325,7 +342,7 @@ fn lend<T: Element>(values: Vec<T>) -> Result<Data, Failure> {
 }
 
 /// The elements of a datatype that is smaller than its field.
-fn narrowed<Wide, Narrow>(field: &str, values: &[Wide]) -> Result<Data, Failure>
+fn narrowed<Wide, Narrow>(input: usize, field: &str, values: &[Wide]) -> Result<Data, Failure>
 where
     Wide: Copy + std::fmt::Display,
     Narrow: Element + TryFrom<Wide>,
@@ -334,7 +351,7 @@ where
     for (at, value) in values.iter().enumerate() {
         let value = Narrow::try_from(*value).map_err(|_| {
             Failure::invalid(format!(
-                "{field}[{at}]: expected a number in the range of {}, got {value}",
+                "inputs[{input}].contents.{field}[{at}]: expected a number in the range of {}, got {value}",
                 Narrow::DATATYPE
             ))
         })?;
@@ -573,7 +590,9 @@ mod tests {
             (
                 DataType::Int8,
                 ints(&[0, 128]),
-                Some("int_contents[1]: expected a number in the range of INT8, got 128"),
+                Some(
+                    "inputs[0].contents.int_contents[1]: expected a number in the range of INT8, got 128",
+                ),
             ),
             (DataType::Int8, ints(&[-129]), Some("int_contents[0]")),
             (DataType::Int16, ints(&[-32_768, 32_767]), None),
@@ -589,16 +608,16 @@ mod tests {
             (
                 DataType::Fp32,
                 ints(&[1]),
-                Some("expected FP32 in fp32_contents, got int_contents"),
+                Some("inputs[0].contents: expected FP32 in fp32_contents, got int_contents"),
             ),
             (
                 DataType::Bf16,
                 ints(&[]),
-                Some("expected BF16 in raw_input_contents"),
+                Some("inputs[0].contents: expected BF16 in raw_input_contents"),
             ),
         ];
         for (datatype, contents, expected) in rows {
-            match (data(datatype, contents), expected) {
+            match (data(0, datatype, contents), expected) {
                 (Ok(_), None) => (),
                 (Err(failure), Some(words)) => {
                     assert!(failure.message.contains(words), "{failure}");
@@ -623,13 +642,13 @@ mod tests {
             ("e", Uint64Param(u64::MAX)),
             ("priority", Uint64Param(3)),
             ("sequence_id", Int64Param(7)),
-            ("timeout", StringParam("250".to_owned())),
+            ("timeout", Int64Param(250)),
         ];
         asked.parameters = choices
             .map(|(name, choice)| (name.to_owned(), parameter(choice)))
             .into();
         let meta = decode(asked, &spec).unwrap().meta;
-        let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":7,"timeout":"250"}"#;
+        let text = r#"{"a":true,"b\"":"\n","c":0.5,"d":null,"e":18446744073709551615,"priority":3,"sequence_id":7,"timeout":250}"#;
         let expected = Meta {
             id: Some("7".to_owned()),
             timeout: Some(Duration::from_micros(250)),
@@ -641,23 +660,44 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_sequence_is_checked() {
-        use ParameterChoice::{BoolParam, Int64Param, StringParam};
+    fn parameters_with_a_meaning_are_checked() {
+        use ParameterChoice::{BoolParam, DoubleParam, Int64Param, StringParam};
         let spec = spec(&[("x", "FP32[2]")]);
+        let text = |text: &str| StringParam(text.to_owned());
         let rows = [
-            ("sequence_id", StringParam("a".to_owned()), true),
-            ("sequence_id", Int64Param(0), true),
-            ("sequence_id", Int64Param(-1), false),
-            ("sequence_id", BoolParam(true), false),
-            ("sequence_start", BoolParam(true), true),
-            ("sequence_end", Int64Param(1), false),
+            ("sequence_id", text("a"), ""),
+            ("sequence_id", Int64Param(0), ""),
+            ("sequence_id", Int64Param(-1), "or a string, got -1"),
+            ("sequence_id", BoolParam(true), "or a string, got true"),
+            ("sequence_start", BoolParam(true), ""),
+            (
+                "sequence_end",
+                Int64Param(1),
+                "expected true or false, got 1",
+            ),
+            ("priority", text("1"), "or 0 for none, got \"1\""),
+            ("priority", DoubleParam(1.0), "or 0 for none, got 1.0"),
+            ("timeout", text("250"), "of microseconds, got \"250\""),
+            (
+                "triton_x",
+                Int64Param(1),
+                "parameters.triton_x: expected a request without this parameter: names that begin with triton_ are reserved",
+            ),
         ];
-        for (name, choice, fine) in rows {
+        for (name, choice, words) in rows {
             let mut asked = request("x", DataType::Fp32, &[1, 2]);
             asked.raw_input_contents = vec![Bytes::from_static(&[0; 8])];
             let row = format!("{name} {choice:?}");
             asked.parameters = [(name.to_owned(), parameter(choice))].into();
-            assert_eq!(decode(asked, &spec).is_ok(), fine, "{row}");
+            match decode(asked, &spec) {
+                Ok(_) => assert_eq!(words, "", "{row}"),
+                Err(failure) => {
+                    assert!(
+                        !words.is_empty() && failure.message.contains(words),
+                        "{failure}"
+                    );
+                }
+            }
         }
     }
 

@@ -317,7 +317,10 @@ impl Entry {
             // The cause may name files, so it is for the log and for status pages.
             (ModelState::Failed { .. }, None) => Err(Failure::new(
                 Code::Failed,
-                format!("model \"{}\" could not be loaded", self.name),
+                format!(
+                    "version {} of model \"{}\" could not be loaded",
+                    self.version, self.name
+                ),
             )
             .retry_after(SOON * 60)),
             (ModelState::Draining | ModelState::Closed, _) => Err(draining()),

@@ -106,7 +106,10 @@ async fn a_broken_model_fails_alone() {
     let failure = catalog.model("absent", None).unwrap_err();
     assert_eq!(
         (failure.code, &*failure.message),
-        (Code::Failed, "model \"absent\" could not be loaded")
+        (
+            Code::Failed,
+            "version 1 of model \"absent\" could not be loaded"
+        )
     );
     assert!(failure.retry_after.is_some());
     let told = catalog.statuses().remove(3).state;

@@ -77,7 +77,7 @@ impl Sites {
         }
         Err(Failure::new(
             Code::MisdirectedRequest,
-            "this server is not served under the name in Host; call it by its own address, or allow the name in its settings",
+            "this server is not served under the name in Host; call it by its own address, or start it with --allowed-host NAME",
         ))
     }
 
@@ -100,7 +100,7 @@ impl Sites {
         }
         Err(Failure::new(
             Code::Forbidden,
-            "the request comes from a page of another site, which the server's settings do not allow",
+            "the request comes from a page of another site; start the server with --allowed-origin ORIGIN to allow it",
         )
         .into())
     }
@@ -202,15 +202,38 @@ pub(crate) fn media(headers: &HeaderMap, form: Form) -> Result<Media, Failure> {
         (_, Some(json)) => Ok(Media::Binary { json }),
         (Some(kind), None) => Ok(kind),
         (None, None) if form == Form::Protocol && !may_be_a_page(headers) => Ok(Media::Unsaid),
-        (None, None) => Err(no_type()),
+        (None, None) => Err(no_type(headers, form)),
     }
 }
 
-/// The refusal of a body whose type is missing.
-pub(crate) fn no_type() -> Failure {
+/// The refusal of a body whose type is missing, or says nothing.
+fn no_type(headers: &HeaderMap, form: Form) -> Failure {
+    unsupported(match form {
+        Form::Protocol if headers.contains_key(CONTENT_TYPE) => {
+            "application/octet-stream is read from pages with Inference-Header-Content-Length only; send JSON with Content-Type: application/json"
+        }
+        Form::Protocol => {
+            "the body's type is missing; send Content-Type: application/json, or Inference-Header-Content-Length where raw tensors follow"
+        }
+        _ => "the body's type is missing; send Content-Type: application/json",
+    })
+}
+
+/// The refusal of a body that does not begin as one of which nothing is said must.
+pub(crate) fn no_object() -> Failure {
     unsupported(
-        "the body's type is missing; send Content-Type: application/json, or Inference-Header-Content-Length where raw tensors follow",
+        "the body does not begin like an object of JSON; send one with Content-Type: application/json, or Inference-Header-Content-Length where raw tensors follow",
     )
+}
+
+/// Says of a body of which nothing was said what may be wrong with it: raw tensors stand behind its JSON.
+pub(crate) fn unsaid(mut failure: Failure) -> Failure {
+    if failure.message.starts_with("body: ") {
+        failure.message.push_str(
+            "; where raw tensors follow the JSON, say its length in Inference-Header-Content-Length",
+        );
+    }
+    failure
 }
 
 /// What the one `Content-Type` says.
@@ -464,6 +487,45 @@ mod tests {
         for page in [("origin", "http://localhost"), ("sec-fetch-site", "none")] {
             assert_eq!(both(&[page]), [OTHER; 2]);
             assert_eq!(both(&[page, octets]), [OTHER; 2]);
+        }
+    }
+
+    #[test]
+    fn the_type_that_is_missing_is_named() {
+        let page = ("origin", "http://localhost");
+        let octets = ("content-type", "application/octet-stream");
+        let rows: [(Form, &[(&str, &str)], &str); 5] = [
+            (
+                Form::Predict,
+                &[],
+                "type is missing; send Content-Type: application/json",
+            ),
+            (
+                Form::Generate,
+                &[page],
+                "type is missing; send Content-Type: application/json",
+            ),
+            (
+                Form::Protocol,
+                &[page],
+                "json, or Inference-Header-Content-Length where raw tensors follow",
+            ),
+            (
+                Form::Protocol,
+                &[page, octets],
+                "application/octet-stream is read from pages with",
+            ),
+            (
+                Form::Predict,
+                &[page, octets],
+                "type is not JSON; send it with Content-Type: application/json",
+            ),
+        ];
+        for (form, fields, words) in rows {
+            let failure = media(&head(fields).headers, form).unwrap_err();
+            assert!(failure.message.contains(words), "{failure}");
+            let binary = failure.message.contains("Inference-Header");
+            assert_eq!(binary, form == Form::Protocol, "{failure}");
         }
     }
 

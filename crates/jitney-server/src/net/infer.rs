@@ -225,7 +225,8 @@ async fn generate_one(work: Work) -> Result<Answered, Failure> {
 fn decode(body: &Bytes, media: Media, spec: &Spec) -> Result<infer::Request, Failure> {
     match media {
         Media::Binary { json } => infer::decode_binary(body, json, spec),
-        Media::Unsaid if !body.trim_ascii_start().starts_with(b"{") => Err(checks::no_type()),
+        Media::Unsaid if !body.trim_ascii_start().starts_with(b"{") => Err(checks::no_object()),
+        Media::Unsaid => infer::decode(body, spec).map_err(checks::unsaid),
         _ => infer::decode(body, spec),
     }
 }

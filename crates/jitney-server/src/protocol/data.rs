@@ -1,7 +1,9 @@
 //! The elements of a tensor: from a JSON array straight into the bytes of the tensor, counted against its shape on the way.
 
-use base64::Engine;
+use std::fmt;
+
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine};
 use bytes::Bytes;
 use jitney_engine::spec::Dim;
 use jitney_engine::tensor::{Data, DataType, Shape};
@@ -45,15 +47,36 @@ pub(super) fn decode_base64(data: &mut Data) -> Outcome<()> {
     };
     for (index, element) in elements.iter_mut().enumerate() {
         let decoded = STANDARD.decode(&*element).map_err(|error| {
-            Fault::new(format!(
-                "expected base64 with padding, got a string with {error}"
-            ))
-            .index(index)
-            .key("data")
+            let fault = Fault::new(format!("expected base64 with padding, got {}", Odd(error)));
+            fault.index(index).key("data")
         })?;
         *element = decoded.into();
     }
     Ok(())
+}
+
+/// What there is instead of base64.
+struct Odd(DecodeError);
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            DecodeError::InvalidByte(at, byte) => {
+                write!(f, "'{}' at byte {at} of the string", byte.escape_ascii())
+            }
+            DecodeError::InvalidLastSymbol(at, byte) => {
+                let byte = byte.escape_ascii();
+                write!(
+                    f,
+                    "'{byte}' at byte {at}, the last, which has bits of no byte"
+                )
+            }
+            DecodeError::InvalidLength(length) => {
+                write!(f, "{length} characters, which are no whole number of bytes")
+            }
+            DecodeError::InvalidPadding => f.write_str("other padding"),
+        }
+    }
 }
 
 /// Checks that every element is the text of one JSON value.
@@ -336,8 +359,8 @@ pub(super) fn cut(text: &Bytes, ends: &[usize]) -> Vec<Bytes> {
 /// Dimensions as the protocol writes them.
 pub(super) struct Dims<'d>(pub(super) &'d [Dim]);
 
-impl std::fmt::Display for Dims<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Dims<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[")?;
         for (at, dim) in self.0.iter().enumerate() {
             f.write_str(if at > 0 { ", " } else { "" })?;

@@ -323,11 +323,12 @@ pub(super) fn read_request_parameter(
     meta: &mut Meta,
 ) -> Outcome<()> {
     if name.starts_with("triton_") {
-        return Err(refused("is reserved"));
+        return Err(refused(parameters::RESERVED));
     }
     let value = value(scanner.moved_to(scanner.at()));
     parameters::take(meta, name, value).map_err(|expected| scanner.expected(expected))?;
-    scanner.skip()
+    // The model shall be able to read it: one that it cannot read would cost it all of them.
+    scanner.value().map(drop)
 }
 
 /// What kind of value is next.

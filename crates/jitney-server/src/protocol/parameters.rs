@@ -44,6 +44,9 @@ pub(crate) fn take(meta: &mut Meta, name: &str, value: Value) -> Result<(), &'st
     Ok(())
 }
 
+/// Why a request with a parameter is refused whose name is not the caller's to choose.
+pub(crate) const RESERVED: &str = "names that begin with triton_ are reserved";
+
 /// Why a request, an input or an output with a parameter of that name is refused.
 pub(crate) fn refusal(name: &str) -> Option<&'static str> {
     let shared = name.starts_with("shared_memory_");

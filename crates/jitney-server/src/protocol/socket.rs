@@ -248,7 +248,7 @@ impl Envelope {
         while let Some(name) = keys.next(scanner)? {
             // It is about the outputs, which only the other form names.
             let read = match &*name {
-                "binary_data_output" => scanner.skip(),
+                "binary_data_output" => scanner.value().map(drop),
                 name => read_request_parameter(scanner, name, &mut self.meta),
             };
             read.map_err(|fault| fault.key(&name))?;

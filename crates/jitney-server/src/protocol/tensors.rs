@@ -56,8 +56,10 @@ impl<'s> Inputs<'s> {
         shape: &[i64],
         raw: Bytes,
     ) -> Result<(), Failure> {
+        let at = self.came;
         self.take(name, datatype, shape, |datatype, shape| {
             from_raw(datatype, shape, raw)
+                .map_err(|fault| fault.index(at).key("raw_input_contents"))
         })
     }
 
@@ -79,12 +81,12 @@ impl<'s> Inputs<'s> {
     ) -> Result<(), Failure> {
         let at = self.came;
         self.came += 1;
-        let checked = checked(self.spec, name, datatype, shape).and_then(|(index, shape)| {
-            let datatype = self.spec.inputs[index].datatype;
-            let data = data(datatype, &shape)?;
-            self.place(index, shape, data)
-        });
-        Ok(checked.map_err(|fault| fault.index(at).key("inputs"))?)
+        let within = |fault: Box<Fault>| fault.index(at).key("inputs");
+        let checked = checked(self.spec, name, datatype, shape);
+        let (index, shape) = checked.map_err(within)?;
+        // What is wrong with the elements may be elsewhere than the input.
+        let data = data(self.spec.inputs[index].datatype, &shape)?;
+        Ok(self.place(index, shape, data).map_err(within)?)
     }
 
     /// Makes the tensor of an input whose datatype and shape are checked, and puts it where the model takes it.
@@ -214,15 +216,23 @@ pub(super) fn split(raw: &Bytes, count: usize) -> Outcome<Vec<Bytes>> {
     match raw.len() - at {
         0 => Ok(elements),
         left => Err(Fault::new(format!(
-            "expected {count} elements (BYTES), got {left} bytes more behind them"
+            "expected {}, got {left} {} more behind them",
+            strings(count),
+            if left == 1 { "byte" } else { "bytes" },
         ))),
     }
+}
+
+fn strings(count: usize) -> String {
+    let noun = if count == 1 { "element" } else { "elements" };
+    format!("{count} {noun} (BYTES)")
 }
 
 #[cold]
 fn too_few(count: usize, bytes: usize) -> Box<Fault> {
     Fault::new(format!(
-        "expected {count} elements (BYTES), each after its length in 4 bytes, got fewer in {bytes} bytes"
+        "expected {}, each after its length in 4 bytes, got fewer in {bytes} bytes",
+        strings(count)
     ))
 }
 
@@ -532,7 +542,7 @@ mod tests {
                 DataType::Bytes,
                 &[1],
                 b"\x01\0\0",
-                "expected 1 elements (BYTES), each after its length",
+                "expected 1 element (BYTES), each after its length",
             ),
             (
                 DataType::Bytes,
@@ -550,9 +560,14 @@ mod tests {
                 DataType::Bytes,
                 &[1],
                 b"\0\0\0\0\0",
-                "got 1 bytes more behind them",
+                "expected 1 element (BYTES), got 1 byte more behind them",
             ),
-            (DataType::Bytes, &[0], b"\0", "got 1 bytes more behind them"),
+            (
+                DataType::Bytes,
+                &[0],
+                b"\0\0",
+                "expected 0 elements (BYTES), got 2 bytes more behind them",
+            ),
         ];
         for (datatype, shape, raw, words) in rows {
             let fault = from_raw(datatype, shape, Bytes::from_static(raw)).unwrap_err();

@@ -535,6 +535,14 @@ fn parameters_that_cannot_be_kept_are_refused_by_name() {
                 "parameters.timeout: expected an integer of microseconds, got 1.5",
             ),
             (
+                r#"{"parameters":{"colour":[1,NaN]}}"#,
+                "parameters.colour[1]: expected a JSON value, got NaN",
+            ),
+            (
+                r#"{"parameters":{"colour":1e999}}"#,
+                "parameters.colour: expected a number in the range of FP64, got 1e999",
+            ),
+            (
                 r#"{"parameters":{"priority":-1}}"#,
                 "parameters.priority: expected an integer, 1 or more, or 0 for none, got -1",
             ),

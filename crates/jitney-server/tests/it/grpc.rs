@@ -483,7 +483,7 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             raw("m", "FP32", &[1, 1], vec![0; 3]),
-            "inputs[0]: expected 4 bytes",
+            "raw_input_contents[0]: expected 4 bytes",
         ),
         (
             raw("m", "FP64", &[1, 1], vec![0; 8]),
@@ -499,7 +499,7 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             typed("m", "FP32", &[1, 1], ints(&[1])),
-            "inputs[0].contents.expected FP32 in fp32_contents, got int_contents",
+            "inputs[0].contents: expected FP32 in fp32_contents, got int_contents",
         ),
         (
             typed("m", "FP32", &[1, 1], floats_of(&[1.0, 2.0])),
@@ -511,19 +511,23 @@ fn requests_that_cannot_be_meant_are_refused_with_words() {
         ),
         (
             typed("n16", "FP16", &[1, 1], none()),
-            "expected FP16 in raw_input_contents",
+            "inputs[0].contents: expected FP16 in raw_input_contents",
+        ),
+        (
+            typed("m", "FP32", &[1, 1], none()),
+            "inputs[0]: expected elements in contents or in raw_input_contents, got neither",
         ),
         (
             with(number(1.0), "triton_x", ParameterChoice::BoolParam(true)),
-            "parameters.triton_x: expected a request without this parameter",
+            "this parameter: names that begin with triton_ are reserved",
         ),
         (
             with(number(1.0), "timeout", ParameterChoice::DoubleParam(1.0)),
-            "parameters.timeout: expected an integer of microseconds",
+            "parameters.timeout: expected an integer of microseconds, got 1.0",
         ),
         (
             with(number(1.0), "priority", ParameterChoice::Int64Param(-1)),
-            "parameters.priority: expected an integer, 1 or more, or 0 for none",
+            "parameters.priority: expected an integer, 1 or more, or 0 for none, got -1",
         ),
         (
             ModelInferRequest {

@@ -1,10 +1,12 @@
 //! The settings of the log and of traces: Triton's logging and trace extensions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Number, Value};
 
+use super::super::Excerpt;
 use super::read;
 use crate::failure::Failure;
 use crate::observe::logging;
@@ -37,6 +39,16 @@ pub enum LogValue {
     Text(String),
 }
 
+impl fmt::Display for LogValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogValue::Bool(on) => write!(f, "{on}"),
+            LogValue::Level(level) => write!(f, "{level}"),
+            LogValue::Text(text) => write!(f, "\"{}\"", Excerpt(text)),
+        }
+    }
+}
+
 /// The settings of traces, all but the level as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TraceSettings {
@@ -63,9 +75,13 @@ pub fn read_log(body: &[u8]) -> Result<BTreeMap<String, LogValue>, Failure> {
     let values: BTreeMap<String, Value> = read(body)?;
     let values = values.into_iter();
     values
-        .map(|(name, value)| match log_value(value) {
+        .map(|(name, value)| match log_value(&value) {
             Some(value) => Ok((name, value)),
-            None => Err(wrong(&name, "true, false, a whole number from 0 or a text")),
+            None => Err(wrong(
+                &name,
+                "true, false, a whole number from 0 or a text",
+                &value,
+            )),
         })
         .collect()
 }
@@ -89,19 +105,19 @@ pub fn read_trace(body: &[u8]) -> Result<TraceValues, Failure> {
     values
         .map(|(name, value)| match value {
             Value::Null => Ok((name, None)),
-            value => match texts(value) {
+            value => match texts(&value) {
                 Some(texts) => Ok((name, Some(texts))),
-                None => Err(wrong(&name, "a text, a list of texts or null")),
+                None => Err(wrong(&name, "a text, a list of texts or null", &value)),
             },
         })
         .collect()
 }
 
-fn log_value(value: Value) -> Option<LogValue> {
+fn log_value(value: &Value) -> Option<LogValue> {
     Some(match value {
-        Value::Bool(on) => LogValue::Bool(on),
-        Value::String(text) => LogValue::Text(text),
-        Value::Number(number) => LogValue::Level(whole(&number)?),
+        Value::Bool(on) => LogValue::Bool(*on),
+        Value::String(text) => LogValue::Text(text.clone()),
+        Value::Number(number) => LogValue::Level(whole(number)?),
         Value::Null | Value::Array(_) | Value::Object(_) => return None,
     })
 }
@@ -113,21 +129,21 @@ fn whole(number: &Number) -> Option<u32> {
     whole.then_some(number as u32)
 }
 
-fn texts(value: Value) -> Option<Vec<String>> {
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
     match value {
-        Value::String(text) => Some(vec![text]),
-        Value::Array(values) => {
-            let texts = values.into_iter().map(|value| match value {
-                Value::String(text) => Some(text),
-                _ => None,
-            });
-            texts.collect()
-        }
-        _ => None,
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
     }
 }
 
-fn wrong(name: &str, expected: &str) -> Failure {
+fn wrong(name: &str, expected: &str, got: &Value) -> Failure {
     let name = logging::escaped(name);
-    Failure::invalid(format!("{name}: expected {expected}"))
+    let got = match got {
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(text) => format!("\"{}\"", Excerpt(text)),
+        got => got.to_string(),
+    };
+    Failure::invalid(format!("{name}: expected {expected}, got {got}"))
 }

@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::calls::{Call, Stage, Way};
 use super::flows::Marks;
-use super::{Call, CallId, Place, Stage, Supervisor, Verdict, Way};
+use super::{CallId, Place, Supervisor, Verdict};
 
 /// What a reader has room for: so many replies of the least cost.
 pub(in crate::process) const CREDIT: i64 = 16;
