@@ -636,7 +636,7 @@ async fn the_warm_up_teaches_what_batching_gains() {
     );
     let stats = lane.stats();
     assert_eq!(stats.received, 0, "a warm-up is no request");
-    assert!(stats.gain > 4.0, "{stats:?}");
+    assert!(stats.gain > 1.2, "{stats:?}");
 }
 
 #[tokio::test]
