@@ -81,7 +81,7 @@ fn routes_and_names_are_checked_as_in_http1() {
 fn a_refusal_lets_the_body_come_to_its_end() {
     const PIECES: usize = 64;
     let server = start(&["m=echo:FP32[1]"]);
-    for (path, status) in [("/predict/none", 404), ("/predict/m", 415)] {
+    for (path, status) in [("/nowhere", 404), ("/predict/m", 415)] {
         let sent = Arc::new(AtomicUsize::new(0));
         let pieces = {
             let sent = Arc::clone(&sent);
