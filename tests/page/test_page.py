@@ -24,6 +24,7 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,7 @@ def main():
         page.get(running.url)
         shows_the_model(page)
         says_when_the_server_is_gone(page, running)
+        asks_for_a_key(page)
     print("the page works")
 
 
@@ -138,7 +140,8 @@ def tries_a_path(page):
     row = next(row for row in page.find_elements(By.TAG_NAME, "details") if "/predict/digits\n" in f"{row.text}\n")
     row.find_element(By.TAG_NAME, "summary").click()
     wait(page, lambda: row.find_elements(By.TAG_NAME, "textarea"), "the form")
-    assert "pixels: number[64]" in row.find_element(By.TAG_NAME, "pre").text, row.text
+    body = row.find_element(By.TAG_NAME, "pre").text
+    assert 'pixels: (number | "NaN" | "Infinity" | "-Infinity")[64]' in body, body
     row.find_element(By.CSS_SELECTOR, "form button").click()
     status = row.find_element(By.CSS_SELECTOR, "[role=status]")
     wait(page, lambda: status.text.startswith("200"), "an answer", lambda: status.text)
@@ -153,6 +156,26 @@ def says_when_the_server_is_gone(page, running):
     picture(page, "unreachable")
 
 
+def asks_for_a_key(page):
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder, "keys.toml")
+        made = subprocess.run(
+            [os.environ["JITNEY_BIN"], "key", "new", "--name", "page"], capture_output=True, text=True, check=True
+        )
+        keys.write_text(made.stdout)
+        key = made.stderr.split()[-1]
+        with server("--keys-file", str(keys)) as running:
+            for path, content in [("docs", "summary code"), ("", "article h2")]:
+                page.get(f"{running.url}{path}")
+                field = page.find_element(By.ID, "key")
+                wait(page, field.is_displayed, "the field for a key")
+                assert not texts(page, content), texts(page, content)
+                field.send_keys(key, Keys.ENTER)
+                wait(page, lambda content=content: texts(page, content), "what the key opens")
+            reads(page, "3")
+            picture(page, "with-a-key")
+
+
 # The server and its load.
 
 
@@ -162,8 +185,8 @@ class Running:
 
 
 @contextmanager
-def server():
-    command = [os.environ["JITNEY_BIN"], "serve", str(ROOT / "examples" / "digits"), "--http", "127.0.0.1:0"]
+def server(*flags):
+    command = [os.environ["JITNEY_BIN"], "serve", str(ROOT / "examples" / "digits"), "--http", "127.0.0.1:0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield Running(process, f"http://{ready_address(process)}/")

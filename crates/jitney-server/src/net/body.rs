@@ -17,9 +17,26 @@ use crate::memory::aligned;
 /// Memory that is set aside for a body on its word alone. When as much has arrived, the word is good for the rest.
 const TRUSTED_BYTES: usize = 1024 * 1024;
 
-/// What is left of a body that nobody wants is read away, so that the connection can go on, if it is no longer than this and comes soon.
-const PASSED_OVER_BYTES: usize = 1024 * 1024;
-const PASSED_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// How much is read away of a body that nobody wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    bytes: u64,
+    within: Duration,
+}
+
+impl Rest {
+    /// The next request can only follow behind the body. Beyond this the connection is closed instead, which is said.
+    pub(crate) const HTTP1: Rest = Rest {
+        bytes: 1024 * 1024,
+        within: Duration::from_secs(1),
+    };
+    /// The stream is reset instead, and many clients that are still sending lose the answer that came before the reset. It is a reader's
+    /// pace that bounds the bytes.
+    pub(crate) const HTTP2: Rest = Rest {
+        bytes: u64::MAX,
+        within: Duration::from_secs(5),
+    };
+}
 
 /// The limit of bodies that hold no tensors, which no setting raises.
 pub(crate) const FIXED_MAX: usize = 1 << 20;
@@ -89,34 +106,33 @@ where
     Ok(())
 }
 
-/// Reads what is left of a body away. False when there is too much of it, or it does not come: the connection cannot be used again.
-///
-/// A refusal is often known before the body has arrived, and the bytes that are on their way then would be taken for the next request.
+/// Reads what is left of a body away, since a refusal is often known before the body has arrived. False when there is more of it, or it does
+/// not come.
 ///
 /// Cancel safety: what was read is lost.
-pub(crate) async fn pass_over<B>(body: &mut B) -> bool
+pub(crate) async fn pass_over<B>(body: &mut B, rest: Rest) -> bool
 where
     B: Body<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
         return true;
     }
-    if body.size_hint().lower() > PASSED_OVER_BYTES as u64 {
+    if body.size_hint().lower() > rest.bytes {
         return false;
     }
     let read = async {
-        let mut left = PASSED_OVER_BYTES;
+        let mut left = rest.bytes;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return false };
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(bytes) {
+            match left.checked_sub(bytes as u64) {
                 Some(rest) => left = rest,
                 None => return false,
             }
         }
         true
     };
-    tokio::time::timeout(PASSED_OVER_WITHIN, read)
+    tokio::time::timeout(rest.within, read)
         .await
         .unwrap_or(false)
 }
@@ -442,23 +458,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_wants_is_passed_over_while_it_is_short_and_comes() {
+        let rest = Rest::HTTP1;
+        let most = usize::try_from(rest.bytes).unwrap();
         for (bytes, announced, passed) in [
             (0, true, true),
-            (PASSED_OVER_BYTES, true, true),
-            (PASSED_OVER_BYTES, false, true),
-            (PASSED_OVER_BYTES + 1, true, false),
-            (PASSED_OVER_BYTES + 1, false, false),
+            (most, true, true),
+            (most, false, true),
+            (most + 1, true, false),
+            (most + 1, false, false),
         ] {
             let mut body = Frames::new(&vec![0; bytes], 1 << 16, announced);
-            assert_eq!(pass_over(&mut body).await, passed, "{bytes} {announced}");
+            assert_eq!(
+                pass_over(&mut body, rest).await,
+                passed,
+                "{bytes} {announced}"
+            );
             assert_eq!(body.is_end_stream(), passed || !announced);
         }
         let begun = tokio::time::Instant::now();
         let mut endless = http_body_util::StreamBody::new(futures_util::stream::pending::<
             Result<Frame<Bytes>, Infallible>,
         >());
-        assert!(!pass_over(&mut endless).await);
-        assert_eq!(begun.elapsed(), PASSED_OVER_WITHIN);
+        assert!(!pass_over(&mut endless, rest).await);
+        assert_eq!(begun.elapsed(), rest.within);
     }
 
     #[tokio::test]

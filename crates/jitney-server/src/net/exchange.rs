@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
+use super::body::Rest;
 use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
 use super::cors::{Cors, Origin};
@@ -152,9 +153,27 @@ async fn answer(
         Some(fault) if refusal.failure.code == Code::Cancelled => fault_refusal(fault, peer),
         _ => refusal,
     });
-    let closes = answered.as_ref().is_err_and(|refusal| refusal.close);
-    // HTTP/2 needs no order between the bodies of its requests.
-    if version == Version::HTTP_2 || closes || body::pass_over(&mut body).await {
+    clear(version, answered, &mut body).await
+}
+
+/// Takes what nobody has read of a body out of the way of the answer, and of the next request.
+async fn clear(
+    version: Version,
+    answered: Result<Reply, Refusal>,
+    body: &mut Incoming,
+) -> Result<Reply, Refusal> {
+    let refusal = answered.as_ref().err();
+    if version == Version::HTTP_2 {
+        let slow = |refusal: &Refusal| {
+            let code = refusal.failure.code;
+            matches!(code, Code::DeadlineExceeded | Code::RequestTimeout)
+        };
+        if !refusal.is_some_and(slow) {
+            body::pass_over(body, Rest::HTTP2).await;
+        }
+        return answered;
+    }
+    if refusal.is_some_and(|refusal| refusal.close) || body::pass_over(body, Rest::HTTP1).await {
         return answered;
     }
     match answered {
