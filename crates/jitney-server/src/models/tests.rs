@@ -383,6 +383,11 @@ async fn what_crashes_or_hangs_alone_is_put_into_quarantine() {
         assert!(failure.message.contains("was not run"), "{failure}");
     }
     assert_eq!(probe.seen().len(), before);
+    // What the model is asked for beside the input is part of the guilt.
+    let mut modest = item("crash");
+    modest.meta.parameters = Some(r#"{"max_tokens":1}"#.to_owned());
+    lane.infer(modest).await.unwrap_err();
+    assert_eq!(probe.seen().len(), before + 2);
     assert!(lane.infer(item("good")).await.is_ok());
     let failure = lane.infer(item("raise")).await.unwrap_err();
     assert_eq!(failure.message, "ValueError: no");

@@ -153,7 +153,7 @@ impl Streams {
     pub(super) async fn open(&self, call: Call) -> Result<Open, Failure> {
         self.check(&call)?;
         let mut place = Place::take(&self.about, self.queue, call.meta.id.as_ref())?;
-        let suspect = self.about.suspect(&call.inputs);
+        let suspect = self.about.suspect(&call);
         let begun = self
             .about
             .in_time(Some(call.deadline), self.begin(&call, &mut place))
@@ -400,8 +400,8 @@ impl About {
         }
     }
 
-    fn suspect(&self, inputs: &[Tensor]) -> Suspect {
-        Suspect(self.ward.fingerprint(inputs))
+    fn suspect(&self, call: &Call) -> Suspect {
+        Suspect(self.ward.fingerprint(call))
     }
 
     /// The first time it need not have been the fault of these inputs.

@@ -375,7 +375,7 @@ async fn a_stream_is_of_one_row() {
 
 #[tokio::test(start_paused = true)]
 async fn inputs_that_crash_the_model_twice_are_not_run_a_third_time() {
-    let (lane, scripts) = scripted(Spec::json(), 1, 4);
+    let (lane, scripts) = scripted(Spec::json(), 1, 5);
     let errors = [
         RunError::Crashed("it was killed".to_owned()),
         RunError::RunLimit(S),
@@ -396,4 +396,8 @@ async fn inputs_that_crash_the_model_twice_are_not_run_a_third_time() {
     assert_eq!(refused.code, Code::WorkerCrashed);
     assert!(refused.message.contains("was not run"), "{refused}");
     assert!(lane.stream(call(json("other"))).await.is_ok());
+    // What the model is asked for beside the input is part of the guilt.
+    let mut modest = call(json("guilty"));
+    modest.meta.parameters = Some(r#"{"max_tokens":1}"#.to_owned());
+    assert!(lane.stream(modest).await.is_ok());
 }
