@@ -193,7 +193,7 @@ impl<M: Model> Shared<M> {
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
         let mut due = Vec::new();
-        let mut state = self.lead(lock(&self.state), seat);
+        let mut state = self.lead(lock(&self.state));
         let items = loop {
             let now = self.clock.now();
             let next = state.lane.next(now, seat, &mut due);
@@ -208,7 +208,7 @@ impl<M: Model> Shared<M> {
                 Next::Stop => break None,
                 Next::Follow => {
                     state.leader = Leader::None;
-                    state = self.lead(state, seat);
+                    state = self.lead(state);
                     continue;
                 }
                 Next::Wait => {
@@ -244,15 +244,9 @@ impl<M: Model> Shared<M> {
         items
     }
 
-    /// Waits until this thread leads, and there is something to lead, or its seat was given up.
-    fn lead<'a>(
-        &self,
-        mut state: MutexGuard<'a, State<M>>,
-        seat: Seat,
-    ) -> MutexGuard<'a, State<M>> {
-        while !matches!(state.leader, Leader::None)
-            || (!state.lane.wants_leader() && state.lane.sits(seat))
-        {
+    /// Waits until this thread leads, and there is something to lead.
+    fn lead<'a>(&self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
+        while !matches!(state.leader, Leader::None) || !state.lane.wants_leader() {
             state.followers += 1;
             state = self.clock.wait(&self.following, state, None);
             state.followers -= 1;
@@ -261,17 +255,20 @@ impl<M: Model> Shared<M> {
         state
     }
 
-    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) {
+    /// Hands over what became of the seat's batch. False when the seat was given up meanwhile, as it can be only while its batch runs.
+    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) -> bool {
         let mut due = Vec::new();
         let now = self.clock.now();
-        lock(&self.state)
-            .lane
-            .complete(now, seat, results, took, &mut due);
+        let mut state = lock(&self.state);
+        state.lane.complete(now, seat, results, took, &mut due);
+        let sits = state.lane.sits(seat);
+        drop(state);
         match &self.courier {
             // One answer is delivered as quickly from here.
             Some(courier) if due.len() > 1 => courier.take(due),
             _ => send(&mut due),
         }
+        sits
     }
 
     /// Answers some items of the seat's batch, from the given place on, while the others are run again.
@@ -299,7 +296,7 @@ impl<M: Model> Shared<M> {
         lock(&self.state).lane.count_replaced();
     }
 
-    /// Runs batches with an instance until there is nothing left to do or the instance is lost for this reason.
+    /// Runs batches with an instance until there is nothing left to do, another has taken its seat, or it is lost for this reason.
     fn run_batches(
         &self,
         seat: Seat,
@@ -316,7 +313,9 @@ impl<M: Model> Shared<M> {
             }
             let (results, took) = model.run(&items, self.isolate, &self.clock);
             label(node, "idle");
-            self.complete(seat, results, took);
+            if !self.complete(seat, results, took) {
+                break;
+            }
             model.alive()?;
         }
         Ok(())
@@ -372,10 +371,10 @@ impl<M: Model> Shared<M> {
             state = lock(&self.state);
         }
         let until = self.clock.now() + pause;
-        while state.lane.sits(seat) && !state.lane.closing() && self.clock.now() < until {
+        while !state.lane.closing() && self.clock.now() < until {
             state = self.clock.wait(&self.pausing, state, Some(until));
         }
-        state.lane.sits(seat) && !state.lane.closing()
+        !state.lane.closing()
     }
 
     /// The first attempt to make an instance has ended.
@@ -439,9 +438,13 @@ impl<M: Model> Shared<M> {
         loop {
             let now = self.clock.now();
             state.lane.expire(now, &mut due);
-            state.give_up_hung(now, &mut due);
-            if !due.is_empty() {
+            let given_up = state.give_up_hung(now, &mut due);
+            if given_up || !due.is_empty() {
                 drop(state);
+                if given_up {
+                    // It does not run any more, so that there may be something to lead for who waits to.
+                    self.following.notify_one();
+                }
                 send(&mut due);
                 state = lock(&self.state);
                 continue;
@@ -553,8 +556,11 @@ impl<M: Model> State<M> {
         late
     }
 
-    fn give_up_hung(&mut self, now: Instant, due: &mut Vec<Due<M>>) {
-        for slot in self.lane.give_up(now, due) {
+    /// Says whether there were any.
+    fn give_up_hung(&mut self, now: Instant, due: &mut Vec<Due<M>>) -> bool {
+        let slots = self.lane.give_up(now, due);
+        let given_up = !slots.is_empty();
+        for slot in slots {
             self.threads -= 1;
             self.hung += 1;
             self.vacant.push(slot);
@@ -566,6 +572,7 @@ impl<M: Model> State<M> {
                 self.lane.vacate(seat, reason.clone(), due);
             }
         }
+        given_up
     }
 
     /// A seat to put a new instance on. Not while more threads hang than there are seats: a model that always hangs must not use up
