@@ -306,6 +306,32 @@ async fn a_model_without_instances_has_failed_until_there_is_one_again() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_change_is_told_of_it() {
+    let (catalog, _, lost) = fragile().await;
+    assert!(catalog.watched().now_or_never().is_none());
+    let mut changes = catalog.changes();
+    catalog.watched().await;
+    catalog.look();
+    assert!(!changes.has_changed().unwrap(), "nothing has happened");
+    let lane = catalog.model("e", None).unwrap();
+    lost.store(true, Ordering::SeqCst);
+    lane.infer(call(&[[-1.0, 0.0]])).await.unwrap_err();
+    for ready in [false, true] {
+        lost.store(!ready, Ordering::SeqCst);
+        while !changes.has_changed().unwrap() {
+            catalog.look();
+            tokio::task::yield_now().await;
+        }
+        changes.mark_unchanged();
+        assert_eq!(catalog.is_ready(), ready);
+    }
+    catalog.close();
+    assert!(changes.has_changed().unwrap());
+    drop(changes);
+    assert!(catalog.watched().now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn where_only_requests_look_at_a_model_they_notice_that_it_is_lost() {
     let (catalog, _, lost) = fragile().await;
     lost.store(true, Ordering::SeqCst);

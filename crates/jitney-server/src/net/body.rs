@@ -8,9 +8,10 @@ use futures_util::FutureExt;
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::coding::{Coding, Decoder, Turns};
+use super::coding::{Coding, Decoder};
 use super::reply::Refusal;
 use crate::admit::Admitted;
+use crate::deflate::Turns;
 use crate::failure::{Code, Failure};
 use crate::memory::aligned;
 
