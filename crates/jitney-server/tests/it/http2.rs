@@ -1,5 +1,7 @@
 //! HTTP/2 on the same port, without an upgrade.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -7,7 +9,8 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::support::{Fixture, start};
+use crate::resting::large;
+use crate::support::{Fixture, start, start_with};
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -125,4 +128,33 @@ fn a_drain_answers_the_streams_and_says_goodbye() {
     let ((status, _sender), clean) = server.block_on(exchange);
     assert_eq!((status, clean), (StatusCode::OK, true));
     assert!(server.block_on(server.running.wait()).unwrap().is_clean());
+}
+
+/// It takes several times as long as a connection may be idle.
+#[test]
+fn a_large_answer_that_is_read_slowly_is_not_cut() {
+    let server = start_with(&["m=echo:FP32[-1]"], |net| {
+        net.idle_timeout = Duration::from_millis(600);
+    });
+    let (body, json) = large();
+    let length = body.len();
+    let request = Request::post(format!("http://{}/v2/models/m/infer", server.address()))
+        .header("content-type", "application/octet-stream")
+        .header("inference-header-content-length", json)
+        .body(Full::from(body))
+        .unwrap();
+    let exchange = with_connection(&server, async |mut sender| {
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        let (mut came, mut slept) = (0, 0);
+        while let Some(frame) = body.frame().await {
+            came += frame.unwrap().into_data().unwrap().len();
+            if came - slept >= 128 * 1024 {
+                slept = came;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        came
+    });
+    let (came, _) = server.block_on(exchange);
+    assert!(came + 1024 > length, "{came} of {length} bytes");
 }
