@@ -20,6 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::framing::HeadLimits;
+use super::payload::{Body, Watch};
 use super::reply::Reply;
 use super::screen::{Patience, Screen, Signs};
 use super::transport::Transport;
@@ -51,6 +52,8 @@ pub(crate) struct Peer {
     speaks_http2: AtomicBool,
     /// What the connection becomes when hyper has written that it does.
     upgrade: Mutex<Option<Box<Upgrade>>>,
+    /// Its answers that may go on for ever, as long as they are taken.
+    streams: Mutex<Vec<Watch>>,
 }
 
 /// The checked bytes of a connection, and as hyper holds them.
@@ -81,6 +84,7 @@ impl Peer {
             begun: AtomicUsize::new(0),
             speaks_http2: AtomicBool::new(false),
             upgrade: Mutex::default(),
+            streams: Mutex::default(),
         }
     }
 
@@ -105,6 +109,23 @@ impl Peer {
     fn take_upgrade(&self) -> Option<Box<Upgrade>> {
         let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
         upgrade.take()
+    }
+
+    /// The same answer, which ends when its reader takes nothing of it.
+    pub(crate) fn stream(&self, body: Body) -> Body {
+        let (body, watch) = body.watched();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| !stream.is_over());
+        streams.push(watch);
+        body
+    }
+
+    /// Ends the answers that nobody takes. The connection itself may be well: others may go on beside them.
+    fn give_up_streams(&self) {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in &*streams {
+            stream.give_up_after(self.net.config.idle_timeout);
+        }
     }
 
     fn look(&self) -> Look {
@@ -353,6 +374,7 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnectio
             // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
             _ = connection.as_mut() => return,
             () = look.as_mut() => {
+                peer.give_up_streams();
                 match peer.idle_since(before) {
                     // It was asked to end and does not, since its client does not read: it is dropped.
                     true if ending => return,

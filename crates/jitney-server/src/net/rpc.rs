@@ -94,7 +94,8 @@ fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incom
     let messages = net.grpc.messages(Method::Stream(channel), &caller.head);
     let head = caller.head;
     let answers = net.grpc.open(channel, caller, body, messages);
-    reply(answers.holding(exchange.peer.answering()).into(), &head)
+    let answers = answers.holding(exchange.peer.answering());
+    reply(exchange.peer.stream(answers.into()), &head)
 }
 
 fn reply(body: Body, head: &Head) -> Reply {

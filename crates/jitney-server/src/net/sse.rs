@@ -84,7 +84,7 @@ pub(crate) fn reply(source: Source, peer: &Arc<Peer>) -> Reply {
     let events = events.inspect(move |_| {
         let _held = &answering;
     });
-    let mut reply = Response::new(Body::Stream(events.boxed()));
+    let mut reply = Response::new(peer.stream(Body::Stream(events.boxed())));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, NO_STORE);

@@ -130,6 +130,31 @@ fn a_drain_answers_the_streams_and_says_goodbye() {
     assert!(server.block_on(server.running.wait()).unwrap().is_clean());
 }
 
+#[test]
+fn a_stream_that_nobody_takes_is_given_up_and_its_connection_is_not() {
+    let server = start_with(&["m=echo:FP32[2048],results=1000000000"], |net| {
+        net.idle_timeout = Duration::from_millis(300);
+    });
+    let exchange = with_connection(&server, async |mut sender| {
+        let body = format!("{{\"input\":[{}0]}}", "0,".repeat(2047));
+        let uri = |path: &str| format!("http://{}{path}", server.address());
+        let request =
+            Request::post(uri("/predict/m/stream")).header("content-type", "application/json");
+        let request = request.body(Full::from(body)).unwrap();
+        let unread = sender.send_request(request).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        // Others on the same connection are served, and keep it.
+        while server.stats().cancelled == 0 {
+            let request = Request::get(uri("/v2")).body(Full::default()).unwrap();
+            assert_eq!(send(&mut sender, request).await.0, 200);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(unread);
+    });
+    server.block_on(exchange);
+    server.wait_stats("it has ended", |stats| stats.running == 0);
+}
+
 /// It takes several times as long as a connection may be idle.
 #[test]
 fn a_large_answer_that_is_read_slowly_is_not_cut() {
