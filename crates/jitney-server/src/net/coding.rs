@@ -239,7 +239,7 @@ fn pieces(body: &Body) -> Option<Vec<Bytes>> {
     match body {
         Body::Whole(bytes) => Some(vec![bytes.clone()]),
         Body::Pieces(pieces) => Some(pieces.iter().cloned().collect()),
-        Body::Stream(_) | Body::Grpc(_) => None,
+        Body::Stream(_) | Body::Grpc(_) | Body::Watched(_) => None,
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::framing::HeadLimits;
+use super::payload::{Body, Watch};
 use super::reply::Reply;
 use super::screen::{Patience, Screen, Signs};
 use super::transport::Transport;
@@ -51,6 +52,8 @@ pub(crate) struct Peer {
     speaks_http2: AtomicBool,
     /// What the connection becomes when hyper has written that it does.
     upgrade: Mutex<Option<Box<Upgrade>>>,
+    /// Its answers that may go on for ever, as long as they are taken.
+    streams: Mutex<Vec<Watch>>,
 }
 
 /// The checked bytes of a connection, and as hyper holds them.
@@ -81,6 +84,7 @@ impl Peer {
             begun: AtomicUsize::new(0),
             speaks_http2: AtomicBool::new(false),
             upgrade: Mutex::default(),
+            streams: Mutex::default(),
         }
     }
 
@@ -107,9 +111,53 @@ impl Peer {
         upgrade.take()
     }
 
-    /// Whether there is no request now, and none has begun since the count was `before`.
-    fn idle_since(&self, before: usize) -> bool {
-        self.active.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == before
+    /// The same answer, which ends when its reader takes nothing of it.
+    pub(crate) fn stream(&self, body: Body) -> Body {
+        let (body, watch) = body.watched();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| !stream.is_over());
+        streams.push(watch);
+        body
+    }
+
+    /// Ends the answers that nobody takes. The connection itself may be well: others may go on beside them.
+    fn give_up_streams(&self) {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in &*streams {
+            stream.give_up_after(self.net.config.idle_timeout);
+        }
+    }
+
+    fn look(&self) -> Look {
+        Look {
+            at: Instant::now(),
+            begun: self.begun.load(Ordering::Relaxed),
+            written: self.signs.written(),
+        }
+    }
+
+    /// Whether there is no request now, and since that look none has begun and no answer went on.
+    fn idle_since(&self, before: Look) -> bool {
+        self.active.load(Ordering::Relaxed) == 0 && self.look().is_idle_since(before)
+    }
+}
+
+/// What there had been on a connection at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    /// Requests.
+    begun: usize,
+    /// Bytes.
+    written: u64,
+}
+
+impl Look {
+    /// A client that takes an answer slowly is no idle one, but it must take a byte for each millisecond, which is 1 kB for each second.
+    /// The pings of HTTP/2, which never end, are far less.
+    fn is_idle_since(self, before: Look) -> bool {
+        let millis = self.at.duration_since(before.at).as_millis();
+        self.begun == before.begun && u128::from(self.written - before.written) < millis
     }
 }
 
@@ -260,7 +308,7 @@ where
     S::Future: Send,
 {
     let mut look = pin!(tokio::time::sleep(RESTS_AFTER));
-    let (mut begun, mut busy) = (0, Instant::now());
+    let (mut before, mut busy) = (peer.look(), Instant::now());
     let mut end = pin!(told_to_end(peer));
     let mut ending = false;
     loop {
@@ -269,7 +317,7 @@ where
             // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
             _ = Pin::new(&mut connection) => return None,
             () = look.as_mut() => {
-                if !peer.idle_since(begun) {
+                if !peer.idle_since(before) {
                     busy = Instant::now();
                 } else if peer.signs.quiet() && !ending {
                     return quiet(connection);
@@ -277,7 +325,7 @@ where
                     // Its client neither asks nor reads.
                     return None;
                 }
-                begun = peer.begun.load(Ordering::Relaxed);
+                before = peer.look();
                 look.as_mut().reset(Instant::now() + RESTS_AFTER);
             }
             () = end.as_mut(), if !ending => {
@@ -317,7 +365,7 @@ async fn any_http(peer: &Arc<Peer>, wire: Wire) {
 
 async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnection>) {
     let mut look = pin!(tokio::time::sleep(peer.net.config.idle_timeout));
-    let mut begun = 0;
+    let mut before = peer.look();
     let mut end = pin!(told_to_end(peer));
     let mut ending = false;
     loop {
@@ -326,7 +374,8 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnectio
             // Errors of a connection are its client's affair: it has left, or its requests were answered with what is wrong.
             _ = connection.as_mut() => return,
             () = look.as_mut() => {
-                match peer.idle_since(begun) {
+                peer.give_up_streams();
+                match peer.idle_since(before) {
                     // It was asked to end and does not, since its client does not read: it is dropped.
                     true if ending => return,
                     true => {
@@ -335,7 +384,7 @@ async fn until_over(peer: &Peer, mut connection: Pin<&mut impl GracefulConnectio
                     }
                     false => (),
                 }
-                begun = peer.begun.load(Ordering::Relaxed);
+                before = peer.look();
                 look.as_mut().reset(Instant::now() + peer.net.config.idle_timeout);
             }
             () = end.as_mut(), if !ending => {
@@ -428,5 +477,33 @@ where
             stream.await;
             Ok(())
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_goes_on_is_no_idleness_and_pings_are() {
+        let before = Look {
+            at: Instant::now(),
+            begun: 7,
+            written: 1000,
+        };
+        let later = |begun, bytes| Look {
+            at: before.at + Duration::from_secs(120),
+            begun: before.begun + begun,
+            written: before.written + bytes,
+        };
+        let table = [
+            ("nothing", later(0, 0), true),
+            ("a request", later(1, 0), false),
+            ("pings, and answers to pings", later(0, 12 * 17 * 20), true),
+            ("an answer that is taken slowly", later(0, 120_000), false),
+        ];
+        for (what, look, idle) in table {
+            assert_eq!(look.is_idle_since(before), idle, "{what}");
+        }
     }
 }

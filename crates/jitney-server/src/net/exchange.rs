@@ -433,6 +433,8 @@ pub(crate) fn on_data_plane(
 }
 
 async fn serve_elsewhere(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+    // The other thread is done with the request before its answer is here.
+    let _answering = peer.answering();
     let (mut sender, receiver) = oneshot::channel();
     let moved = Arc::clone(&peer);
     peer.net.spawn(Plane::Data, "request", async move {

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::grpc;
 
@@ -24,15 +27,28 @@ pub(crate) enum Body {
     Stream(BoxStream<'static, Bytes>),
     /// An answer of gRPC, which ends with its status. On the heap, so that no other answer sets room aside for it.
     Grpc(Box<grpc::Body>),
+    /// One that goes on, which may be given up.
+    Watched(Arc<Mutex<Taking>>),
 }
 
 impl Body {
+    /// The same body, and what can give it up when nobody takes it.
+    pub(crate) fn watched(self) -> (Body, Watch) {
+        let taking = Arc::new(Mutex::new(Taking {
+            body: Some(self),
+            rest: Bytes::new(),
+            offered: None,
+        }));
+        let watch = Watch(Arc::downgrade(&taking));
+        (Body::Watched(taking), watch)
+    }
+
     /// How many bytes it has, where that is known.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             Body::Whole(bytes) => Some(bytes.len() as u64),
             Body::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
-            Body::Stream(_) | Body::Grpc(_) => None,
+            Body::Stream(_) | Body::Grpc(_) | Body::Watched(_) => None,
         }
     }
 }
@@ -83,6 +99,7 @@ impl http_body::Body for Body {
             Body::Grpc(body) => Pin::new(&mut **body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
+            Body::Watched(taking) => lock(taking).poll_frame(cx),
         }
     }
 
@@ -92,6 +109,7 @@ impl http_body::Body for Body {
             Body::Pieces(pieces) => pieces.is_empty(),
             Body::Stream(_) => false,
             Body::Grpc(body) => http_body::Body::is_end_stream(&**body),
+            Body::Watched(taking) => lock(taking).is_end_stream(),
         }
     }
 
@@ -101,9 +119,75 @@ impl http_body::Body for Body {
     }
 }
 
+/// A look from outside at a body that goes on, whose reader may take nothing of it.
+pub(crate) struct Watch(Weak<Mutex<Taking>>);
+
+/// A body of which it is known whether it is taken.
+pub(crate) struct Taking {
+    /// `None` when it was given up.
+    body: Option<Body>,
+    /// What is left of the piece that is being taken.
+    rest: Bytes,
+    /// Since when there has been something that is not asked for. HTTP/2 asks when its client has made room.
+    offered: Option<Instant>,
+}
+
+/// Bytes that are offered together, so that a reader who is slow is seen to read.
+const OFFERED: usize = 64 * 1024;
+
+impl Watch {
+    /// Ends the body, and with it what makes it, when nothing has been taken of what has been there for so long.
+    pub(crate) fn give_up_after(&self, patience: Duration) {
+        let Some(taking) = self.0.upgrade() else {
+            return;
+        };
+        let mut taking = lock(&taking);
+        if taking.offered.is_some_and(|at| at.elapsed() >= patience) {
+            taking.body = None;
+            taking.rest = Bytes::new();
+        }
+    }
+
+    /// Whether the body is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+fn lock(taking: &Mutex<Taking>) -> MutexGuard<'_, Taking> {
+    taking.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Taking {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.offered = None;
+        let Some(body) = &mut self.body else {
+            let given_up = "the client took nothing of the answer for too long";
+            return Poll::Ready(Some(Err(given_up.into())));
+        };
+        if self.rest.is_empty() {
+            match ready!(http_body::Body::poll_frame(Pin::new(body), cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => self.rest = bytes,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        self.offered = Some(Instant::now());
+        let piece = self.rest.split_to(self.rest.len().min(OFFERED));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let ended = |body| http_body::Body::is_end_stream(body);
+        self.rest.is_empty() && self.body.as_ref().is_some_and(ended)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use http_body_util::BodyExt;
 
     use super::*;
@@ -123,5 +207,42 @@ mod tests {
         assert_eq!(stream.length(), None);
         assert_eq!(read(stream).await, b"abc");
         assert!(http_body::Body::is_end_stream(&Body::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_given_up_when_nobody_takes_what_is_there() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let alive = Arc::new(());
+        let held = Arc::clone(&alive);
+        let large = Bytes::from(vec![7; 3 * OFFERED]);
+        let pieces = stream::iter([large, Bytes::from_static(b"a")]);
+        let pieces = pieces.chain(stream::pending()).inspect(move |_| {
+            let _held = &held;
+        });
+        let (mut body, watch) = Body::Stream(pieces.boxed()).watched();
+        // However slowly a large piece is taken, its parts show that it is.
+        for expected in [OFFERED, OFFERED, OFFERED, 1] {
+            tokio::time::advance(PATIENCE - Duration::from_secs(1)).await;
+            watch.give_up_after(PATIENCE);
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap().len(), expected);
+        }
+        // Nothing is there, so nothing can be taken.
+        assert!(futures_util::poll!(std::pin::pin!(body.frame())).is_pending());
+        tokio::time::advance(10 * PATIENCE).await;
+        watch.give_up_after(PATIENCE);
+        assert_eq!(Arc::strong_count(&alive), 2);
+
+        drop(body);
+        assert!(watch.is_over() && Arc::strong_count(&alive) == 1);
+
+        let held = Arc::clone(&alive);
+        let pieces = stream::repeat_with(move || Bytes::from(vec![0; Arc::strong_count(&held)]));
+        let (mut body, watch) = Body::Stream(pieces.boxed()).watched();
+        body.frame().await.unwrap().unwrap();
+        tokio::time::advance(PATIENCE).await;
+        watch.give_up_after(PATIENCE);
+        assert_eq!(Arc::strong_count(&alive), 1);
+        assert!(body.frame().await.unwrap().is_err());
     }
 }

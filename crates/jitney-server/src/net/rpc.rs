@@ -103,7 +103,7 @@ fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incom
             answers.holding(exchange.peer.answering())
         }
     };
-    reply(answers.into(), &head)
+    reply(exchange.peer.stream(answers.into()), &head)
 }
 
 fn reply(body: Body, head: &Head) -> Reply {

@@ -4,7 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -41,6 +41,7 @@ pub(crate) struct Patience {
 pub(crate) struct Signs {
     fault: OnceLock<Fault>,
     quiet: AtomicBool,
+    written: AtomicU64,
 }
 
 impl Signs {
@@ -52,6 +53,11 @@ impl Signs {
     /// Whether the client has sent nothing that hyper has not got, is not within a message, and has taken everything that was written.
     pub(crate) fn quiet(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes have been written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 }
 
@@ -191,12 +197,19 @@ impl<S> Screen<S> {
             && !self.framing.in_body()
     }
 
-    /// Turns "not yet" into an error when the client has not read for too long.
-    fn watch_write(
+    fn count(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = written {
+            let written = &self.signs.written;
+            written.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Turns "not yet" into an error when the client has not read for too long. All that waits for the client to read goes through here.
+    fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
-        result: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.write_timer = None;
             return result;
@@ -296,6 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.count(&result);
         this.watch_write(cx, result)
     }
 
@@ -306,6 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.count(&result);
         this.watch_write(cx, result)
     }
 
@@ -314,14 +329,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_flush(cx);
+        this.watch_write(cx, result)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.signs.quiet.store(false, Ordering::Relaxed);
         if matches!(this.linger, Linger::No) {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let result = Pin::new(&mut this.io).poll_shutdown(cx);
+            ready!(this.watch_write(cx, result))?;
             let message_is_over = !this.framing.in_body() && this.held.is_empty();
             this.linger = if message_is_over {
                 Linger::Over
@@ -338,7 +356,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screen<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, DuplexStream, duplex};
 
     use super::*;
 
@@ -347,6 +367,13 @@ mod tests {
 
     /// A client's end, the checked end, and what is found wrong with it.
     fn screened(buffer: usize) -> (DuplexStream, Screen<DuplexStream>, Arc<Signs>) {
+        screened_through(buffer, |server| server)
+    }
+
+    fn screened_through<S>(
+        buffer: usize,
+        through: impl FnOnce(DuplexStream) -> S,
+    ) -> (DuplexStream, Screen<S>, Arc<Signs>) {
         let (client, server) = duplex(buffer);
         let limits = HeadLimits {
             bytes: 1024,
@@ -358,7 +385,7 @@ mod tests {
             write: SECOND,
         };
         let signs = Arc::default();
-        let screen = Screen::new(server, limits, patience, Arc::clone(&signs));
+        let screen = Screen::new(through(server), limits, patience, Arc::clone(&signs));
         (client, screen, signs)
     }
 
@@ -465,6 +492,38 @@ mod tests {
             (error.kind(), begun.elapsed()),
             (io::ErrorKind::TimedOut, SECOND)
         );
+    }
+
+    /// As TLS does, which takes bytes long before the client does.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_given_up_whatever_keeps_bytes_for_it() {
+        let (mut client, mut screen, signs) = screened_through(4, BufWriter::new);
+        screen.write_all(&[7; 64]).await.unwrap();
+        let mut more = [0; 1];
+        assert!(futures_util::poll!(pin!(screen.flush())).is_pending());
+        assert!(futures_util::poll!(pin!(screen.read(&mut more))).is_pending());
+        assert!(!signs.quiet(), "a connection whose answer is not out yet");
+        let mut got = [0; 64];
+        let (flushed, read) = tokio::join!(screen.flush(), client.read_exact(&mut got));
+        assert!(flushed.is_ok() && read.is_ok() && got == [7; 64]);
+        assert!(futures_util::poll!(pin!(screen.read(&mut more))).is_pending());
+        assert!(signs.quiet() && signs.written() == 64);
+
+        for shuts in [false, true] {
+            let (_client, mut screen, _) = screened_through(4, BufWriter::new);
+            screen.write_all(&[7; 64]).await.unwrap();
+            let begun = Instant::now();
+            let result = match shuts {
+                false => screen.flush().await,
+                true => screen.shutdown().await,
+            };
+            let error = result.unwrap_err();
+            assert_eq!(
+                (error.kind(), begun.elapsed()),
+                (io::ErrorKind::TimedOut, SECOND),
+                "shuts: {shuts}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Net;
-use super::connection::{Answering, Plane};
+use super::connection::{Peer, Plane};
 use super::payload::Body;
 use super::reply::Reply;
 use crate::admit::Admitted;
@@ -62,25 +62,29 @@ pub(crate) enum Style {
 pub(crate) struct Going {
     pub(crate) record: Record,
     pub(crate) admitted: Admitted,
-    pub(crate) answering: Answering,
 }
 
 impl Going {
     fn end(self, answer: Result<(), Code>) {
         self.record.finish(answer);
-        drop((self.admitted, self.answering));
+        drop(self.admitted);
     }
 }
 
 /// The answer whose body is the events.
-pub(crate) fn reply(source: Source, net: &Net, plane: Plane) -> Reply {
+pub(crate) fn reply(source: Source, peer: &Arc<Peer>) -> Reply {
     let events = Events::new(source);
-    let events = match plane {
-        Plane::Data => events.boxed(),
+    let events = match peer.plane {
+        Plane::Data => events.left_stream(),
         // The control thread must not write what may be large.
-        Plane::Control => written_elsewhere(net, events),
+        Plane::Control => written_elsewhere(&peer.net, events).right_stream(),
     };
-    let mut reply = Response::new(Body::Stream(events));
+    // On the connection's side, so that events on their way from another thread count too.
+    let answering = peer.answering();
+    let events = events.inspect(move |_| {
+        let _held = &answering;
+    });
+    let mut reply = Response::new(peer.stream(Body::Stream(events.boxed())));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, NO_STORE);
@@ -223,10 +227,7 @@ fn event(out: &mut Vec<u8>, json: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// The same events, written by a task of the data plane that is one write ahead of the reader.
-fn written_elsewhere(
-    net: &Net,
-    mut events: Events,
-) -> futures_util::stream::BoxStream<'static, Bytes> {
+fn written_elsewhere(net: &Net, mut events: Events) -> impl Stream<Item = Bytes> + use<> {
     let (sender, mut receiver) = mpsc::channel(1);
     net.spawn(Plane::Data, "events", async move {
         loop {
@@ -240,5 +241,5 @@ fn written_elsewhere(
             }
         }
     });
-    futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)).boxed()
+    futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx))
 }

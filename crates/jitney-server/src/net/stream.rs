@@ -58,10 +58,9 @@ pub(crate) async fn events(
         going: Going {
             record: record.take(),
             admitted,
-            answering: peer.answering(),
         },
     };
-    Ok(sse::reply(source, &peer.net, peer.plane))
+    Ok(sse::reply(source, peer))
 }
 
 /// Reads one item.

@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::net::TcpStream as StdStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -157,6 +157,8 @@ impl AsyncRead for Transport {
     }
 }
 
+/// TLS takes bytes that the socket does not take yet. It gets no more before those are out: otherwise a few bytes now and then would look
+/// like a client that reads.
 impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -165,7 +167,10 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
-            Transport::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
+            Transport::Tls(tls) => {
+                ready!(Pin::new(&mut *tls).poll_flush(context))?;
+                Pin::new(tls).poll_write(context, bytes)
+            }
         }
     }
 
@@ -176,7 +181,10 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(context, pieces),
-            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(context, pieces),
+            Transport::Tls(tls) => {
+                ready!(Pin::new(&mut *tls).poll_flush(context))?;
+                Pin::new(tls).poll_write_vectored(context, pieces)
+            }
         }
     }
 

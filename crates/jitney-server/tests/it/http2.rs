@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -13,7 +14,8 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::support::{Fixture, start};
+use crate::resting::large;
+use crate::support::{Fixture, start, start_with};
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -160,4 +162,58 @@ fn a_drain_answers_the_streams_and_says_goodbye() {
     let ((status, _sender), clean) = server.block_on(exchange);
     assert_eq!((status, clean), (StatusCode::OK, true));
     assert!(server.block_on(server.running.wait()).unwrap().is_clean());
+}
+
+#[test]
+fn a_stream_that_nobody_takes_is_given_up_and_its_connection_is_not() {
+    let server = start_with(&["m=echo:FP32[2048],results=1000000000"], |net| {
+        net.idle_timeout = Duration::from_millis(300);
+    });
+    let exchange = with_connection(&server, async |mut sender| {
+        let body = format!("{{\"input\":[{}0]}}", "0,".repeat(2047));
+        let uri = |path: &str| format!("http://{}{path}", server.address());
+        let request =
+            Request::post(uri("/predict/m/stream")).header("content-type", "application/json");
+        let request = request.body(Full::from(body)).unwrap();
+        let unread = sender.send_request(request).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        // Others on the same connection are served, and keep it.
+        while server.stats().cancelled == 0 {
+            let request = Request::get(uri("/v2")).body(Full::default()).unwrap();
+            assert_eq!(send(&mut sender, request).await.0, 200);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(unread);
+    });
+    server.block_on(exchange);
+    server.wait_stats("it has ended", |stats| stats.running == 0);
+}
+
+/// It takes several times as long as a connection may be idle.
+#[test]
+fn a_large_answer_that_is_read_slowly_is_not_cut() {
+    let server = start_with(&["m=echo:FP32[-1]"], |net| {
+        net.idle_timeout = Duration::from_millis(600);
+    });
+    let (body, json) = large();
+    let length = body.len();
+    let request = Request::post(format!("http://{}/v2/models/m/infer", server.address()))
+        .header("content-type", "application/octet-stream")
+        .header("inference-header-content-length", json)
+        .body(Full::from(body))
+        .unwrap();
+    let exchange = with_connection(&server, async |mut sender| {
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        let (mut came, mut slept) = (0, 0);
+        while let Some(frame) = body.frame().await {
+            came += frame.unwrap().into_data().unwrap().len();
+            if came - slept >= 128 * 1024 {
+                slept = came;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        came
+    });
+    let (came, _) = server.block_on(exchange);
+    assert!(came + 1024 > length, "{came} of {length} bytes");
 }

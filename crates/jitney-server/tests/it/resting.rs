@@ -1,5 +1,6 @@
 //! A connection of HTTP/1.1 whose client asks for nothing rests: nobody must be able to tell, whatever comes and whenever it comes.
 
+use std::io::Read;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -223,5 +224,43 @@ fn many_wake_at_once() {
     }
     for client in &mut clients {
         assert_eq!(client.get("/v2").status, 200);
+    }
+}
+
+/// Several times what the sockets between a client and the server hold.
+const LARGE: usize = 24 << 20;
+
+/// The body of a request whose answer is about as large, and how many of its bytes are JSON.
+pub(crate) fn large() -> (Vec<u8>, usize) {
+    let (elements, bytes) = (LARGE / 4, LARGE);
+    let json = format!(
+        r#"{{"parameters":{{"binary_data_output":true}},"inputs":[{{"name":"input","shape":[1,{elements}],"datatype":"FP32","parameters":{{"binary_data_size":{bytes}}}}}]}}"#
+    );
+    let mut body = json.clone().into_bytes();
+    body.resize(json.len() + bytes, 0);
+    (body, json.len())
+}
+
+/// It takes several times as long as a connection may be idle.
+#[test]
+fn a_large_answer_that_is_read_slowly_is_not_cut() {
+    let server = start_with(MODEL, |net| {
+        net.idle_timeout = Duration::from_millis(600);
+    });
+    let (body, json) = large();
+    let mut client = used(&server);
+    client.send(format!(
+        "POST /v2/models/m/infer HTTP/1.1\r\nhost: {}\r\ncontent-type: application/octet-stream\r\ninference-header-content-length: {json}\r\ncontent-length: {}\r\n\r\n",
+        server.address(),
+        body.len(),
+    ));
+    client.send(&body);
+    let (mut socket, mut came) = client.into_parts();
+    let mut piece = vec![0; 128 * 1024];
+    while came.len() < LARGE {
+        let count = socket.read(&mut piece).unwrap();
+        assert!(count > 0, "cut off after {} bytes", came.len());
+        came.extend_from_slice(&piece[..count]);
+        sleep(Duration::from_millis(20));
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::SinkExt;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -19,10 +20,13 @@ use jitney_server::server::{Server, StartError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Fixture, start_with};
 
@@ -359,6 +363,26 @@ fn files_that_do_not_fit_are_named() {
         assert!(matches!(error, StartError::Tls(_)), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+/// TLS has taken the bytes that the client does not take.
+#[test]
+fn a_client_of_a_websocket_that_does_not_read_is_given_up() {
+    let server = start_with(&["m=echo:FP32[2048],results=1000000000"], |net| {
+        net.tls = Some(first());
+        net.idle_timeout = Duration::from_secs(2);
+    });
+    let socket = server.block_on(async {
+        let stream = agree(&server, client(VERSIONS, None)).await.unwrap();
+        let url = format!("wss://{}/v2/models/m/stream", server.address());
+        let (mut socket, _) = client_async(url, stream).await.unwrap();
+        let request = json!({"id": "a", "item": vec![0.123_456_789; 2048]});
+        let message = Message::text(request.to_string());
+        socket.send(message).await.unwrap();
+        socket
+    });
+    server.wait_stats("it is given up", |stats| stats.cancelled == 1);
+    drop(socket);
 }
 
 /// The client is told by TLS itself that nothing was cut off.
