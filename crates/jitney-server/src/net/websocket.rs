@@ -19,7 +19,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use jitney_engine::Tensor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Net;
+use super::body::Arriving;
 use super::checks;
 use super::connection::{Peer, Socket, Wire};
 use super::exchange::Exchange;
@@ -75,7 +75,7 @@ pub(crate) fn answer(
     exchange: Exchange<'_>,
     model: ModelRef<'_>,
     mut head: request::Parts,
-    body: &Incoming,
+    body: &Arriving,
 ) -> Result<Reply, Refusal> {
     let Exchange {
         peer,
