@@ -235,7 +235,9 @@ impl Streams {
         let mut going = self.about.going.subscribe();
         let none = going.wait_for(|going| *going == 0);
         // The sender lives as long as this, so the wait ends with the condition.
-        match *self.about.end.borrow() {
+        // Not within the match, which would hold off whoever ends the streams sooner for as long as it waits.
+        let end = *self.about.end.borrow();
+        match end {
             Some(end) => drop(timeout_at((end + UNREAD).into(), none).await),
             None => drop(none.await),
         }

@@ -125,6 +125,17 @@ fn counts(lane: &Lane) -> [u64; 8] {
     ]
 }
 
+/// A guard that it kept while it waits would keep it from being sent, and whoever ends the streams from doing so.
+#[test]
+fn who_waits_for_a_closed_lane_keeps_no_lock() {
+    fn sent(_: &impl Send) {}
+    let lane = echo("echo:FP32[2],results=3");
+    let crate::models::lane::Work::Streams(streams) = &lane.work else {
+        panic!("it does not stream");
+    };
+    sent(&streams.wait_closed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn results_come_one_after_another() {
     let lane = echo("echo:FP32[2],results=3,every_ms=1000");
