@@ -358,6 +358,9 @@ impl Settings {
                 recycle_after: Some(0),
                 ..
             } => wrong("a worker must be allowed to run something before it is replaced"),
+            Self { restart, .. } if restart.jitter.is_nan() => {
+                wrong("the jitter of restarts must be a number from 0 to 1")
+            }
             _ => Ok(()),
         }
     }
