@@ -189,7 +189,8 @@ mod tests {
         };
         let (metrics, tree, door) = (Metrics::new(), Tree::new("test"), Door::new());
         let model = metrics.model("m", "1");
-        let entry = Entry::new("m", "1", Arc::clone(&model), &tree.root(), None);
+        let changes = tokio::sync::watch::Sender::new(());
+        let entry = Entry::new("m", "1", Arc::clone(&model), &tree.root(), changes, None);
         let load = || Ok(Box::new(Echo::parse("echo:FP32[1],results=2")?) as Box<dyn Model>);
         let lane = Lane::start("m", "1", &settings, model, Surroundings::default(), load);
         let lane = Arc::new(lane.unwrap());
