@@ -211,7 +211,8 @@ fn input(output: InferOutputTensor) -> InferInputTensor {
 
 /// The answer of a model that gives its inputs back.
 fn answer(request: &Request, spec: &Spec, encoding: Option<&str>) -> ModelInferResponse {
-    let bytes = request.echo(spec, encoding).expect("the tensors are small");
+    let bytes = RUNTIME.block_on(request.echo(spec, encoding));
+    let bytes = bytes.expect("the tensors are small");
     let message = RUNTIME.block_on(fuzzing::message(encoding, vec![bytes], ANSWER_MAX));
     let message = message.unwrap_or_else(|failure| panic!("{failure}"));
     ModelInferResponse::decode(message).expect("an answer is a message")

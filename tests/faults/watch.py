@@ -21,6 +21,8 @@ from wire import Client, request  # noqa: E402
 PATIENCE_S = 30
 # A machine that builds something else meanwhile starts an interpreter in seconds.
 START_S = 15
+# Longer than any item is held at a gate, however slow the machine is, and shorter than the patience of a client.
+RUN_LIMIT_S = 20
 
 
 class Watched(Served):
@@ -41,7 +43,12 @@ class Watched(Served):
             lines = ['file = "faulty.py"', f'class = "{name}"', (settings or {}).get(name, "")]
             (folder / "model.toml").write_text("\n".join(lines) + "\n")
             sources.append(str(folder))
-        defaults = {"--max-batch": "8", "--run-limit-ms": "2000", "--drain-ms": "10000", **(flags or {})}
+        defaults = {
+            "--max-batch": "8",
+            "--run-limit-ms": str(RUN_LIMIT_S * 1000),
+            "--drain-ms": "10000",
+            **(flags or {}),
+        }
         super().__init__(
             [*sources, "echo:FP32[4]"],
             *itertools.chain(*defaults.items()),
@@ -177,8 +184,8 @@ class Wellness:
         assert self.watched.ask("GET", "/v2/health/live").status == 200, "not live"
         ready = self.watched.ask("GET", "/v2/health/ready")
         assert ready.status == 200, f"not ready: {ready.body}"
-        echo = self.watched.predict("echo", 1, 2, 3, 4)
-        assert echo.status == 200 and echo.took_s < 1, f"the echo answers {echo.status} after {echo.took_s:.2f} s"
+        echo = promptly(lambda: self.watched.predict("echo", 1, 2, 3, 4))
+        assert echo.status == 200, f"the echo answers {echo.status}"
 
     def all_there(self):
         """Every worker is ready."""
@@ -230,6 +237,18 @@ def expect_value(answer, item):
     """The answer to this very item."""
     assert answer.status == 200, f"{item}: {answer.status} {answer.body[:300]}"
     assert answer.json() == {"prediction": {"v": item["id"]}}, f"{item} got {answer.body[:300]}"
+
+
+def promptly(ask, within_s=1, tries=5):
+    """An answer that came within that time. A machine that is busy with something else may hold up any one of them, but not all: only a
+    server that is held up itself does that."""
+    seconds = []
+    for _ in range(tries):
+        answer = ask()
+        if answer.took_s < within_s:
+            return answer
+        seconds.append(round(answer.took_s, 2))
+    raise AssertionError(f"no answer came within {within_s} s: they took {seconds} s")
 
 
 def took(function, *args, **kwargs):

@@ -190,7 +190,7 @@ RAW = [
     ("lengths whose sum is 4 GiB", "word", raw(12, "[2,1]", '"BYTES"'), lengths(4, 0, 0xFFFFFFF8), r"inputs\[0\].data"),
     ("an element too few", "word", raw(4, "[2,1]", '"BYTES"'), lengths(0), "data: expected 2 elements"),
     ("an element too many", "word", raw(8, "[1,1]", '"BYTES"'), lengths(0, 0), "data: expected 1 element .*4 bytes more"),
-    ("half a length", "word", raw(3, "[1,1]", '"BYTES"'), b"\0\0\0", "data: expected 1 elements"),
+    ("half a length", "word", raw(3, "[1,1]", '"BYTES"'), b"\0\0\0", "data: expected 1 element "),
     # B05
     ("a shape of 2^60 and more", "free", raw(16, "[16,1152921504606846978]"), b"a" * 16, r"inputs\[0\]"),
     ("a shape of 2^32 by 2^32", "free", raw(16, "[4294967296,4294967296]"), b"a" * 16, "elements than can be counted"),

@@ -166,7 +166,10 @@ def special_numbers_stay_strict_json(served):
         raise AssertionError(f"the answer has the bare word {word}")
 
     body = json.loads(answer.body, parse_constant=no_constants)
-    assert body == {"prediction": {"output": ["NaN", "Infinity", "-Infinity", 1]}, "parameters": {"output": {"non_finite": 3}}}, body
+    assert body == {
+        "prediction": {"output": ["NaN", "Infinity", "-Infinity", 1]},
+        "parameters": {"output": {"non_finite": 3}},
+    }, body
 
 
 def too_large_bodies(served):

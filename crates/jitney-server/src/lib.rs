@@ -9,6 +9,7 @@ mod admit;
 pub mod call;
 pub mod config;
 mod context;
+mod deflate;
 mod extension;
 pub mod failure;
 pub mod grpc;

@@ -425,6 +425,11 @@ async fn serve(
             let (net, deliver) = parts.into_net(doors, group, data_plane);
             net.spawn(Plane::Data, "courier", deliver);
             net.spawn(Plane::Data, "files", watch_files(Arc::clone(&net)));
+            net.spawn(
+                Plane::Control,
+                "health",
+                grpc::look_out(net.catalog.clone()),
+            );
             for (socket, door) in entrances {
                 net.spawn(
                     Plane::Control,

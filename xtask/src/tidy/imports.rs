@@ -274,6 +274,11 @@ const CRATES: &[Rules] = &[
                 foreign: &[],
             },
             Module {
+                name: "deflate",
+                siblings: &[],
+                foreign: &[],
+            },
+            Module {
                 name: "observe",
                 siblings: &["failure"],
                 foreign: &["prometheus_client"],
@@ -311,6 +316,7 @@ const CRATES: &[Rules] = &[
                     "call",
                     "config",
                     "context",
+                    "deflate",
                     "extension",
                     "failure",
                     "memory",
@@ -344,6 +350,7 @@ const CRATES: &[Rules] = &[
                     "call",
                     "config",
                     "context",
+                    "deflate",
                     "extension",
                     "failure",
                     "grpc",

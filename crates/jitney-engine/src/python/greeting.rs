@@ -28,6 +28,7 @@ pub(super) fn hello(
         let message = format!("{}: the path is not UTF-8", file.display());
         return Err(LoadError::new(message).hint("rename the file or its folder"));
     };
+    let settings = super::settings(options);
     let hello = Hello {
         protocol: PROTOCOL,
         file,
@@ -36,7 +37,8 @@ pub(super) fn hello(
         max_concurrency: options.max_concurrency.map(Into::into),
         memory: options.memory,
         max_batch: options.max_batch.into(),
-        streams_at: super::settings(options).streams_at(),
+        payload_max: settings.payload_max,
+        streams_at: settings.streams_at(),
     };
     let text = serde_json::to_vec(&hello).map_err(|error| LoadError::new(error.to_string()))?;
     Ok(text.into())
@@ -51,6 +53,8 @@ struct Hello<'a> {
     max_concurrency: Option<usize>,
     memory: Option<u64>,
     max_batch: usize,
+    /// The most bytes of the payload of an answer.
+    payload_max: u64,
     /// Where the streams' part of the control region begins.
     streams_at: usize,
 }

@@ -286,7 +286,7 @@ class Streams:
         return self.model.method(*arguments, **keywords)
 
     def give(self, stream, result):
-        reply = self.model.codec.one(result)
+        reply = self.model.one(result)
         size = self.channel.push(CHUNK, stream.run.slot, stream.run.id, reply.head, reply.payload)
         stream.credit -= min(ROOM, 1 + size // COST_BYTES)
 
@@ -313,7 +313,7 @@ class StreamsInTurn(Streams):
     def attempt(self, arguments, keywords):
         results = iterator(self.model.method(*arguments, **keywords))
         for result in islice(results, WARMUP_RESULTS):
-            self.model.codec.one(result)
+            self.model.one(result)
         close(results)
 
     def serve(self):
@@ -418,12 +418,12 @@ class StreamsOnLoop(Streams):
             results = await results
         if not hasattr(results, "__aiter__"):
             for result in islice(iterator(results), WARMUP_RESULTS):
-                self.model.codec.one(result)
+                self.model.one(result)
             return close(results)
         left = WARMUP_RESULTS
         try:
             async for result in results:
-                self.model.codec.one(result)
+                self.model.one(result)
                 left -= 1
                 if not left:
                     break
@@ -495,10 +495,7 @@ class StreamsOnLoop(Streams):
     async def give_all(self, stream, results):
         try:
             async for result in results:
-                self.give(stream, result)
-                # The next step may block the loop: the result goes out before.
-                await (self.turn if stream.credit > 0 else self.wait_for_room(stream))
-                if stream.stopped or stream.has_left():
+                if not await self.pass_on(stream, result):
                     break
         finally:
             await aclose(results)
@@ -506,12 +503,20 @@ class StreamsOnLoop(Streams):
     async def give_plain(self, stream, results):
         try:
             for result in results:
-                self.give(stream, result)
-                await (self.turn if stream.credit > 0 else self.wait_for_room(stream))
-                if stream.stopped or stream.has_left():
+                if not await self.pass_on(stream, result):
                     break
         finally:
             close(results)
+
+    async def pass_on(self, stream, result):
+        """Gives a result and waits until there is room for another; answers whether it is to be computed."""
+        # A generator may catch that it is cancelled and give something yet. Its stream may have ended by then, and gets no more credit.
+        if stream.stopped:
+            return False
+        self.give(stream, result)
+        # The next step may block the loop: the result goes out before.
+        await (self.turn if stream.credit > 0 else self.wait_for_room(stream))
+        return not (stream.stopped or stream.has_left())
 
     async def wait_for_room(self, stream):
         stream.room = self.loop.create_future()
@@ -622,6 +627,7 @@ class Model:
         self.control = control
         self.streams_at = hello["streams_at"]
         self.max_batch = hello["max_batch"]
+        self.payload_max = hello["payload_max"]
         self.source = Source(hello["file"], hello["class"])
         self.cls = self.source.load()
         self.inputs = self.signature("inputs")
@@ -762,14 +768,29 @@ class Model:
         return self.codec.refuse(Failure(Wrong(RAISED, "nobody waits for it any more")))
 
     def encode(self, run, results):
-        if not self.batched:
-            return self.codec.encode_rows(run, results)
+        """The answer to a run. Whatever keeps it from being said is the run's failure, not the end of the process."""
         try:
-            if type(results[0]) is Failure:
-                return self.codec.refuse(results[0])
-            return self.codec.encode_batch(run, results[0])
+            return self.fitting(self.encoded(run, results))
         except BaseException as error:
             return self.codec.refuse(Failure(error))
+
+    def encoded(self, run, results):
+        if not self.batched:
+            return self.codec.encode_rows(run, results)
+        if type(results[0]) is Failure:
+            return self.codec.refuse(results[0])
+        return self.codec.encode_batch(run, results[0])
+
+    def one(self, result):
+        """One result of a stream, as the answer to one row."""
+        return self.fitting(self.codec.one(result))
+
+    def fitting(self, reply):
+        """The reply, if it is not longer than the server takes."""
+        size = sum(map(len, reply.payload))
+        if size > self.payload_max:
+            raise Wrong(MISMATCH, f"expected an answer of at most {self.payload_max} bytes, got {size}")
+        return reply
 
 
 class Source:
@@ -955,7 +976,6 @@ class Json:
         return []
 
     def one(self, result):
-        """One result of a stream, as the answer to one row."""
         if isinstance(result, BaseException):
             raise result
         return Reply(bytes((GOOD,)), [b"[%b]" % self.dump(result).encode()])
@@ -1048,12 +1068,14 @@ class Arrays:
             end = at + 4 + int.from_bytes(data[at : at + 4], "little")
             elements.append(data[at + 4 : end])
             at = end
+        return self.objects(elements, shape)
+
+    def objects(self, elements, shape):
         array = self.numpy.empty(len(elements), object)
         array[:] = elements
         return array.reshape(shape)
 
     def one(self, result):
-        """One result of a stream, as the answer to one row."""
         row = self.outputs_of(result, ())
         return self.reply(GOOD, [self.stack([array], spec) for array, spec in zip(row, self.outputs)], [])
 
@@ -1063,10 +1085,7 @@ class Arrays:
 
     def encode_rows(self, run, results):
         rows, failures = run.split([self.row_of(result) for result in results])
-        try:
-            arrays = [self.stack([row[at] for row in rows], spec) for at, spec in enumerate(self.outputs)]
-        except Wrong as error:
-            return self.refuse(Failure(error))
+        arrays = [self.stack([row[at] for row in rows], spec) for at, spec in enumerate(self.outputs)]
         return self.reply(SOME_FAILED if failures else GOOD, arrays, failures)
 
     def row_of(self, result):
@@ -1112,6 +1131,8 @@ class Arrays:
         row = array.shape[len(lead) :]
         if len(row) != len(spec.shape) or any(want not in (-1, got) for want, got in zip(spec.shape, row)):
             raise Wrong(MISMATCH, f"{spec.label}: expected rows of shape {spec.shape}, got {list(row)}")
+        if spec.datatype == "BYTES":
+            return self.objects([bytes_of(element, spec) for element in array.flat], array.shape)
         if array.dtype == spec.dtype:
             return array
         if not self.fits(array, spec.dtype):
@@ -1128,7 +1149,7 @@ class Arrays:
     def reply(self, status, arrays, failures):
         meta, payload, end = bytearray((status, len(arrays))), [], 0
         for spec, array in zip(self.outputs, arrays):
-            data = prefixed(array, spec) if spec.datatype == "BYTES" else array.reshape(-1).view("u1")
+            data = prefixed(array) if spec.datatype == "BYTES" else array.reshape(-1).view("u1")
             if end % ALIGNMENT:
                 payload.append(bytes(-end % ALIGNMENT))
                 end += -end % ALIGNMENT
@@ -1194,14 +1215,26 @@ def jsonable(value):
     raise TypeError(f"expected a value that JSON can say, got {kind_of(value)}")
 
 
-def prefixed(array, spec):
+def bytes_of(element, spec):
+    """An element of that tensor: bytes, or a text as UTF-8."""
+    if type(element) is bytes:
+        return element
+    if isinstance(element, str):
+        try:
+            return str.encode(element)
+        except UnicodeEncodeError as error:
+            raise Wrong(
+                MISMATCH, f"{spec.label}: expected bytes or texts, got a text that UTF-8 cannot say: {error}"
+            ) from None
+    if isinstance(element, (bytes, bytearray)):
+        return bytes(memoryview(element))
+    raise Wrong(MISMATCH, f"{spec.label}: expected bytes or texts, got {kind_of(element)}")
+
+
+def prefixed(array):
     """The elements, each after its length."""
     parts = []
     for element in array.flat:
-        if isinstance(element, str):
-            element = element.encode()
-        if not isinstance(element, (bytes, bytearray)):
-            raise Wrong(MISMATCH, f"{spec.label}: expected bytes or texts, got {kind_of(element)}")
         parts += (len(element).to_bytes(4, "little"), element)
     return b"".join(parts)
 

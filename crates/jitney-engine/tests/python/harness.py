@@ -56,6 +56,7 @@ class Worker:
             "max_concurrency": None,
             "memory": None,
             "max_batch": 32,
+            "payload_max": 512 << 20,
             "streams_at": STREAMS_AT,
         }
         self.send(HELLO, json.dumps({**body, **hello}).encode(), descriptor=self.control.descriptor)

@@ -56,6 +56,42 @@ LOOP = (
     .replace("yield [name, number]", "await asyncio.sleep(0); yield [name, number]")
 )
 BOTH = (PLAIN, LOOP)
+# What it does when it is told to end is the first thing that an item says, and how many results it gives before, the second.
+RELUCTANT = """
+import asyncio
+
+class Model:
+    def __init__(self):
+        self.ended = []
+
+    async def stream(self, item):
+        if item == "ended":
+            return [self.ended]
+        what, count = item
+        if what != "returns":
+            return self.results(what, count)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.ended.append(what)
+        return [1, 2]
+
+    async def results(self, what, count):
+        try:
+            for number in range(count):
+                yield number
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            yield "partial"
+            while what == "goes on":
+                await asyncio.sleep(0)
+                yield "more"
+        finally:
+            self.ended.append(what)
+
+    async def close(self):
+        print("closed", self.ended, flush=True)
+"""
 
 
 def eventually(condition):
@@ -248,6 +284,29 @@ class Streams(unittest.TestCase):
             worker.close()
             self.assertIn(b"ended", worker.output()[0])
 
+    def test_a_generator_that_catches_its_end_gives_nothing_more(self):
+        def begin(worker, item, count, **terms):
+            id = worker.open([item, count], **terms)
+            eventually(lambda: worker.begun(id))
+            worker.take(id, 0 if item == "returns" else count)
+            return id
+
+        for item in ("gives", "goes on", "returns"):
+            with self.subTest(item), Worker(RELUCTANT) as worker:
+                worker.ready()
+                # One that has waited for too long has ended when it gives something.
+                self.assertEqual(worker.end(begin(worker, item, 1, limit=0.1))["kind"], "limit")
+                self.assertEqual(worker.all(worker.open("ended")), ([[item]], None))
+                # One that is left has credit for one more result, and gets no more.
+                id = begin(worker, item, 15)
+                worker.stop(id)
+                self.assertIsNone(worker.end(id))
+                self.assertEqual(worker.all(worker.open("ended")), ([[item] * 2], None))
+                begin(worker, item, 1)
+                worker.close()
+                self.assertIn(f"closed {[item] * 3}".encode(), worker.output()[0])
+                self.assertEqual(worker.process.returncode, 0)
+
     def test_closing_ends_what_goes_on(self):
         for source in BOTH:
             with Worker(source) as worker:
@@ -332,6 +391,46 @@ class Streams(unittest.TestCase):
                 frame = worker.receive()
                 # A request without a head fails alone; an unknown kind ends the process.
                 self.assertTrue(frame is None or frame.kind == END)
+
+    def test_results_that_are_too_long_are_refused(self):
+        for source in BOTH:
+            with Worker(source, payload_max=1 << 20) as worker:
+                worker.ready()
+                results, error = worker.all(worker.open(["a", 1, "large"]))
+                self.assertEqual((results, error["kind"]), ([], "mismatch"))
+                self.assertEqual(error["error"], f"expected an answer of at most {1 << 20} bytes, got {(1 << 21) + 4}")
+                self.assertEqual(worker.all(worker.open(["b", 1, ""])), ([["b", 0]], None))
+
+    @needs_numpy
+    def test_elements_that_are_wrong_end_their_stream(self):
+        for head in ("def", "async def"):
+            source = f"""
+            class Model:
+                inputs = {{"x": "FP32[2]"}}
+                outputs = {{"t": "BYTES"}}
+
+                {head} stream(self, x):
+                    yield "good"
+                    if x[0]:
+                        yield [b"bad", 5, "bad \\ud800"][int(x[0])]
+            """
+            with self.subTest(head), Worker(source) as worker:
+                worker.ready()
+                for wrong, expected in ((1, "int"), (2, "a text that UTF-8 cannot say"), (0, None)):
+                    data = struct.pack("<ff", wrong, 0)
+                    id = worker.open(None, heads=struct.pack("<BIQ", 1, 2, len(data)), payload=[data, bytes(56)])
+                    frame = worker.receive()
+                    self.assertEqual((frame.kind, frame.id, frame.payload), (CHUNK, id, b"\x04\0\0\0good"))
+                    frame = worker.receive()
+                    self.assertEqual((frame.kind, frame.id), (END, id))
+                    if expected is not None:
+                        error = json.loads(frame.meta[6:])
+                        self.assertEqual(error["kind"], "mismatch")
+                        self.assertIn(f'output "t": expected bytes or texts, got {expected}', error["error"])
+            # Those that warm it up are told apart from what is good, too.
+            with Worker(source.replace("inputs =", "warmup = [[1, 0]]; inputs =")) as worker:
+                expected = 'the warm-up failed: output "t": expected bytes or texts, got int'
+                self.assertEqual(worker.failed()["error"], expected)
 
     @needs_numpy
     def test_typed_streams_give_rows(self):

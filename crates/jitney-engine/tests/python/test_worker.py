@@ -484,6 +484,18 @@ class Failures(unittest.TestCase):
         if sys.version_info >= (3, 11):
             self.assertEqual(answer["kind"], "invalid")
 
+    def test_answers_that_are_too_long_are_refused(self):
+        for head, result in (("predict(self, item)", "'x' * item"), ("predict_batch(self, items)", "['x' * items[0]]")):
+            for define in ("def", "async def"):
+                source = f"class Model:\n {define} {head}: return {result}"
+                with self.subTest(source), Worker(source, payload_max=1_000) as worker:
+                    error = "expected an answer of at most 1000 bytes, got 1001"
+                    self.assertEqual(worker.ready().run_json([996]), (["x" * 996], []))
+                    self.assertEqual(worker.run_json([997]), {"kind": "mismatch", "error": error, "traceback": None})
+                    self.assertEqual(worker.run_json([1]), (["x"], []))
+                with Worker(source + "\n warmup = [997]", payload_max=1_000) as worker:
+                    self.assertEqual(worker.failed()["error"], f"the warm-up failed: {error}")
+
     def test_large_answers_go_through_a_region(self):
         with Worker("class Model:\n def predict_batch(self, items): return ['x' * n for n in items]") as worker:
             worker.ready()
@@ -574,10 +586,83 @@ class TypedModels(unittest.TestCase):
             "def predict_batch(self, x): return ['ä', b'b']", [x], "{'x': 'BYTES[2]'}", "{'y': 'BYTES'}"
         )
         self.assertEqual(y, ["ä".encode(), b"b"])
+        body = "def predict_batch(self, x): y = numpy.empty(2, object); y[0], y[1] = bytearray(b'c'), numpy.bytes_(b'd'); return y"
+        (y,), _ = self.run_typed(body, [x], "{'x': 'BYTES[2]'}", "{'y': 'BYTES'}")
+        self.assertEqual(y, [b"c", b"d"])
         error = self.run_typed(
             "def predict_batch(self, x): return [1, b'b']", [x], "{'x': 'BYTES[2]'}", "{'y': 'BYTES'}"
         )
         self.assertEqual(error["error"], 'output "y": expected bytes or texts, got int')
+
+    def test_elements_that_are_wrong_fail_their_rows(self):
+        table = [
+            ("BYTES", "'a'", "5", "int"),
+            ("BYTES", "'a'", "chr(0xD800)", "a text that UTF-8 cannot say"),
+            ("BYTES[2]", "['a', b'a']", "[b'a', None]", "None"),
+        ]
+        for datatype, good, wrong, got in table:
+            expected = f'output "y": expected bytes or texts, got {got}'
+            outputs = f"{{'y': '{datatype}'}}"
+            for head in ("def", "async def"):
+                with self.subTest(datatype=datatype, wrong=wrong, head=head):
+                    body = f"{head} predict(self, x): return {wrong} if x[0] == 2 else {good}"
+                    (y,), errors = self.run_typed(body, [self.x()], outputs=outputs)
+                    self.assertEqual(set(y), {b"a"})
+                    self.assertEqual([(error["request"], error["kind"]) for error in errors], [(1, "mismatch")])
+                    self.assertIn(expected, errors[0]["error"])
+                    body = f"{head} predict_batch(self, x): return [{wrong} if row[0] == 2 else {good} for row in x]"
+                    answer = self.run_typed(body, [self.x()], outputs=outputs)
+                    self.assertEqual(answer["kind"], "mismatch")
+                    self.assertIn(expected, answer["error"])
+
+    def test_elements_that_are_wrong_fail_the_warm_up(self):
+        for head in ("def predict(self, x): return 5", "async def predict(self, x): return 5"):
+            source = f"class Model:\n inputs = {{'x': 'FP32[2]'}}\n outputs = {{'y': 'BYTES'}}\n {head}\n"
+            expected = 'output "y": expected bytes or texts, got int'
+            with self.subTest(head), Worker(source) as worker:
+                worker.ready().close()
+                self.assertIn(expected.encode(), worker.output()[1])
+            with self.subTest(head), Worker(source + " warmup = [[1, 2]]\n") as worker:
+                self.assertEqual(worker.failed()["error"], f"the warm-up failed: {expected}")
+        source = "class Model:\n inputs = {'x': 'BYTES'}\n outputs = {'y': 'FP32'}\n warmup = [5]\n def predict(self, x): return 1"
+        with Worker(source) as worker:
+            self.assertEqual(
+                worker.failed()["error"], 'class "Model": warmup: input "x": expected bytes or texts, got int'
+            )
+
+    def test_texts_to_warm_up_with_come_as_requests_bring_them(self):
+        source = "class Model:\n inputs = {'x': 'BYTES'}\n outputs = {'y': 'BYTES'}\n warmup = ['ä']\n def predict(self, x): return x.decode()"
+        with Worker(source) as worker:
+            worker.ready()
+
+    def test_whatever_keeps_an_answer_from_being_said_fails_its_run(self):
+        import numpy
+
+        for head in ("def", "async def"):
+            source = f"""
+            import numpy
+            class Model:
+                inputs = {{"size": "INT64"}}
+                outputs = {{"y": "UINT8[-1]"}}
+                {head} predict(self, size): return numpy.zeros(size, "u1")
+            """
+            # There is memory for the rows, which nobody touches, but not for all of them together.
+            with self.subTest(head), Worker(source, memory=4 << 30) as worker:
+                answer = worker.ready().run_arrays([numpy.array([1 << 30] * 3, "i8")])
+                self.assertEqual(answer["kind"], "raised")
+                self.assertIn("MemoryError", answer["error"])
+                (y,), errors = worker.run_arrays([numpy.array([2, 2], "i8")])
+                self.assertEqual((y.tolist(), errors), ([[0, 0]] * 2, []))
+
+    def test_arrays_that_are_too_long_are_refused(self):
+        for head in ("def predict(self, x)", "async def predict_batch(self, x)"):
+            source = f"class Model:\n inputs = outputs = {{'x': 'FP32[2]'}}\n {head}: return x"
+            with self.subTest(head), Worker(source, payload_max=24) as worker:
+                self.assertEqual(worker.ready().run_arrays([self.x(3)])[1], [])
+                error = "expected an answer of at most 24 bytes, got 32"
+                self.assertEqual(
+                    worker.run_arrays([self.x(4)]), {"kind": "mismatch", "error": error, "traceback": None}
+                )
 
     def test_outputs_of_other_kinds_become_arrays(self):
         bodies = [

@@ -1,13 +1,13 @@
 //! Compressed messages.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io::Read;
 
 use bytes::Bytes;
-use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
-use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::admit::Admitted;
+use crate::deflate::{Encoder, STEP, Turns};
 use crate::failure::{Code, Failure};
 
 /// How messages are compressed.
@@ -17,11 +17,6 @@ pub(super) enum Encoding {
     /// In the frame of zlib, as everywhere in HTTP.
     Deflate,
 }
-
-/// What is read of a compressed message at a time. Memory follows it, and never the message's own word.
-const STEP: usize = 64 * 1024;
-/// Steps after which others have their turn: well under a millisecond of work.
-const STEPS_IN_A_ROW: usize = 4;
 
 impl Encoding {
     pub(super) fn from_name(name: &[u8]) -> Option<Encoding> {
@@ -58,45 +53,29 @@ impl Encoding {
         }
     }
 
-    /// The bytes of these pieces, compressed together.
-    pub(super) fn compress<'a>(
+    /// The bytes of these pieces, compressed together. Lets others have their turn.
+    pub(super) async fn compress(
         self,
-        pieces: impl Iterator<Item = &'a Bytes>,
-    ) -> io::Result<Vec<u8>> {
-        match self {
-            Encoding::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-                write_all(&mut encoder, pieces)?;
-                encoder.finish()
-            }
-            Encoding::Deflate => {
-                let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-                write_all(&mut encoder, pieces)?;
-                encoder.finish()
-            }
-        }
+        pieces: impl IntoIterator<Item = &Bytes>,
+    ) -> VecDeque<Bytes> {
+        let encoder = match self {
+            Encoding::Gzip => Encoder::gzip(),
+            Encoding::Deflate => Encoder::zlib(),
+        };
+        encoder.all(pieces).await
     }
 }
 
-fn write_all<'a>(
-    out: &mut impl Write,
-    mut pieces: impl Iterator<Item = &'a Bytes>,
-) -> io::Result<()> {
-    pieces.try_for_each(|piece| out.write_all(piece))
-}
-
+/// Memory follows what comes out, and never the message's own word.
 async fn inflate(
     mut decoder: impl Read,
     limit: usize,
     room: &mut Admitted,
 ) -> Result<Bytes, Failure> {
     let mut out = Vec::new();
-    let mut steps = 0_usize;
+    let mut turns = Turns::default();
     loop {
-        steps += 1;
-        if steps.is_multiple_of(STEPS_IN_A_ROW) {
-            tokio::task::yield_now().await;
-        }
+        turns.step().await;
         let before = out.len();
         let step = STEP.min(limit - before + 1) as u64;
         decoder
@@ -133,12 +112,42 @@ mod tests {
         Admission::new(1 << 20).enter(0).unwrap()
     }
 
+    async fn compressed(encoding: Encoding, pieces: &[Bytes]) -> Vec<u8> {
+        encoding
+            .compress(pieces)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Others have had their turn while a large message was compressed.
+    #[tokio::test]
+    async fn compressing_lets_others_have_their_turn() {
+        let large = [Bytes::from(vec![7; 64 * STEP])];
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            let mut turns = 0;
+            let others = async {
+                loop {
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = compressed(encoding, &large) => (),
+                () = others => (),
+            }
+            assert!(turns >= 8, "{turns}");
+        }
+    }
+
     #[tokio::test]
     async fn what_is_compressed_comes_back() {
         let pieces = [Bytes::from(vec![7; 100_000]), Bytes::from_static(b"end")];
         let whole = pieces.concat();
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
-            let small = encoding.compress(pieces.iter()).unwrap();
+            let small = compressed(encoding, &pieces).await;
             assert!(small.len() < 1000);
             for limit in [whole.len(), whole.len() + 1, usize::MAX - 1] {
                 let back = encoding
@@ -169,7 +178,7 @@ mod tests {
     async fn what_is_not_compressed_is_refused() {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let whole = [Bytes::from(vec![7; 1000])];
-            let small = encoding.compress(whole.iter()).unwrap();
+            let small = compressed(encoding, &whole).await;
             for wrong in [&b"plain text"[..], b"", &small[..small.len() - 3]] {
                 let failure = encoding
                     .decompress(wrong, 10_000, &mut room())

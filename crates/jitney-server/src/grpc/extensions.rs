@@ -72,17 +72,21 @@ pub(super) async fn answer(
 ) -> Result<Pieces, Failure> {
     let head = &caller.head;
     match extension {
-        Extension::ModelConfig => wire::message(&config(service, caller, message)?, head),
-        Extension::ModelStatistics => wire::message(&statistics(service, caller, message)?, head),
-        Extension::RepositoryIndex => wire::message(&index(service, caller, message).await?, head),
+        Extension::ModelConfig => wire::message(&config(service, caller, message)?, head).await,
+        Extension::ModelStatistics => {
+            wire::message(&statistics(service, caller, message)?, head).await
+        }
+        Extension::RepositoryIndex => {
+            wire::message(&index(service, caller, message).await?, head).await
+        }
         Extension::RepositoryModelLoad => {
-            wire::message(&load(service, caller, message).await?, head)
+            wire::message(&load(service, caller, message).await?, head).await
         }
         Extension::RepositoryModelUnload => {
-            wire::message(&unload(service, caller, message).await?, head)
+            wire::message(&unload(service, caller, message).await?, head).await
         }
-        Extension::TraceSetting => wire::message(&trace(service, caller, message)?, head),
-        Extension::LogSettings => wire::message(&log(service, message)?, head),
+        Extension::TraceSetting => wire::message(&trace(service, caller, message)?, head).await,
+        Extension::LogSettings => wire::message(&log(service, message)?, head).await,
     }
 }
 

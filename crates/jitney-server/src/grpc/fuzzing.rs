@@ -80,7 +80,8 @@ pub async fn message(
 /// # Errors
 /// Where it is none, or has too much in it.
 pub fn read(message: Bytes) -> Result<ModelInferRequest, Failure> {
-    service::infer_request(message)
+    let mut room = Admission::new(ROOM).enter(0)?;
+    service::infer_request(message, &mut room)
 }
 
 /// A request that is checked against a model's signature.
@@ -105,7 +106,7 @@ impl Request {
     ///
     /// # Errors
     /// Where it has no form in a message.
-    pub fn echo(&self, spec: &Spec, encoding: Option<&str>) -> Result<Bytes, Failure> {
+    pub async fn echo(&self, spec: &Spec, encoding: Option<&str>) -> Result<Bytes, Failure> {
         let Asked { meta, inputs, form } = &self.0;
         let model = Model {
             name: "m",
@@ -121,7 +122,7 @@ impl Request {
             message: &response,
             raw: (RAW, &raw),
         };
-        let pieces = parts.write(&head(encoding))?;
+        let pieces = parts.write(&head(encoding)).await?;
         Ok(pieces.into_iter().flatten().collect())
     }
 }

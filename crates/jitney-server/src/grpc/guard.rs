@@ -4,17 +4,20 @@
 //! things that are larger in memory than on the wire are counted, and nothing else is looked at. What is not well-formed is left to be
 //! found by the decoder.
 
+use bytes::Bytes;
+
 use crate::failure::{Code, Failure};
 use crate::protocol::{MAX_DIMENSIONS, MAX_KEYS, MAX_STRINGS};
 
 /// Most tensors of one request, of each kind.
 const MAX_TENSORS: usize = 1024;
 
-/// Checks the bytes of a `ModelInferRequest`.
+/// Checks the bytes of a `ModelInferRequest`. Gives how many bytes the elements of its typed tensors will take in memory, which a number of
+/// one byte on the wire does eight of.
 ///
 /// # Errors
 /// `too_large`, with what there is too much of.
-pub(super) fn check(request: &[u8]) -> Result<(), Failure> {
+pub(super) fn check(request: &[u8]) -> Result<usize, Failure> {
     let mut count = Count::default();
     for (tag, value) in Fields(request) {
         match (tag, value) {
@@ -31,7 +34,7 @@ pub(super) fn check(request: &[u8]) -> Result<(), Failure> {
             _ => (),
         }
     }
-    Ok(())
+    Ok(count.elements)
 }
 
 #[derive(Default)]
@@ -42,6 +45,8 @@ struct Count {
     raw: usize,
     /// Of all inputs.
     strings: usize,
+    /// In bytes, as they will be in memory.
+    elements: usize,
 }
 
 impl Count {
@@ -59,9 +64,7 @@ impl Count {
         for (tag, value) in Fields(input) {
             match (tag, value) {
                 // In one field all of them, one or more bytes each; or one for each field.
-                (3, Some(packed)) => {
-                    dimensions += packed.iter().filter(|byte| **byte < 0x80).count();
-                }
+                (3, Some(packed)) => dimensions += varints(packed),
                 (3, None) => dimensions += 1,
                 (5, Some(contents)) => self.contents(contents)?,
                 _ => (),
@@ -74,13 +77,27 @@ impl Count {
     }
 
     fn contents(&mut self, contents: &[u8]) -> Result<(), Failure> {
-        for (tag, _) in Fields(contents) {
+        for (tag, value) in Fields(contents) {
+            let varints = || value.map_or(1, varints);
+            self.elements += match tag {
+                1 => varints(),
+                2 | 4 => 4 * varints(),
+                3 | 5 => 8 * varints(),
+                6 | 7 => value.map_or(8, <[u8]>::len),
+                8 => size_of::<Bytes>(),
+                _ => 0,
+            };
             if tag == 8 {
                 Count::one(&mut self.strings, MAX_STRINGS, "elements of BYTES tensors")?;
             }
         }
         Ok(())
     }
+}
+
+/// How many numbers there are in packed bytes.
+fn varints(packed: &[u8]) -> usize {
+    packed.iter().filter(|byte| **byte < 0x80).count()
 }
 
 /// Counts the parameters of a tensor, which are the fields of that number.
@@ -148,7 +165,6 @@ impl<'a> Fields<'a> {
 mod tests {
     use std::collections::HashMap;
 
-    use bytes::Bytes;
     use prost::Message;
 
     use super::*;
@@ -230,7 +246,7 @@ mod tests {
         ];
         for (request, expected) in rows {
             match (check(&request.encode_to_vec()), expected) {
-                (Ok(()), None) => (),
+                (Ok(_), None) => (),
                 (Err(failure), Some(words)) => {
                     assert_eq!(failure.code, Code::TooLarge);
                     assert!(failure.message.contains(words), "{failure}");
@@ -238,6 +254,94 @@ mod tests {
                 (got, expected) => panic!("{got:?} instead of {expected:?}"),
             }
         }
+    }
+
+    #[test]
+    fn typed_tensors_count_as_they_are_in_memory() {
+        let whole = |contents: InferTensorContents| {
+            let input = InferInputTensor {
+                contents: Some(contents),
+                ..InferInputTensor::default()
+            };
+            check(&inputs(2, &input).encode_to_vec()).unwrap() / 2
+        };
+        let none = InferTensorContents::default;
+        let rows = [
+            (none(), 0),
+            (
+                InferTensorContents {
+                    bool_contents: vec![true; 10],
+                    ..none()
+                },
+                10,
+            ),
+            (
+                InferTensorContents {
+                    int_contents: vec![1; 10],
+                    ..none()
+                },
+                40,
+            ),
+            (
+                InferTensorContents {
+                    int_contents: vec![-1; 10],
+                    ..none()
+                },
+                40,
+            ),
+            (
+                InferTensorContents {
+                    int64_contents: vec![1; 10],
+                    ..none()
+                },
+                80,
+            ),
+            (
+                InferTensorContents {
+                    uint_contents: vec![1; 10],
+                    ..none()
+                },
+                40,
+            ),
+            (
+                InferTensorContents {
+                    uint64_contents: vec![u64::MAX; 10],
+                    ..none()
+                },
+                80,
+            ),
+            (
+                InferTensorContents {
+                    fp32_contents: vec![1.0; 10],
+                    ..none()
+                },
+                40,
+            ),
+            (
+                InferTensorContents {
+                    fp64_contents: vec![1.0; 10],
+                    ..none()
+                },
+                80,
+            ),
+            (
+                InferTensorContents {
+                    bytes_contents: vec![Bytes::new(); 10],
+                    ..none()
+                },
+                10 * size_of::<Bytes>(),
+            ),
+        ];
+        for (contents, expected) in rows {
+            assert_eq!(whole(contents.clone()), expected, "{contents:?}");
+        }
+        let raw = ModelInferRequest {
+            raw_input_contents: vec![Bytes::from_static(&[7; 1000])],
+            ..ModelInferRequest::default()
+        };
+        assert_eq!(check(&raw.encode_to_vec()), Ok(0));
+        // Each number in a field of its own.
+        assert_eq!(check(&[0x2a, 6, 0x2a, 4, 0x18, 1, 0x18, 1]), Ok(16));
     }
 
     /// A shape may come as a field for each size too, and a message within a message in parts.
@@ -258,7 +362,7 @@ mod tests {
     #[test]
     fn what_is_not_well_formed_is_left_to_the_decoder() {
         for bytes in [&[0xff; 20][..], &[0x2a, 200], &[0x2b], &[0x2e], &[0x21, 0]] {
-            assert_eq!(check(bytes), Ok(()), "{bytes:?}");
+            assert_eq!(check(bytes), Ok(0), "{bytes:?}");
         }
     }
 }

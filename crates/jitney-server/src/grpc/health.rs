@@ -13,9 +13,9 @@ use super::standard::health::{HealthCheckRequest, HealthCheckResponse};
 use super::wire::{self, Pieces};
 use crate::admit::{Admitted, Phase};
 use crate::failure::{Code, Failure};
-use crate::models::unknown_model;
+use crate::models::{Catalog, unknown_model};
 
-/// How soon those who watch hear of a change. A drain they hear of at once.
+/// How soon those who watch hear that a model's processes have ended. Of all else they hear at once.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The services that stand for the server as a whole.
@@ -25,11 +25,15 @@ const SERVER: [&str; 2] = ["", "inference.GRPCInferenceService"];
 ///
 /// # Errors
 /// `unknown_model` where there is no such service.
-pub(super) fn check(service: &Service, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
+pub(super) async fn check(
+    service: &Service,
+    caller: &Caller,
+    message: Bytes,
+) -> Result<Pieces, Failure> {
     let HealthCheckRequest { service: name } = decode(message)?;
     match status(service, caller, &name) {
         ServingStatus::ServiceUnknown => Err(unknown_model(&name)),
-        status => answer(caller, status),
+        status => answer(caller, status).await,
     }
 }
 
@@ -53,12 +57,23 @@ pub(super) fn watch(
     answers.flatten_stream().boxed()
 }
 
+/// Finds out for all who watch whether the models are alive, for as long as somebody does. A model does not tell of that by itself, and
+/// those who watch only wait to be told.
+pub(crate) async fn look_out(catalog: Catalog) {
+    loop {
+        catalog.watched().await;
+        tokio::time::sleep(LOOK).await;
+        catalog.look();
+    }
+}
+
 /// Somebody who watches.
 struct Watch {
     service: Service,
     caller: Caller,
     name: String,
     phase: watch::Receiver<Phase>,
+    changes: watch::Receiver<()>,
     told: Option<ServingStatus>,
 }
 
@@ -66,6 +81,7 @@ impl Watch {
     fn new(service: Service, caller: Caller, name: String) -> Watch {
         Watch {
             phase: service.admission.watch(),
+            changes: service.catalog.changes(),
             service,
             caller,
             name,
@@ -80,18 +96,22 @@ impl Watch {
     async fn step(mut self) -> Option<(Result<Pieces, Failure>, Option<Watch>)> {
         loop {
             let draining = self.service.admission.draining();
+            // What changes from here on is heard of.
+            self.changes.mark_unchanged();
             let status = status(&self.service, &self.caller, &self.name);
             if self.told != Some(status) {
                 self.told = Some(status);
-                return Some((answer(&self.caller, status), Some(self)));
+                return Some((answer(&self.caller, status).await, Some(self)));
             }
             if draining {
                 let failure = Failure::new(Code::Draining, "the server is shutting down");
                 return Some((Err(failure), None));
             }
-            let drain = self.phase.wait_for(|phase| *phase >= Phase::Draining);
             // However it ends, the state is looked at again.
-            let _ = tokio::time::timeout(LOOK, drain).await;
+            tokio::select! {
+                _ = self.phase.wait_for(|phase| *phase >= Phase::Draining) => (),
+                _ = self.changes.changed() => (),
+            }
         }
     }
 }
@@ -114,9 +134,9 @@ fn status(service: &Service, caller: &Caller, name: &str) -> ServingStatus {
     }
 }
 
-fn answer(caller: &Caller, status: ServingStatus) -> Result<Pieces, Failure> {
+async fn answer(caller: &Caller, status: ServingStatus) -> Result<Pieces, Failure> {
     let response = HealthCheckResponse {
         status: status.into(),
     };
-    wire::message(&response, &caller.head)
+    wire::message(&response, &caller.head).await
 }

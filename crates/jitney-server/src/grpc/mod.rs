@@ -21,6 +21,7 @@ mod stream;
 mod wire;
 
 pub(crate) use self::head::Head;
+pub(crate) use self::health::look_out;
 pub(crate) use self::service::{Answered, Caller, Channel, Method, Service, Unary};
 pub(crate) use self::status::refusal;
 pub(crate) use self::wire::Body;

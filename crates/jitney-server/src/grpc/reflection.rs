@@ -44,16 +44,19 @@ pub(super) fn open(
         let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     };
     let answer = move |request: Result<(Bytes, Admitted), Failure>| {
-        let (message, _room) = request?;
-        let request: ServerReflectionRequest = decode(message)?;
-        let response = ServerReflectionResponse {
-            valid_host: request.host.clone(),
-            message_response: Some(registry.answer(request.message_request.as_ref())),
-            original_request: Some(request),
-        };
-        wire::message(&response, &head)
+        let (registry, head) = (Arc::clone(&registry), head.clone());
+        async move {
+            let (message, _room) = request?;
+            let request: ServerReflectionRequest = decode(message)?;
+            let response = ServerReflectionResponse {
+                valid_host: request.host.clone(),
+                message_response: Some(registry.answer(request.message_request.as_ref())),
+                original_request: Some(request),
+            };
+            wire::message(&response, &head).await
+        }
     };
-    requests.take_until(Box::pin(drain)).map(answer).boxed()
+    requests.take_until(Box::pin(drain)).then(answer).boxed()
 }
 
 impl Registry {

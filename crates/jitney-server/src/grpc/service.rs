@@ -19,7 +19,7 @@ use super::reflection::Registry;
 use super::wire::{self, Body, Messages, Parts, Pieces, Requests};
 use super::{guard, health, reflection, stream};
 use crate::access::Grant;
-use crate::admit::Admission;
+use crate::admit::{Admission, Admitted};
 use crate::context::Context;
 use crate::extension;
 use crate::failure::{Code, Failure};
@@ -181,7 +181,7 @@ impl Service {
         }
     }
 
-    /// Answers a message. The record is that of its model as soon as it is known which that is.
+    /// Answers a message, in whose room what it becomes is counted too. The record is that of its model as soon as it is known which that is.
     ///
     /// Cancel safety: dropping it cancels the call.
     pub(crate) async fn answer(
@@ -189,22 +189,25 @@ impl Service {
         method: Unary,
         caller: Caller,
         message: Bytes,
+        room: &mut Admitted,
         record: &mut Record,
     ) -> Result<Answered, Failure> {
         let pieces = match method {
-            Unary::ModelInfer => return self.infer(caller, message, record).await,
-            Unary::ServerLive => wire::message(&ServerLiveResponse { live: true }, &caller.head),
+            Unary::ModelInfer => return self.infer(caller, message, room, record).await,
+            Unary::ServerLive => {
+                wire::message(&ServerLiveResponse { live: true }, &caller.head).await
+            }
             Unary::ServerReady => {
                 let ready = self.is_ready();
-                wire::message(&ServerReadyResponse { ready }, &caller.head)
+                wire::message(&ServerReadyResponse { ready }, &caller.head).await
             }
-            Unary::ModelReady => self.model_ready(&caller, message),
-            Unary::ServerMetadata => wire::message(&self.server_metadata(), &caller.head),
-            Unary::ModelMetadata => self.model_metadata(&caller, message),
+            Unary::ModelReady => self.model_ready(&caller, message).await,
+            Unary::ServerMetadata => wire::message(&self.server_metadata(), &caller.head).await,
+            Unary::ModelMetadata => self.model_metadata(&caller, message).await,
             Unary::Extension(extension) => {
                 extensions::answer(self, &caller, extension, message).await
             }
-            Unary::HealthCheck => health::check(self, &caller, message),
+            Unary::HealthCheck => health::check(self, &caller, message).await,
         };
         Ok(Answered {
             body: Body::whole(pieces?),
@@ -266,9 +269,10 @@ impl Service {
         &self,
         caller: Caller,
         message: Bytes,
+        room: &mut Admitted,
         record: &mut Record,
     ) -> Result<Answered, Failure> {
-        let request = infer_request(message)?;
+        let request = infer_request(message, room)?;
         let lane = self.called(&caller, &request, record)?;
         let infer::Asked { meta, inputs, form } = infer::decode(request, lane.spec())?;
         let id = meta.id.clone();
@@ -285,7 +289,7 @@ impl Service {
             raw: (RAW, &raw),
         };
         Ok(Answered {
-            body: Body::whole(parts.write(&caller.head)?),
+            body: Body::whole(parts.write(&caller.head).await?),
             ran: Some((decoded, ran)),
         })
     }
@@ -299,14 +303,14 @@ impl Service {
         }
     }
 
-    fn model_ready(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
+    async fn model_ready(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
         let ModelReadyRequest { name, version } = decode(message)?;
         // Whether there is such a model is no part of the question: clients wait for one that may be on its way.
         let ready = !self.admission.draining() && self.lane(caller, &name, &version).is_ok();
-        wire::message(&ModelReadyResponse { ready }, &caller.head)
+        wire::message(&ModelReadyResponse { ready }, &caller.head).await
     }
 
-    fn model_metadata(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
+    async fn model_metadata(&self, caller: &Caller, message: Bytes) -> Result<Pieces, Failure> {
         let ModelMetadataRequest { name, version } = decode(message)?;
         let lane = self.lane(caller, &name, &version)?;
         let metadata = ModelMetadataResponse {
@@ -317,7 +321,7 @@ impl Service {
             outputs: lane.spec().outputs.iter().map(tensor_metadata).collect(),
             properties: std::collections::HashMap::new(),
         };
-        wire::message(&metadata, &caller.head)
+        wire::message(&metadata, &caller.head).await
     }
 }
 
@@ -331,9 +335,18 @@ pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Failure>
     })
 }
 
-/// Reads a request with tensors, of which a small message could claim to have many.
-pub(super) fn infer_request(message: Bytes) -> Result<ModelInferRequest, Failure> {
-    guard::check(&message)?;
+/// Reads a request with tensors, of which a small message could claim to have many, and which can be larger than the message.
+///
+/// # Errors
+/// As [`decode`]; `too_large` for what no request has so much of; `overloaded` where there is no room for its tensors.
+pub(super) fn infer_request(
+    message: Bytes,
+    room: &mut Admitted,
+) -> Result<ModelInferRequest, Failure> {
+    let tensors = guard::check(&message)?;
+    if tensors > 0 {
+        room.grow_to(message.len().saturating_add(tensors))?;
+    }
     decode(message)
 }
 

@@ -133,7 +133,7 @@ impl Conversation {
             id: String::new(),
             model: String::new(),
             record: Record::begin(&self.service.metrics, Route::Grpc),
-            _room: room,
+            room,
         };
         self.going.push(turn.answers(message));
     }
@@ -163,7 +163,7 @@ struct Turn {
     model: String,
     record: Record,
     /// Given back when the request has ended.
-    _room: Admitted,
+    room: Admitted,
 }
 
 /// A request whose model answers.
@@ -189,19 +189,24 @@ impl State {
         let (mut turn, mut going) = match self {
             State::Begun(mut turn, message) => match turn.begin(message).await {
                 Ok(going) => (turn, going),
-                Err(failure) => return Some((turn.failed(failure), State::Ended)),
+                Err(failure) => return Some((turn.failed(failure).await, State::Ended)),
             },
             State::Going(turn, going) => (turn, going),
             State::Ended => return None,
         };
         let streams = going.lane.streams();
         let answer = match going.answers.next().await {
-            Some(Ok(outputs)) => turn.answer(&going, outputs, !streams),
+            Some(Ok(outputs)) => {
+                turn.answer(&going.lane, &going.form, outputs, !streams)
+                    .await
+            }
             Some(Err(failure)) => Err(failure),
             None => {
                 turn.answered();
-                let last = going.form.empty_final.then(|| turn.empty_final(&going));
-                return last.map(|last| (last, State::Ended));
+                if !going.form.empty_final {
+                    return None;
+                }
+                return Some((turn.empty_final(&going.lane).await, State::Ended));
             }
         };
         match answer {
@@ -210,7 +215,7 @@ impl State {
                 turn.answered();
                 Some((Ok(pieces), State::Ended))
             }
-            Err(failure) => Some((turn.failed(failure), State::Ended)),
+            Err(failure) => Some((turn.failed(failure).await, State::Ended)),
         }
     }
 }
@@ -222,7 +227,7 @@ impl Turn {
 
     /// Brings the request to its model.
     async fn begin(&mut self, message: Bytes) -> Result<Going, Failure> {
-        let request = infer_request(message)?;
+        let request = infer_request(message, &mut self.room)?;
         self.id.clone_from(&request.id);
         self.model.clone_from(&request.model_name);
         self.caller.grant.again()?;
@@ -240,37 +245,37 @@ impl Turn {
         })
     }
 
-    fn answer(
+    async fn answer(
         &mut self,
-        going: &Going,
+        lane: &Lane,
+        form: &Form,
         mut outputs: Vec<Tensor>,
         last: bool,
     ) -> Result<Pieces, Failure> {
         let began = Instant::now();
-        let (response, raw) = infer::encode(
-            model(&going.lane),
-            self.id(),
-            &going.form,
-            &mut outputs,
-            Some(last),
-        )?;
-        let pieces = self.wrapped(&response, &raw);
+        let (response, raw) =
+            infer::encode(model(lane), self.id(), form, &mut outputs, Some(last))?;
+        let pieces = self.wrapped(&response, &raw).await;
         self.record.encoded(began.elapsed());
         pieces
     }
 
-    fn empty_final(&self, going: &Going) -> Result<Pieces, Failure> {
-        let response = infer::empty(model(&going.lane), self.id(), Some(true));
-        self.wrapped(&response, &[])
+    async fn empty_final(&self, lane: &Lane) -> Result<Pieces, Failure> {
+        let response = infer::empty(model(lane), self.id(), Some(true));
+        self.wrapped(&response, &[]).await
     }
 
-    fn wrapped(&self, response: &ModelInferResponse, raw: &[Bytes]) -> Result<Pieces, Failure> {
+    async fn wrapped(
+        &self,
+        response: &ModelInferResponse,
+        raw: &[Bytes],
+    ) -> Result<Pieces, Failure> {
         let parts = Parts {
             wrapper: Some(INFER_RESPONSE),
             message: response,
             raw: (RAW, raw),
         };
-        parts.write(&self.caller.head)
+        parts.write(&self.caller.head).await
     }
 
     /// The model has given all that it gives.
@@ -279,7 +284,7 @@ impl Turn {
     }
 
     /// The last answer of a request that failed.
-    fn failed(&mut self, failure: Failure) -> Result<Pieces, Failure> {
+    async fn failed(&mut self, failure: Failure) -> Result<Pieces, Failure> {
         self.record.take().finish(Err(failure.code));
         if self.caller.head.failure_ends_stream {
             return Err(failure);
@@ -299,7 +304,7 @@ impl Turn {
                 ..ModelInferResponse::default()
             }),
         };
-        wire::message(&response, &self.caller.head)
+        wire::message(&response, &self.caller.head).await
     }
 
     fn id(&self) -> Option<&str> {

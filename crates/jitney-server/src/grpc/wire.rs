@@ -6,12 +6,13 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::HeaderMap;
@@ -29,7 +30,8 @@ use crate::memory;
 
 /// Whether the message is compressed, and its length.
 const PREFIX: usize = 5;
-/// A message up to here is copied once, so that the memory that the connection reads into can be used again while the model runs.
+/// A message up to here is copied once, so that the memory that the connection reads into can be used again while the model runs. So is a
+/// piece below it, which could keep many times its size of that memory.
 const COPIED: usize = 4096;
 /// A tensor up to here is copied into the answer's first piece, which costs less than a piece of its own.
 const JOINED: usize = 8192;
@@ -39,7 +41,10 @@ const COMPRESSED_FROM: usize = 1024;
 /// Takes messages out of the bytes of one call.
 #[derive(Debug)]
 pub(crate) struct Messages {
+    /// Large pieces as they came, with what was small between them joined.
     pieces: VecDeque<Bytes>,
+    /// The small pieces behind those, joined.
+    tail: BytesMut,
     held: usize,
     encoding: Option<Encoding>,
     /// Most bytes of a message, before and after it is decompressed.
@@ -50,6 +55,7 @@ impl Messages {
     pub(crate) fn new(head: &Head, limit: usize) -> Messages {
         Messages {
             pieces: VecDeque::new(),
+            tail: BytesMut::new(),
             held: 0,
             encoding: head.encoding,
             limit,
@@ -62,7 +68,14 @@ impl Messages {
     /// As [`Messages::take`], as soon as the prefix of a message is there.
     pub(crate) fn push(&mut self, piece: Bytes) -> Result<(), Failure> {
         self.held += piece.len();
-        self.pieces.push_back(piece);
+        if piece.len() < COPIED {
+            self.tail.extend_from_slice(&piece);
+        } else {
+            if !self.tail.is_empty() {
+                self.pieces.push_back(mem::take(&mut self.tail).freeze());
+            }
+            self.pieces.push_back(piece);
+        }
         self.prefix().map(|_| ())
     }
 
@@ -105,7 +118,7 @@ impl Messages {
             return Ok(None);
         }
         let mut prefix = [0; PREFIX];
-        let bytes = self.pieces.iter().flatten();
+        let bytes = self.pieces.iter().flatten().chain(&self.tail);
         prefix
             .iter_mut()
             .zip(bytes)
@@ -147,6 +160,11 @@ impl Messages {
                     cut
                 }
             }
+            None if count <= COPIED => {
+                let cut = Bytes::copy_from_slice(self.tail.get(..count).unwrap_or_default());
+                self.tail.advance(cut.len());
+                cut
+            }
             _ => self.join(count),
         }
     }
@@ -162,9 +180,15 @@ impl Messages {
                 self.pieces.push_front(rest);
             }
             if joined.len() == count {
-                break;
+                return joined.freeze();
             }
         }
+        let (last, rest) = self
+            .tail
+            .split_at(self.tail.len().min(count - joined.len()));
+        joined.extend_from_slice(last);
+        // In memory of its own, since what the message lay in may be large.
+        self.tail = BytesMut::from(rest);
         joined.freeze()
     }
 }
@@ -306,13 +330,13 @@ pub(super) type Pieces = VecDeque<Bytes>;
 ///
 /// # Errors
 /// `output_mismatch` for a message of 4 GiB or more.
-pub(super) fn message(message: &impl Message, head: &Head) -> Result<Pieces, Failure> {
-    Parts {
+pub(super) async fn message(message: &impl Message, head: &Head) -> Result<Pieces, Failure> {
+    let parts = Parts {
         wrapper: None,
         message,
         raw: (0, &[]),
-    }
-    .write(head)
+    };
+    parts.write(head).await
 }
 
 /// A message whose last field is a list of large pieces of bytes, which are not copied for it.
@@ -326,7 +350,22 @@ pub(super) struct Parts<'a, M> {
 }
 
 impl<M: Message> Parts<'_, M> {
-    pub(super) fn write(&self, head: &Head) -> Result<Pieces, Failure> {
+    /// The message behind its prefix, compressed where the caller can read that and it is worth it. Lets others have their turn.
+    ///
+    /// # Errors
+    /// As [`message`].
+    pub(super) async fn write(&self, head: &Head) -> Result<Pieces, Failure> {
+        let (length, pieces) = self.plain()?;
+        match head.answers {
+            Some(encoding) if length >= COMPRESSED_FROM => {
+                Box::pin(compressed(encoding, pieces)).await
+            }
+            _ => Ok(pieces),
+        }
+    }
+
+    /// The length of the message, and its bytes behind the prefix.
+    fn plain(&self) -> Result<(usize, Pieces), Failure> {
         let (tag, raw) = self.raw;
         let raw_field =
             |bytes: &Bytes| key_len(tag) + encoded_len_varint(bytes.len() as u64) + bytes.len();
@@ -335,12 +374,7 @@ impl<M: Message> Parts<'_, M> {
             Some(tag) => key_len(tag) + encoded_len_varint(length as u64),
             None => 0,
         };
-        let total = u32::try_from(outer + length).map_err(|_| {
-            Failure::new(
-                Code::OutputMismatch,
-                "the answer is larger than the 4 GiB that a message of gRPC can have",
-            )
-        })?;
+        let total = u32::try_from(outer + length).map_err(|_| too_long())?;
         let small: usize = raw
             .iter()
             .map(Bytes::len)
@@ -362,31 +396,36 @@ impl<M: Message> Parts<'_, M> {
             if bytes.len() <= JOINED {
                 out.extend_from_slice(bytes);
             } else {
-                pieces.push_back(std::mem::take(&mut out).into());
+                pieces.push_back(mem::take(&mut out).into());
                 pieces.push_back(bytes.clone());
             }
         }
         if !out.is_empty() {
             pieces.push_back(out.into());
         }
-        match head.answers {
-            Some(encoding) if total as usize >= COMPRESSED_FROM => compressed(encoding, pieces),
-            _ => Ok(pieces),
-        }
+        Ok((outer + length, pieces))
     }
 }
 
-fn compressed(encoding: Encoding, mut pieces: Pieces) -> Result<Pieces, Failure> {
+async fn compressed(encoding: Encoding, mut pieces: Pieces) -> Result<Pieces, Failure> {
     if let Some(first) = pieces.front_mut() {
         *first = first.slice(PREFIX.min(first.len())..);
     }
-    let cannot = || Failure::new(Code::Internal, "the answer could not be compressed");
-    let compressed = encoding.compress(pieces.iter()).map_err(|_| cannot())?;
-    let length = u32::try_from(compressed.len()).map_err(|_| cannot())?;
+    let mut compressed = encoding.compress(&pieces).await;
+    let length = compressed.iter().map(Bytes::len).sum::<usize>();
+    let length = u32::try_from(length).map_err(|_| too_long())?;
     let mut prefix = Vec::with_capacity(PREFIX);
     prefix.push(1);
     prefix.extend_from_slice(&length.to_be_bytes());
-    Ok([prefix.into(), compressed.into()].into())
+    compressed.push_front(prefix.into());
+    Ok(compressed)
+}
+
+fn too_long() -> Failure {
+    Failure::new(
+        Code::OutputMismatch,
+        "the answer is larger than the 4 GiB that a message of gRPC can have",
+    )
 }
 
 /// The answer to a call behind its head: messages, and the status.
@@ -465,7 +504,7 @@ impl http_body::Body for Body {
                     Some(Err(failure)) => status::trailers(&failure),
                     None => status::ok(),
                 },
-                Rest::Status(status) => std::mem::take(status),
+                Rest::Status(status) => mem::take(status),
                 Rest::Nothing => return Poll::Ready(None),
             };
             body.rest = Rest::Nothing;
@@ -523,6 +562,50 @@ mod tests {
             assert_eq!(joined, message);
             assert_eq!(joined.as_ptr_range().end.addr() % memory::ALIGNMENT, 0);
         }
+    }
+
+    /// Memory of a connection, in which a piece lies.
+    struct Read {
+        bytes: [u8; COPIED],
+        _kept: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Read {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    #[test]
+    fn small_pieces_keep_no_memory_of_the_connection() {
+        const SMALL: usize = 10_000;
+        let mut messages = messages(1 << 20);
+        let reads = Arc::new(());
+        let push = |messages: &mut Messages, bytes: usize| {
+            let read = Bytes::from_owner(Read {
+                bytes: [0; COPIED],
+                _kept: Arc::clone(&reads),
+            });
+            messages.push(read.slice(..bytes)).unwrap();
+            drop(read);
+            Arc::strong_count(&reads) - 1
+        };
+        let length = u32::try_from(2 * SMALL + COPIED).unwrap().to_be_bytes();
+        messages
+            .push(Bytes::copy_from_slice(&[&[0], &length[..]].concat()))
+            .unwrap();
+        for _ in 0..SMALL {
+            assert_eq!(push(&mut messages, 1), 0);
+        }
+        assert_eq!(push(&mut messages, COPIED), 1);
+        for _ in 0..SMALL {
+            assert_eq!(push(&mut messages, 1), 1);
+        }
+        assert_eq!(messages.pieces.len(), 2);
+        push(&mut messages, 7);
+        let message = opened(messages.take().unwrap().unwrap());
+        assert_eq!((message.len(), messages.held), (2 * SMALL + COPIED, 7));
+        assert!(messages.tail.capacity() < 100);
     }
 
     #[test]
@@ -590,10 +673,11 @@ mod tests {
             let head = Head { answers: encoding, encoding, ..Head::default() };
             let parts = Parts { wrapper: wrapped.then_some(2), message: &message, raw: (6, &raw) };
             let mut messages = Messages::new(&head, 100_000);
-            messages.push(whole(parts.write(&head).unwrap()).into()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let pieces = runtime.block_on(parts.write(&head)).unwrap();
+            messages.push(whole(pieces).into()).unwrap();
             let packed = messages.only().unwrap();
             let mut room = Admission::new(1 << 20).enter(0).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let bytes = runtime.block_on(packed.open(&mut room)).unwrap();
             let got = match wrapped {
                 true => ModelStreamInferResponse::decode(bytes).unwrap().infer_response.unwrap(),

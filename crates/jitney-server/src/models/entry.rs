@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) version: String,
     pub(super) metrics: Arc<ModelMetrics>,
     node: Node,
+    /// Told of every change of the state.
+    changes: watch::Sender<()>,
     slot: Mutex<Slot>,
 }
 
@@ -66,6 +68,7 @@ impl Entry {
         version: &str,
         metrics: Arc<ModelMetrics>,
         parent: &Node,
+        changes: watch::Sender<()>,
         pending: Option<watch::Sender<usize>>,
     ) -> Arc<Entry> {
         let node = parent.child(format!("model {name} version {version}"));
@@ -78,6 +81,7 @@ impl Entry {
             version: version.to_owned(),
             metrics,
             node,
+            changes,
             slot: Mutex::new(Slot {
                 state: ModelState::Loading,
                 lane: None,
@@ -274,6 +278,11 @@ impl Entry {
         replaced.map(|replaced| replaced.lane).collect()
     }
 
+    /// Finds out whether it is alive, where it is loaded.
+    pub(super) fn look(&self) {
+        drop(self.looked_at());
+    }
+
     /// Says in the task tree what the processes of the model are doing at this moment.
     pub(super) fn show_workers(&self) {
         let mut slot = self.slot();
@@ -395,6 +404,8 @@ impl Slot {
             // Whatever became of it, it is not waited for any more.
             pending.send_modify(|pending| *pending -= 1);
         }
+        // Whoever hears of it waits for the lock around this before he looks.
+        entry.changes.send_replace(());
         true
     }
 

@@ -203,7 +203,7 @@ impl Lane {
     /// Dropping the future cancels the call: it is not run any more if it has not been, and its answer is dropped otherwise. The other
     /// calls of its batch notice nothing.
     pub async fn infer(&self, call: Call) -> Result<Outcome, Failure> {
-        self.screen(&call.inputs)?;
+        self.screen(&call)?;
         match &self.work {
             Work::Batches(batcher) => self.batched(batcher, call).await,
             // On the heap, so that no batched call sets room aside for it.
@@ -229,7 +229,7 @@ impl Lane {
                 Ok(futures_util::stream::iter([Ok(outputs)]).boxed())
             }
             Work::Streams(streams) => {
-                self.screen(&call.inputs)?;
+                self.screen(&call)?;
                 Ok(streams.open(call).await?.holding(self).into_answers())
             }
         }
@@ -418,8 +418,8 @@ impl Lane {
     }
 
     /// Refuses what is known to crash the model or to make it hang.
-    fn screen(&self, inputs: &[Tensor]) -> Result<(), Failure> {
-        match self.ward.look_up(inputs) {
+    fn screen(&self, call: &Call) -> Result<(), Failure> {
+        match self.ward.look_up(call) {
             None => Ok(()),
             Some((verdict, left)) => {
                 self.metrics.quarantined();
@@ -546,7 +546,7 @@ impl batch::Model for Rows {
             stack::Error::Run(RunError::RunLimit(_)) => Verdict::Hangs,
             _ => Verdict::Crashes,
         };
-        self.ward.put(&queued.call.inputs, verdict);
+        self.ward.put(&queued.call, verdict);
     }
 
     fn rows(queued: &Queued) -> usize {

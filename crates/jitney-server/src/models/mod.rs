@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use jitney::batch::{Courier, Stats};
 use jitney::tree::Node;
 use jitney_engine::WorkerStatus;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::entry::Entry;
 use self::failures::draining;
@@ -103,16 +103,20 @@ impl Catalog {
             courier: courier.cloned(),
         });
         let (pending, _) = watch::channel(0);
+        let (changes, _) = watch::channel(());
         let surroundings = Surroundings {
             metrics: metrics.models(),
             node: node.clone(),
             pending: pending.clone(),
+            changes: changes.clone(),
         };
         let roster = Arc::new(ArcSwap::from_pointee(Roster::default()));
         let shelf = Arc::new(Shelf {
             keeper: Keeper::start(&ways, surroundings, &roster)?,
             roster,
             pending,
+            changes,
+            watched: Notify::new(),
             ways,
         });
         let watched = Arc::downgrade(&shelf);
@@ -278,6 +282,27 @@ impl Catalog {
         !loading && (none || entries.iter().any(|entry| entry.is_ready()))
     }
 
+    /// Changes whenever what can be called may have become something else. That a model's processes have ended is seen where somebody looks.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        let changes = self.0.changes.subscribe();
+        self.0.watched.notify_one();
+        changes
+    }
+
+    /// Waits until somebody waits for a change.
+    pub(crate) async fn watched(&self) {
+        while self.0.changes.receiver_count() == 0 {
+            self.0.watched.notified().await;
+        }
+    }
+
+    /// Finds out of every model whether it is alive, which whoever waits for a change is told.
+    pub(crate) fn look(&self) {
+        for entry in &self.0.roster.load().entries {
+            entry.look();
+        }
+    }
+
     /// Waits until every model that was there at the start is ready, failed or closed.
     ///
     /// # Cancel safety
@@ -336,6 +361,10 @@ struct Shelf {
     roster: Arc<ArcSwap<Roster>>,
     /// How many of the models that were there at the start are still being loaded.
     pending: watch::Sender<usize>,
+    /// Told whenever what can be called may have become something else.
+    changes: watch::Sender<()>,
+    /// Told of everybody who begins to wait for a change.
+    watched: Notify,
     ways: Arc<Ways>,
 }
 

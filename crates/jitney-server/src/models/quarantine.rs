@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use jitney_engine::Tensor;
 use jitney_engine::tensor::Data;
 
+use crate::call::Call;
+
 /// How long an input stays.
 const TERM: Duration = Duration::from_secs(60);
 /// Most inputs at a time; beyond it the oldest is let go.
@@ -36,27 +38,27 @@ pub(super) struct Ward {
 }
 
 impl Ward {
-    /// Puts inputs into quarantine.
-    pub(super) fn put(&self, inputs: &[Tensor], verdict: Verdict) {
-        self.put_print(self.fingerprint(inputs), verdict);
+    /// Puts the input of a call into quarantine.
+    pub(super) fn put(&self, call: &Call, verdict: Verdict) {
+        self.put_print(self.fingerprint(call), verdict);
     }
 
-    /// The same by their fingerprint.
+    /// The same by its fingerprint.
     pub(super) fn put_print(&self, print: Fingerprint, verdict: Verdict) {
         let mut quarantine = self.lock();
         quarantine.put(print, verdict, Instant::now());
         self.occupied.store(true, Ordering::Relaxed);
     }
 
-    /// What these inputs did, while they are in quarantine, and for how long they still are.
-    pub(super) fn look_up(&self, inputs: &[Tensor]) -> Option<(Verdict, Duration)> {
+    /// What the input of a call did, while it is in quarantine, and for how long it still is.
+    pub(super) fn look_up(&self, call: &Call) -> Option<(Verdict, Duration)> {
         if !self.occupied.load(Ordering::Relaxed) {
             return None;
         }
-        self.look_up_print(self.fingerprint(inputs))
+        self.look_up_print(self.fingerprint(call))
     }
 
-    /// The same by their fingerprint.
+    /// The same by its fingerprint.
     pub(super) fn look_up_print(&self, print: Fingerprint) -> Option<(Verdict, Duration)> {
         if !self.occupied.load(Ordering::Relaxed) {
             return None;
@@ -68,10 +70,10 @@ impl Ward {
         found
     }
 
-    /// By what these inputs are known here.
-    pub(super) fn fingerprint(&self, inputs: &[Tensor]) -> Fingerprint {
-        let parts: Vec<_> = inputs.iter().map(part).collect();
-        Fingerprint(self.keys.hash_one(parts))
+    /// By what the input of a call is known here: its tensors, and its parameters, which may be what the model cannot bear.
+    pub(super) fn fingerprint(&self, call: &Call) -> Fingerprint {
+        let parts: Vec<_> = call.inputs.iter().map(part).collect();
+        Fingerprint(self.keys.hash_one((parts, &call.meta.parameters)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Quarantine> {
@@ -205,11 +207,21 @@ mod tests {
             words(&["a", "b"]),
             [floats(&[1], &[0.0]), floats(&[1], &[0.0])].concat(),
         ];
-        for (index, guilty) in all.iter().enumerate() {
+        let call = |inputs: &[Tensor], said: Option<&str>| {
+            let mut call = Call::new(inputs.to_vec(), Instant::now());
+            call.meta.parameters = said.map(str::to_owned);
+            call
+        };
+        let said = [None, Some("{}"), Some(r#"{"max_tokens":1}"#)];
+        let calls: Vec<Call> = all
+            .iter()
+            .flat_map(|inputs| said.map(|said| call(inputs, said)))
+            .collect();
+        for (index, guilty) in calls.iter().enumerate() {
             let ward = Ward::default();
             ward.put(guilty, Verdict::Hangs);
-            for (other, input) in all.iter().enumerate() {
-                let found = ward.look_up(input).is_some();
+            for (other, call) in calls.iter().enumerate() {
+                let found = ward.look_up(call).is_some();
                 assert_eq!(found, index == other, "{index} and {other}");
             }
         }

@@ -306,6 +306,32 @@ async fn a_model_without_instances_has_failed_until_there_is_one_again() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_change_is_told_of_it() {
+    let (catalog, _, lost) = fragile().await;
+    assert!(catalog.watched().now_or_never().is_none());
+    let mut changes = catalog.changes();
+    catalog.watched().await;
+    catalog.look();
+    assert!(!changes.has_changed().unwrap(), "nothing has happened");
+    let lane = catalog.model("e", None).unwrap();
+    lost.store(true, Ordering::SeqCst);
+    lane.infer(call(&[[-1.0, 0.0]])).await.unwrap_err();
+    for ready in [false, true] {
+        lost.store(!ready, Ordering::SeqCst);
+        while !changes.has_changed().unwrap() {
+            catalog.look();
+            tokio::task::yield_now().await;
+        }
+        changes.mark_unchanged();
+        assert_eq!(catalog.is_ready(), ready);
+    }
+    catalog.close();
+    assert!(changes.has_changed().unwrap());
+    drop(changes);
+    assert!(catalog.watched().now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn where_only_requests_look_at_a_model_they_notice_that_it_is_lost() {
     let (catalog, _, lost) = fragile().await;
     lost.store(true, Ordering::SeqCst);
@@ -383,6 +409,11 @@ async fn what_crashes_or_hangs_alone_is_put_into_quarantine() {
         assert!(failure.message.contains("was not run"), "{failure}");
     }
     assert_eq!(probe.seen().len(), before);
+    // What the model is asked for beside the input is part of the guilt.
+    let mut modest = item("crash");
+    modest.meta.parameters = Some(r#"{"max_tokens":1}"#.to_owned());
+    lane.infer(modest).await.unwrap_err();
+    assert_eq!(probe.seen().len(), before + 2);
     assert!(lane.infer(item("good")).await.is_ok());
     let failure = lane.infer(item("raise")).await.unwrap_err();
     assert_eq!(failure.message, "ValueError: no");
@@ -636,7 +667,7 @@ async fn the_warm_up_teaches_what_batching_gains() {
     );
     let stats = lane.stats();
     assert_eq!(stats.received, 0, "a warm-up is no request");
-    assert!(stats.gain > 4.0, "{stats:?}");
+    assert!(stats.gain > 1.2, "{stats:?}");
 }
 
 #[tokio::test]

@@ -1,16 +1,22 @@
 //! Reading the body of a request: bounded in bytes, in time, and in what all bodies together may hold. What counts of a compressed body is
 //! what comes out of it, as it comes.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http_body::Body;
+use http::header::EXPECT;
+use http::{HeaderValue, Version, request};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
-use super::coding::{Coding, Decoder, Turns};
+use super::coding::{Coding, Decoder};
 use super::reply::Refusal;
 use crate::admit::Admitted;
+use crate::deflate::Turns;
 use crate::failure::{Code, Failure};
 use crate::memory::aligned;
 
@@ -104,6 +110,54 @@ where
         take(piece)?;
     }
     Ok(())
+}
+
+/// The body of a request. Whoever polls it asks its client for it, so it knows whether anybody has.
+pub(crate) struct Arriving<B = Incoming> {
+    body: B,
+    /// The client waits for `100 Continue` before it sends the body, which hyper writes as soon as the body is polled.
+    expects: bool,
+}
+
+impl<B: Body> Arriving<B> {
+    pub(crate) fn new(head: &request::Parts, body: B) -> Arriving<B> {
+        let expectation = head.headers.get(EXPECT).map(HeaderValue::as_bytes);
+        let continues = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
+        Arriving {
+            body,
+            expects: head.version == Version::HTTP_11 && expectation.is_some_and(continues),
+        }
+    }
+
+    /// Whether the client holds the body back because nobody has asked for it.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.expects && !self.body.is_end_stream()
+    }
+
+    pub(crate) fn into_inner(self) -> B {
+        self.body
+    }
+}
+
+impl<B: Body + Unpin> Body for Arriving<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.expects = false;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Reads what is left of a body away, since a refusal is often known before the body has arrived. False when there is more of it, or it does

@@ -3,15 +3,14 @@
 //! As everywhere, `deflate` means a zlib stream; a bare deflate stream is read too, since some clients send one. A body is one such stream:
 //! several gzip members behind each other are refused, as is a coding upon another.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderValue};
 
 use super::payload::Body;
 use super::reply::Reply;
+use crate::deflate::{Encoder, LEVEL, STEP, WINDOW_BITS};
 use crate::failure::{Code, Failure};
 
 /// How bytes are compressed.
@@ -121,26 +120,6 @@ fn weight(parameters: &str) -> Option<u16> {
     (named && (0.0..=1.0).contains(&value)).then_some((value * 1000.0) as u16)
 }
 
-/// Bytes that are inflated or deflated in one step: well under a millisecond of work.
-const STEP: usize = 64 * 1024;
-
-/// Steps after which others have their turn.
-const STEPS_IN_A_ROW: usize = 4;
-
-/// Lets others have their turn, now and then.
-#[derive(Debug, Default)]
-pub(crate) struct Turns(usize);
-
-impl Turns {
-    /// Counts a step.
-    pub(crate) async fn step(&mut self) {
-        self.0 += 1;
-        if self.0.is_multiple_of(STEPS_IN_A_ROW) {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
 /// Inflates a body as it comes.
 pub(crate) struct Decoder {
     coding: Coding,
@@ -214,9 +193,6 @@ impl Decoder {
     }
 }
 
-/// zlib's window, and that of gzip.
-const WINDOW_BITS: u8 = 15;
-
 /// The stream that begins with that byte. In zlib's head it names the method and the window; a bare stream would begin with a stored block
 /// whose unused bits are set, which nobody writes.
 fn stream(coding: Coding, first: u8) -> Decompress {
@@ -247,7 +223,11 @@ pub(crate) async fn compress(reply: &mut Reply, coding: Option<Coding>) {
     if !shrinks(&pieces) {
         return;
     }
-    let body = Box::pin(Encoder::new(coding).all(&pieces)).await;
+    let encoder = match coding {
+        Coding::Gzip => Encoder::gzip(),
+        Coding::Deflate => Encoder::zlib(),
+    };
+    let body = Box::pin(encoder.all(&pieces)).await;
     reply
         .headers_mut()
         .insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
@@ -277,59 +257,11 @@ fn shrinks(pieces: &[Bytes]) -> bool {
     matches!(status, Ok(Status::StreamEnd))
 }
 
-/// Little is gained beyond it, and much time lost.
-const LEVEL: Compression = Compression::new(2);
-
-struct Encoder {
-    stream: Compress,
-    turns: Turns,
-    room: Vec<u8>,
-    done: VecDeque<Bytes>,
-}
-
-impl Encoder {
-    fn new(coding: Coding) -> Encoder {
-        Encoder {
-            stream: match coding {
-                Coding::Gzip => Compress::new_gzip(LEVEL, WINDOW_BITS),
-                Coding::Deflate => Compress::new(LEVEL, true),
-            },
-            turns: Turns::default(),
-            room: Vec::with_capacity(STEP),
-            done: VecDeque::new(),
-        }
-    }
-
-    async fn all(mut self, pieces: &[Bytes]) -> VecDeque<Bytes> {
-        for step in pieces.iter().flat_map(|piece| piece.chunks(STEP)) {
-            let mut rest = step;
-            while !rest.is_empty() && self.deflate(&mut rest, FlushCompress::None) {}
-            self.turns.step().await;
-        }
-        while self.deflate(&mut &[][..], FlushCompress::Finish) {}
-        self.done.push_back(self.room.into());
-        self.done.retain(|piece| !piece.is_empty());
-        self.done
-    }
-
-    /// One step, which cuts the input by what it used; whether another may follow. Where the room is full it becomes a piece.
-    fn deflate(&mut self, input: &mut &[u8], flush: FlushCompress) -> bool {
-        let before = self.stream.total_in();
-        let status = self.stream.compress_vec(input, &mut self.room, flush);
-        let used = usize::try_from(self.stream.total_in() - before).unwrap_or(usize::MAX);
-        *input = input.get(used..).unwrap_or_default();
-        if self.room.len() == self.room.capacity() {
-            let full = std::mem::replace(&mut self.room, Vec::with_capacity(STEP));
-            self.done.push_back(full.into());
-        }
-        matches!(status, Ok(Status::Ok | Status::BufError))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
+    use flate2::Compression;
     use flate2::read::{GzDecoder, ZlibDecoder};
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use proptest::prelude::*;

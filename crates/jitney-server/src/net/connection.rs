@@ -442,6 +442,11 @@ impl Http {
 
 fn either(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Executor> {
     const PING: Duration = Duration::from_secs(20);
+    // What a stream may send ahead, which bounds how fast a large tensor comes from afar.
+    const STREAM_WINDOW: u32 = 256 * 1024;
+    // That of many streams whose requests wait for a model, and are not read, together: where all of it is unread, nothing else comes in.
+    // h2 takes half of it for the cost of small frames that are not read, 256 bytes for each, and ends the connection beyond that.
+    const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
     let mut http = auto::Builder::new(Executor(group.named("stream")));
     // Beyond this limit h2 refuses without a word, so it is twice ours, and what lies between is refused with one.
     let header_list = u32::try_from(config.max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -451,8 +456,8 @@ fn either(config: &NetConfig, group: &Group<Infallible>) -> auto::Builder<Execut
         .max_header_list_size(header_list)
         .max_pending_accept_reset_streams(Some(20))
         .max_local_error_reset_streams(Some(256))
-        .initial_stream_window_size(Some(256 * 1024))
-        .initial_connection_window_size(Some(1024 * 1024))
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .max_send_buf_size(256 * 1024)
         .keep_alive_interval(Some(PING))
         .keep_alive_timeout(PING);

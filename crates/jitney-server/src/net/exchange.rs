@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::body::Rest;
+use super::body::{Arriving, Rest};
 use super::checks::{self, X_REQUEST_ID};
 use super::connection::{Peer, Plane};
 use super::cors::{Cors, Origin};
@@ -136,13 +136,14 @@ async fn answer(
     approach: Approach<'_>,
     route: Result<Route<'_>, NoRoute>,
     head: request::Parts,
-    mut body: Incoming,
+    body: Incoming,
 ) -> Result<Reply, Refusal> {
     let (peer, version) = (approach.peer, head.version);
+    let mut body = Arriving::new(&head, body);
     let answered = match enter(approach, route, &head) {
         // The messages of a stream come while it is answered.
         Ok(Entered::Call(exchange, Route::Grpc(call))) => {
-            return Box::pin(rpc::answer(exchange, call, head.headers, body)).await;
+            return Box::pin(rpc::answer(exchange, call, head.headers, body.into_inner())).await;
         }
         Ok(Entered::Call(exchange, route)) => dispatch(exchange, route, head, &mut body).await,
         Ok(Entered::Answered(reply)) => Ok(reply),
@@ -160,7 +161,7 @@ async fn answer(
 async fn clear(
     version: Version,
     answered: Result<Reply, Refusal>,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Reply, Refusal> {
     let refusal = answered.as_ref().err();
     if version == Version::HTTP_2 {
@@ -173,7 +174,11 @@ async fn clear(
         }
         return answered;
     }
-    if refusal.is_some_and(|refusal| refusal.close) || body::pass_over(body, Rest::HTTP1).await {
+    if refusal.is_some_and(|refusal| refusal.close) {
+        return answered;
+    }
+    // To pass over what is held back would be to ask for it.
+    if !body.is_held_back() && body::pass_over(body, Rest::HTTP1).await {
         return answered;
     }
     match answered {
@@ -232,7 +237,7 @@ async fn dispatch(
     exchange: Exchange<'_>,
     route: Route<'_>,
     head: request::Parts,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Reply, Refusal> {
     match route {
         Route::Control(view) => {

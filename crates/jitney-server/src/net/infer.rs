@@ -6,10 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::HeaderMap;
-use hyper::body::Incoming;
 use jitney_engine::{Spec, Tensor};
 
-use super::body::{self, BodyLimits, Manner};
+use super::body::{self, Arriving, BodyLimits, Manner};
 use super::checks::{self, INFERENCE_HEADER_CONTENT_LENGTH, Media};
 use super::coding::{self, Coding};
 use super::exchange::Exchange;
@@ -60,7 +59,7 @@ pub(crate) async fn answer(
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Reply, Refusal> {
     let received = receive(&mut exchange, form, model, headers, body).await?;
     let Received {
@@ -86,7 +85,7 @@ pub(super) async fn receive(
     form: Form,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Received, Refusal> {
     let (net, config) = (&exchange.peer.net, &exchange.peer.net.config);
     let lane = net

@@ -26,7 +26,8 @@ use crate::config::NetConfig;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-/// Most connections of the control thread. They have seats of their own, so that clients of models cannot take them.
+/// Connections of the control thread that have seats of their own, which clients of models cannot take. Those that ask for health first
+/// can, and stay: who comes after them has a seat like any other.
 const CONTROL_SEATS: usize = 256;
 /// How long a client that is turned away is given to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -86,11 +87,20 @@ impl Seats {
         }
     }
 
-    fn of(&self, plane: Plane) -> &Arc<Semaphore> {
-        match plane {
-            Plane::Control => &self.control,
-            Plane::Data => &self.data,
-        }
+    /// A seat for a connection that this plane serves, if there is one. What begins with a health check need not be a probe: clients of models
+    /// do too, and then infer on the same connection. Where they have taken the seats of control, any seat will do for the next probe, which
+    /// the control thread serves nevertheless.
+    fn take(&self, plane: Plane) -> Option<OwnedSemaphorePermit> {
+        let seat = match plane {
+            Plane::Control => self.control(),
+            Plane::Data => None,
+        };
+        seat.or_else(|| Arc::clone(&self.data).try_acquire_owned().ok())
+    }
+
+    /// One of the seats that only control has.
+    fn control(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.control).try_acquire_owned().ok()
     }
 }
 
@@ -191,7 +201,7 @@ async fn arrive(
         Some(_) => Plane::Data,
         None => plane_of(&first[..count]),
     };
-    let Ok(seat) = Arc::clone(net.seats.of(plane)).try_acquire_owned() else {
+    let Some(seat) = net.seats.take(plane) else {
         net.metrics.server().connections_refused.add(1);
         // Boxed, since its buffer would be part of every arrival.
         return Box::pin(turn_away(&net, socket)).await;
@@ -246,10 +256,10 @@ async fn agree(net: Arc<Net>, acceptor: TlsAcceptor, mut arrived: Arrived) {
     arrived.transport = transport;
     arrived.speech = speech;
     if plane == Plane::Control {
-        match Arc::clone(net.seats.of(plane)).try_acquire_owned() {
-            Ok(seat) => arrived.room.seat = seat,
+        match net.seats.control() {
+            Some(seat) => arrived.room.seat = seat,
             // It keeps the seat that it has.
-            Err(_) => plane = Plane::Data,
+            None => plane = Plane::Data,
         }
     }
     hand_over(&net, plane, arrived);

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::Incoming;
 
 use super::Net;
-use super::body::{self, BodyLimits, Manner};
+use super::body::{self, Arriving, BodyLimits, Manner};
 use super::checks::{self, Media};
 use super::coding;
 use super::exchange::Exchange;
@@ -27,7 +26,7 @@ pub(crate) async fn answer(
     exchange: Exchange<'_>,
     order: Order<'_>,
     headers: HeaderMap,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Reply, Refusal> {
     let net = &exchange.peer.net;
     let (body, _admitted) = read(net, exchange.started, &headers, body).await?;
@@ -80,7 +79,7 @@ async fn read(
     net: &Net,
     started: Instant,
     headers: &HeaderMap,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<(Bytes, Admitted), Refusal> {
     let (Media::Json | Media::Unsaid) = checks::media(headers, Form::Protocol)? else {
         return Err(checks::only_json().into());

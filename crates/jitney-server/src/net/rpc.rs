@@ -79,8 +79,10 @@ async fn once(
     body::pieces(body, &mut admitted, limits, |piece| messages.push(piece)).await?;
     let read = Instant::now();
     let message = messages.only()?.open(&mut admitted).await?;
-    let answered = net.grpc.answer(unary, caller, message, record).await;
-    let Answered { body, ran } = answered?;
+    let answered = net
+        .grpc
+        .answer(unary, caller, message, &mut admitted, record);
+    let Answered { body, ran } = answered.await?;
     if let Some((decoded, ran)) = ran {
         record.decoded(decoded - read);
         record.encoded(ran.elapsed());
@@ -88,13 +90,19 @@ async fn once(
     Ok(reply(body.into(), &head))
 }
 
-/// The connection counts as used for as long as the stream goes on.
+/// The connection counts as used for as long as the stream goes on; but not where somebody only watches, which costs him nothing and has no
+/// end.
 fn stream(exchange: &Exchange<'_>, channel: Channel, caller: Caller, body: Incoming) -> Reply {
     let net = &exchange.peer.net;
     let messages = net.grpc.messages(Method::Stream(channel), &caller.head);
     let head = caller.head;
     let answers = net.grpc.open(channel, caller, body, messages);
-    let answers = answers.holding(exchange.peer.answering());
+    let answers = match channel {
+        Channel::HealthWatch => answers,
+        Channel::ModelStreamInfer | Channel::Reflection => {
+            answers.holding(exchange.peer.answering())
+        }
+    };
     reply(exchange.peer.stream(answers.into()), &head)
 }
 

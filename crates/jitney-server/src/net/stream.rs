@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use http::HeaderMap;
-use hyper::body::Incoming;
 
+use super::body::Arriving;
 use super::exchange::Exchange;
 use super::infer::{Received, Work, receive};
 use super::reply::{Refusal, Reply};
@@ -28,7 +28,7 @@ pub(crate) async fn events(
     channel: Channel,
     model: ModelRef<'_>,
     headers: HeaderMap,
-    body: &mut Incoming,
+    body: &mut Arriving,
 ) -> Result<Reply, Refusal> {
     let received = receive(&mut exchange, channel.form(), model, headers, body).await?;
     let Received {

@@ -19,7 +19,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use jitney_engine::Tensor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::Net;
+use super::body::Arriving;
 use super::checks;
 use super::connection::{Peer, Socket, Wire};
 use super::exchange::Exchange;
@@ -75,7 +75,7 @@ pub(crate) fn answer(
     exchange: Exchange<'_>,
     model: ModelRef<'_>,
     mut head: request::Parts,
-    body: &Incoming,
+    body: &Arriving,
 ) -> Result<Reply, Refusal> {
     let Exchange {
         peer,
@@ -364,8 +364,7 @@ impl<'n> Session<'n> {
                 }
             }
         }
-        let held = self.decoder.held() + self.input.bytes.len();
-        match self.admitted.hold(held) {
+        match self.hold_input() {
             Ok(()) => Ok(false),
             Err(_) => Err(End::Close(
                 close::TRY_AGAIN,
@@ -415,11 +414,19 @@ impl<'n> Session<'n> {
         }
     }
 
-    fn enter(&self, bytes: usize) -> Result<Admitted, Failure> {
+    fn enter(&mut self, bytes: usize) -> Result<Admitted, Failure> {
         self.grant.again()?;
+        // Until now the bytes of the message counted as those of a message on its way. They must not count twice.
+        self.hold_input()?;
         let mut admitted = self.net.admission.enter(bytes)?;
         admitted.take(bytes)?;
         Ok(admitted)
+    }
+
+    /// Takes room for what nobody has looked at, and for nothing else.
+    fn hold_input(&mut self) -> Result<(), Failure> {
+        self.admitted
+            .hold(self.decoder.held() + self.input.bytes.len())
     }
 
     /// Runs a request, or lets it wait until another one has ended.

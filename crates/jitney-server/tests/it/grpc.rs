@@ -1,17 +1,20 @@
 //! gRPC over real sockets, by tonic's client.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use http::uri::PathAndQuery;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use jitney_server::config::NetConfig;
+use jitney_server::config::{ModelOptions, NetConfig};
 use jitney_server::grpc::generated::infer_parameter::ParameterChoice;
 use jitney_server::grpc::generated::model_infer_request::{
     InferInputTensor, InferRequestedOutputTensor,
@@ -30,7 +33,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, IntoRequest, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use crate::support::{Fixture, start_queued, start_with};
+use crate::support::{Fixture, start_given, start_queued, start_with};
 
 /// Both protocols on one port.
 pub(crate) fn same_port(net: &mut NetConfig) {
@@ -1211,6 +1214,150 @@ fn messages_may_be_large() {
             .infer_response
             .unwrap();
         assert!(answer.raw_output_contents[0] == bytes);
+    });
+}
+
+/// A message behind its prefix.
+fn framed(message: &impl Message) -> Bytes {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], &message].concat().into()
+}
+
+type Frames = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+/// A call whose body comes in these frames.
+fn frames(
+    server: &Fixture,
+    method: &str,
+    frames: impl Stream<Item = Bytes> + Send + 'static,
+) -> http::Request<Frames> {
+    let address = server.running.grpc_addr().unwrap();
+    http::Request::post(format!("http://{address}{}", path(method)))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(
+            frames.map(|frame| Ok(Frame::data(frame))).boxed(),
+        ))
+        .unwrap()
+}
+
+/// A connection whose calls share it, on which frames are written as they are given.
+async fn bare(server: &Fixture) -> http2::SendRequest<Frames> {
+    let address = server.running.grpc_addr().unwrap();
+    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+#[test]
+fn thousands_of_tiny_messages_may_wait_on_a_stream() {
+    const MESSAGES: usize = 5000;
+    let given = ModelOptions {
+        max_batch: Some(64),
+        ..ModelOptions::default()
+    };
+    let server = start_given(&["m=echo:FP32[1],call_ms=20"], given, same_port);
+    server.block_on(async {
+        // Each in a frame of its own, and far more of them than are read at a time.
+        let messages = stream::iter(vec![framed(&number(1.0)); MESSAGES]);
+        let mut sender = bare(&server).await;
+        let call = frames(&server, "ModelStreamInfer", messages);
+        let answers = sender.send_request(call).await.unwrap().into_body();
+        let answers = answers.collect().await.unwrap();
+        assert_eq!(answers.trailers().unwrap()["grpc-status"], "0");
+    });
+    assert_eq!(server.stats().ok, MESSAGES as u64);
+}
+
+#[test]
+fn streams_that_are_not_read_on_do_not_stop_other_calls() {
+    let server = start_with(
+        &["m=echo:FP32[1000],call_ms=3000", "n=echo:FP32[1]"],
+        same_port,
+    );
+    server.block_on(async {
+        let mut sender = bare(&server).await;
+        let large = framed(&raw("m", "FP32", &[1, 1000], vec![0; 4000]));
+        let (sent, mut written) = mpsc::unbounded_channel();
+        let mut waiting = Vec::new();
+        for _ in 0..16 {
+            let (large, sent) = (large.clone(), sent.clone());
+            let endless = stream::iter(0..).map(move |at: usize| {
+                sent.send(at).unwrap();
+                large.clone()
+            });
+            let call = frames(&server, "ModelStreamInfer", endless);
+            waiting.push(sender.send_request(call).await.unwrap());
+        }
+        // Until every stream has come to the end of its window, which is behind the 64 requests that go on.
+        let mut full = 0;
+        while full < waiting.len() {
+            full += usize::from(written.recv().await.unwrap() == 100);
+        }
+        let other = framed(&raw("n", "FP32", &[1, 1], floats(&[1.0])));
+        let call = frames(&server, "ModelInfer", stream::iter([other]));
+        let answer = sender.send_request(call).await.unwrap().into_body();
+        let answer = answer.collect().await.unwrap();
+        assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+        assert_eq!(server.stats().ok, 0, "the streams still wait");
+    });
+}
+
+#[test]
+fn typed_tensors_count_as_they_are_in_memory() {
+    const ELEMENTS: usize = 100_000;
+    let server = start_with(&["m=echo:INT64[100000]"], |net| {
+        same_port(net);
+        net.max_inflight_bytes = 500_000;
+    });
+    // One byte each on the wire.
+    let request = typed(
+        "m",
+        "INT64",
+        &[1, 100_000],
+        InferTensorContents {
+            int64_contents: vec![1; ELEMENTS],
+            ..InferTensorContents::default()
+        },
+    );
+    assert!(request.encoded_len() < ELEMENTS + 100);
+    server.block_on(async {
+        let channel = connect(&server).await;
+        let status = infer(&channel, request.clone()).await.unwrap_err();
+        assert_eq!(word(&status), "overloaded");
+        let (sender, mut answers) = converse(&channel).await;
+        sender.send(request).await.unwrap();
+        let answer = answers.message().await.unwrap().unwrap();
+        assert!(answer.error_message.contains("bytes"), "{answer:?}");
+    });
+    assert_eq!(server.scrape("jitney_inflight_bytes").unwrap_or(0.0), 0.0);
+}
+
+#[test]
+fn who_only_watches_does_not_keep_his_connection() {
+    let server = start_with(&["m=echo:FP32[1]"], |net| {
+        same_port(net);
+        net.idle_timeout = Duration::from_millis(200);
+    });
+    server.block_on(async {
+        let asked = HealthRequest {
+            service: String::new(),
+        };
+        let (used, only_watched) = (connect(&server).await, connect(&server).await);
+        let (_sender, mut answers) = converse(&used).await;
+        let request = Request::new(stream::iter([asked]).chain(stream::pending()));
+        let mut watched: Streaming<HealthResponse> =
+            open(&only_watched, "grpc.health.v1.Health/Watch", request)
+                .await
+                .unwrap();
+        assert_eq!(watched.message().await.unwrap().unwrap().status, 1);
+        assert_ne!(watched.message().await.unwrap_err().code(), Code::Ok);
+        let still = tokio::time::timeout(Duration::ZERO, answers.message()).await;
+        assert!(still.is_err(), "the other stream goes on: {still:?}");
     });
 }
 

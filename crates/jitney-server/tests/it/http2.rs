@@ -1,10 +1,15 @@
 //! HTTP/2 on the same port, without an upgrade.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -71,6 +76,35 @@ fn routes_and_names_are_checked_as_in_http1() {
             with_connection(&server, async |mut sender| send(&mut sender, request).await);
         let ((got, _), _) = server.block_on(exchange);
         assert_eq!(got.as_u16(), status, "{uri}");
+    }
+}
+
+#[test]
+fn a_refusal_lets_the_body_come_to_its_end() {
+    const PIECES: usize = 64;
+    let server = start(&["m=echo:FP32[1]"]);
+    for (path, status) in [("/nowhere", 404), ("/predict/m", 415)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let pieces = {
+            let sent = Arc::clone(&sent);
+            stream::iter((0..PIECES).map(move |_| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 16 * 1024])))
+            }))
+        };
+        let request = Request::post(format!("http://{}{path}", server.address()));
+        let request = request.body(StreamBody::new(pieces)).unwrap();
+        let answered = server.block_on(async {
+            let socket = TcpStream::connect(server.address()).await.unwrap();
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+                    .await
+                    .unwrap();
+            let exchange = async move { sender.send_request(request).await.unwrap().status() };
+            tokio::join!(exchange, connection).0
+        });
+        assert_eq!(answered.as_u16(), status);
+        assert_eq!(sent.load(Ordering::Relaxed), PIECES, "{path}");
     }
 }
 

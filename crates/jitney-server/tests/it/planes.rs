@@ -17,9 +17,23 @@ const CONTROL: &[&str] = &[
 
 #[test]
 fn control_requests_are_answered_while_the_data_plane_is_busy() {
+    answered_while_busy(0);
+}
+
+/// Clients of models ask for health before they infer, and keep the connection.
+#[test]
+fn many_connections_that_began_with_a_health_check_turn_away_no_other() {
+    answered_while_busy(300);
+}
+
+fn answered_while_busy(connections: usize) {
     let server = start_with(&["m=echo:FP32[-1],op=sum"], |net| {
         net.workers = std::num::NonZeroUsize::new(1);
     });
+    let mut kept: Vec<_> = (0..connections).map(|_| server.connect()).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/v2/health/live").status, 200);
+    }
     // About a second of decoding, whether this was built to be fast or not.
     let count = if cfg!(debug_assertions) {
         1_000_000

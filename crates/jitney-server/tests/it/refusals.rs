@@ -1,5 +1,8 @@
 //! Every refusal has its status, its code, and a JSON body.
 
+use jitney_server::access::Secret;
+use jitney_server::config::{Key, Scope};
+
 use crate::support::{start, start_with};
 
 const MODEL: &[&str] = &["m=echo:FP32[1]"];
@@ -211,6 +214,49 @@ fn large_bodies_are_refused_before_they_are_read() {
     let answer = client.answer().unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (413, "too_large"));
     assert!(client.is_closed());
+}
+
+/// Whoever asks before sending a body is not told to send it by an answer that does not depend on it.
+#[test]
+fn a_body_that_is_held_back_is_not_asked_for_by_a_refusal() {
+    let key = |secret: &Secret| Key {
+        name: "k".to_owned(),
+        digest: secret.digest(),
+        scopes: vec![Scope::Infer],
+        models: None,
+    };
+    let secret = Secret::generate().unwrap();
+    let server = start_with(MODEL, |net| {
+        net.keys = vec![key(&secret)];
+        net.max_inflight_bytes = 20;
+    });
+    let with_key = format!("authorization: Bearer {}\r\n", secret.reveal());
+    const LENGTH: &str = "content-length: 13";
+    const CHUNKED: &str = "transfer-encoding: chunked";
+    let rows = [
+        ("", LENGTH, "/predict/m", 401, "unauthenticated"),
+        ("", CHUNKED, "/predict/m", 401, "unauthenticated"),
+        (&*with_key, LENGTH, "/predict/nobody", 404, "unknown_model"),
+        (&*with_key, CHUNKED, "/predict/nobody", 404, "unknown_model"),
+        (&*with_key, LENGTH, "/nowhere", 404, "not_found"),
+        (
+            &*with_key,
+            "content-length: 21",
+            "/predict/m",
+            429,
+            "overloaded",
+        ),
+    ];
+    for (key, length, path, status, code) in rows {
+        let fields =
+            format!("content-type: application/json\r\nexpect: 100-continue\r\n{length}\r\n{key}");
+        let mut client = server.connect();
+        client.begin("POST", path, &fields, "");
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+        assert_eq!(answer.field("connection"), Some("close"), "{path}");
+        assert!(client.is_closed());
+    }
 }
 
 #[test]

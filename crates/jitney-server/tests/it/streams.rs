@@ -828,6 +828,26 @@ fn messages_count_as_bytes_in_flight() {
     assert_eq!(read_close(&mut socket), Some(1013));
 }
 
+/// While it is taken in its bytes are those of its request, and no more those of a message on its way.
+#[test]
+fn a_message_counts_once() {
+    let server = start_with(&[FIVE], |net| net.max_inflight_bytes = 10_000);
+    server.block_on(async {
+        let mut socket = connect(&server, "m").await;
+        for id in ["first", "second"] {
+            let padding = " ".repeat(9_000);
+            let message = format!("{{\"id\":\"{id}\",\"item\":[1]{padding}}}");
+            socket.send(Message::text(message)).await.unwrap();
+            for _ in 0..5 {
+                let answer = hear(&mut socket).await;
+                assert_eq!(answer["prediction"]["output"], json!([1.0]), "{answer}");
+            }
+            let last = hear(&mut socket).await;
+            assert_eq!(last, json!({"id": id, "results": 5, "final": true}));
+        }
+    });
+}
+
 #[test]
 fn a_connection_that_began_with_a_health_check_is_upgraded_too() {
     let server = start(&[FIVE]);

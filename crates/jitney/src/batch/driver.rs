@@ -25,7 +25,8 @@ use crate::clock::{Clock, Sleeper};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, thread};
 use crate::tree::{Node, bounded};
 
-/// Pauses between attempts to make an instance that could not be made: the first, doubled up to the last.
+/// Pauses between attempts to make an instance that could not be made: the first, doubled up to the last. A thread that could not be
+/// started is tried again after the first.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -56,8 +57,7 @@ struct State<M: Model> {
     leader: Leader,
     followers: usize,
     keeper: Keeper,
-    /// Slots that want a thread with an instance.
-    vacant: Vec<usize>,
+    vacant: Vec<Vacancy>,
     /// Instance threads that have not ended, without those that were given up.
     threads: usize,
     /// Threads that were given up and still hang inside the model, and how many may.
@@ -66,6 +66,13 @@ struct State<M: Model> {
     /// First instances that are still being made, and why one could not be.
     starting: usize,
     refusal: Option<Arc<str>>,
+}
+
+/// A slot that wants a thread with an instance.
+struct Vacancy {
+    slot: usize,
+    /// Not to be filled before, if a thread for it could not be started.
+    not_before: Option<Instant>,
 }
 
 /// The free instance that looks at the queue.
@@ -193,7 +200,7 @@ impl<M: Model> Shared<M> {
     /// Takes a free seat's next batch, or `None` when the seat has nothing to do any more.
     fn next_batch(&self, seat: Seat) -> Option<Vec<M::In>> {
         let mut due = Vec::new();
-        let mut state = self.lead(lock(&self.state), seat);
+        let mut state = self.lead(lock(&self.state));
         let items = loop {
             let now = self.clock.now();
             let next = state.lane.next(now, seat, &mut due);
@@ -208,7 +215,7 @@ impl<M: Model> Shared<M> {
                 Next::Stop => break None,
                 Next::Follow => {
                     state.leader = Leader::None;
-                    state = self.lead(state, seat);
+                    state = self.lead(state);
                     continue;
                 }
                 Next::Wait => {
@@ -244,15 +251,9 @@ impl<M: Model> Shared<M> {
         items
     }
 
-    /// Waits until this thread leads, and there is something to lead, or its seat was given up.
-    fn lead<'a>(
-        &self,
-        mut state: MutexGuard<'a, State<M>>,
-        seat: Seat,
-    ) -> MutexGuard<'a, State<M>> {
-        while !matches!(state.leader, Leader::None)
-            || (!state.lane.wants_leader() && state.lane.sits(seat))
-        {
+    /// Waits until this thread leads, and there is something to lead.
+    fn lead<'a>(&self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
+        while !matches!(state.leader, Leader::None) || !state.lane.wants_leader() {
             state.followers += 1;
             state = self.clock.wait(&self.following, state, None);
             state.followers -= 1;
@@ -261,17 +262,20 @@ impl<M: Model> Shared<M> {
         state
     }
 
-    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) {
+    /// Hands over what became of the seat's batch. False when the seat was given up meanwhile, as it can be only while its batch runs.
+    fn complete(&self, seat: Seat, results: Outcomes<M>, took: Option<Duration>) -> bool {
         let mut due = Vec::new();
         let now = self.clock.now();
-        lock(&self.state)
-            .lane
-            .complete(now, seat, results, took, &mut due);
+        let mut state = lock(&self.state);
+        state.lane.complete(now, seat, results, took, &mut due);
+        let sits = state.lane.sits(seat);
+        drop(state);
         match &self.courier {
             // One answer is delivered as quickly from here.
             Some(courier) if due.len() > 1 => courier.take(due),
             _ => send(&mut due),
         }
+        sits
     }
 
     /// Answers some items of the seat's batch, from the given place on, while the others are run again.
@@ -299,7 +303,7 @@ impl<M: Model> Shared<M> {
         lock(&self.state).lane.count_replaced();
     }
 
-    /// Runs batches with an instance until there is nothing left to do or the instance is lost for this reason.
+    /// Runs batches with an instance until there is nothing left to do, another has taken its seat, or it is lost for this reason.
     fn run_batches(
         &self,
         seat: Seat,
@@ -316,7 +320,9 @@ impl<M: Model> Shared<M> {
             }
             let (results, took) = model.run(&items, self.isolate, &self.clock);
             label(node, "idle");
-            self.complete(seat, results, took);
+            if !self.complete(seat, results, took) {
+                break;
+            }
             model.alive()?;
         }
         Ok(())
@@ -372,10 +378,10 @@ impl<M: Model> Shared<M> {
             state = lock(&self.state);
         }
         let until = self.clock.now() + pause;
-        while state.lane.sits(seat) && !state.lane.closing() && self.clock.now() < until {
+        while !state.lane.closing() && self.clock.now() < until {
             state = self.clock.wait(&self.pausing, state, Some(until));
         }
-        state.lane.sits(seat) && !state.lane.closing()
+        !state.lane.closing()
     }
 
     /// The first attempt to make an instance has ended.
@@ -439,14 +445,18 @@ impl<M: Model> Shared<M> {
         loop {
             let now = self.clock.now();
             state.lane.expire(now, &mut due);
-            state.give_up_hung(now, &mut due);
-            if !due.is_empty() {
+            let given_up = state.give_up_hung(now, &mut due);
+            if given_up || !due.is_empty() {
                 drop(state);
+                if given_up {
+                    // It does not run any more, so that there may be something to lead for who waits to.
+                    self.following.notify_one();
+                }
                 send(&mut due);
                 state = lock(&self.state);
                 continue;
             }
-            if let Some(seat) = state.vacant_seat() {
+            if let Some(seat) = state.vacant_seat(now) {
                 drop(state);
                 self.populate(seat, make, &mut threads);
                 state = lock(&self.state);
@@ -455,7 +465,7 @@ impl<M: Model> Shared<M> {
             if state.lane.closing() && state.threads == 0 {
                 break;
             }
-            let until = state.lane.next_due();
+            let until = state.next_due();
             state.keeper = Keeper::Asleep(until);
             state = self.clock.wait(&self.keeping, state, until);
             state.keeper = Keeper::Awake;
@@ -489,10 +499,8 @@ impl<M: Model> Shared<M> {
             Err(error) => {
                 let mut due = Vec::new();
                 let reason = no_thread(&error);
-                let mut state = lock(&self.state);
-                state.threads -= 1;
-                state.lane.vacate(seat, reason.clone(), &mut due);
-                drop(state);
+                let now = self.clock.now();
+                lock(&self.state).not_started(now, seat, reason.clone(), &mut due);
                 self.started(Some(reason));
                 send(&mut due);
             }
@@ -508,7 +516,7 @@ impl<M: Model> State<M> {
             leader: Leader::None,
             followers: 0,
             keeper: Keeper::Awake,
-            vacant: (0..instances).collect(),
+            vacant: (0..instances).map(Vacancy::at_once).collect(),
             threads: 0,
             hung: 0,
             hung_max: instances,
@@ -553,30 +561,69 @@ impl<M: Model> State<M> {
         late
     }
 
-    fn give_up_hung(&mut self, now: Instant, due: &mut Vec<Due<M>>) {
-        for slot in self.lane.give_up(now, due) {
+    /// Says whether there were any.
+    fn give_up_hung(&mut self, now: Instant, due: &mut Vec<Due<M>>) -> bool {
+        let slots = self.lane.give_up(now, due);
+        let given_up = !slots.is_empty();
+        for slot in slots {
             self.threads -= 1;
             self.hung += 1;
-            self.vacant.push(slot);
+            self.vacant.push(Vacancy::at_once(slot));
         }
         if self.hung > self.hung_max {
             let reason: Arc<str> = "it hangs, and so did the instances that took its place".into();
-            for &slot in &self.vacant {
-                let seat = self.lane.seat(slot);
+            for vacancy in &self.vacant {
+                let seat = self.lane.seat(vacancy.slot);
                 self.lane.vacate(seat, reason.clone(), due);
             }
         }
+        given_up
     }
 
-    /// A seat to put a new instance on. Not while more threads hang than there are seats: a model that always hangs must not use up
-    /// the machine's threads.
-    fn vacant_seat(&mut self) -> Option<Seat> {
-        if self.hung > self.hung_max || (self.lane.closing() && !self.lane.waiting()) {
+    /// A seat to put a new instance on now.
+    fn vacant_seat(&mut self, now: Instant) -> Option<Seat> {
+        if !self.wants_instances() {
             return None;
         }
-        let slot = self.vacant.pop()?;
+        let due = |vacancy: &Vacancy| vacancy.not_before.is_none_or(|at| at <= now);
+        let vacancy = self.vacant.remove(self.vacant.iter().rposition(due)?);
         self.threads += 1;
-        Some(self.lane.seat(slot))
+        Some(self.lane.seat(vacancy.slot))
+    }
+
+    /// Whether vacant seats are to be filled. Not while more threads hang than there are seats: a model that always hangs must not use
+    /// up the machine's threads.
+    fn wants_instances(&self) -> bool {
+        self.hung <= self.hung_max && (!self.lane.closing() || self.lane.waiting())
+    }
+
+    /// The thread for a vacant seat could not be started, for this reason: it is tried again later.
+    fn not_started(&mut self, now: Instant, seat: Seat, reason: Arc<str>, due: &mut Vec<Due<M>>) {
+        self.threads -= 1;
+        self.vacant.push(Vacancy {
+            slot: seat.slot,
+            not_before: Some(now + FIRST_PAUSE),
+        });
+        self.lane.vacate(seat, reason, due);
+    }
+
+    /// When the keeper next has something to do by itself.
+    fn next_due(&mut self) -> Option<Instant> {
+        let due = self.lane.next_due();
+        if !self.wants_instances() {
+            return due;
+        }
+        let vacancies = self.vacant.iter().filter_map(|vacancy| vacancy.not_before);
+        vacancies.chain(due).min()
+    }
+}
+
+impl Vacancy {
+    fn at_once(slot: usize) -> Vacancy {
+        Vacancy {
+            slot,
+            not_before: None,
+        }
     }
 }
 
@@ -630,4 +677,38 @@ fn label(node: Option<&Node>, text: &'static str) {
 
 fn no_thread(error: &impl Display) -> Arc<str> {
     format!("no thread could be started: {error}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Context;
+
+    struct Idle;
+
+    impl Model for Idle {
+        type In = ();
+        type Out = ();
+        type Error = ();
+
+        fn run(&mut self, items: &[()], _: &Context<'_>) -> Result<Vec<Result<(), ()>>, ()> {
+            Ok(items.iter().map(|&()| Ok(())).collect())
+        }
+    }
+
+    #[test]
+    fn a_thread_that_could_not_be_started_is_tried_again_after_a_pause() {
+        let now = Instant::now();
+        let mut state = State::<Idle>::new(Batching::default());
+        for now in [now, now + FIRST_PAUSE] {
+            let seat = state.vacant_seat(now).unwrap();
+            state.not_started(now, seat, "none left".into(), &mut Vec::new());
+            let later = now + FIRST_PAUSE;
+            assert_eq!((state.vacant_seat(now), state.threads), (None, 0));
+            assert_eq!(state.next_due(), Some(later), "the keeper looks again then");
+        }
+        assert_eq!(state.lane.stats(now).dead.as_deref(), Some("none left"));
+        state.lane.close();
+        assert_eq!(state.next_due(), None, "nobody is left to start it for");
+    }
 }

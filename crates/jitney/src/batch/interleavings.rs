@@ -11,10 +11,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::{future::block_on, thread};
 
 use super::{BatchError, Batcher, Batching, Context, Model, Refused, Surroundings};
 use crate::clock::Clock;
+use crate::sync::{Mutex, lock};
 
 struct Doubler;
 
@@ -170,5 +172,132 @@ fn time_moves_while_a_batch_runs() {
         mover.join().unwrap();
         batcher.close();
         block_on(batcher.wait_closed());
+    });
+}
+
+/// Hangs on 0 for as long as the test wants, and says when it is dropped.
+struct Hanging {
+    entered: Sender<()>,
+    leave: Arc<Mutex<Receiver<()>>>,
+    dropped: Sender<()>,
+}
+
+impl Model for Hanging {
+    type In = u64;
+    type Out = u64;
+    type Error = &'static str;
+
+    fn run(
+        &mut self,
+        items: &[u64],
+        _: &Context<'_>,
+    ) -> Result<Vec<Result<u64, &'static str>>, &'static str> {
+        if items.contains(&0) {
+            self.entered.send(()).map_err(|_| "the test is over")?;
+            lock(&self.leave).recv().map_err(|_| "the test is over")?;
+        }
+        Ok(items.iter().map(|item| Ok(item * 2)).collect())
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.dropped.send(()).ok();
+    }
+}
+
+/// A batcher whose instances hang, and the test's side of them.
+struct Rig {
+    batcher: Batcher<Hanging>,
+    clock: Clock,
+    entered: Receiver<()>,
+    leave: Sender<()>,
+    dropped: Receiver<()>,
+}
+
+impl Rig {
+    /// Every instance after the first of each slot is made only when the test says so on the sender that comes with it.
+    fn new(ahead: usize) -> (Rig, Sender<()>) {
+        let batching = Batching {
+            max_batch: NonZeroUsize::new(2).unwrap(),
+            ahead,
+            ..Batching::default()
+        };
+        let surroundings = standing_still();
+        let clock = surroundings.clock.clone();
+        let (enter, entered) = channel();
+        let (leave, left) = channel();
+        let (drop, dropped) = channel();
+        let (replace, replaced) = channel();
+        let left = Arc::new(Mutex::new(left));
+        let made = Arc::new(AtomicUsize::new(0));
+        let parts = Mutex::new((enter, drop, replaced));
+        let make = move || {
+            let parts = lock(&parts);
+            if made.fetch_add(1, Ordering::SeqCst) > ahead {
+                parts.2.recv().map_err(|_| "the test is over")?;
+            }
+            Ok::<_, &'static str>(Hanging {
+                entered: parts.0.clone(),
+                leave: left.clone(),
+                dropped: parts.1.clone(),
+            })
+        };
+        let batcher = Batcher::start_with("hanging", batching, surroundings, make).unwrap();
+        let rig = Rig {
+            batcher,
+            clock,
+            entered,
+            leave,
+            dropped,
+        };
+        (rig, replace)
+    }
+
+    fn submit(&self, item: u64) -> super::Ticket<Hanging> {
+        self.batcher.submit(item, None).unwrap()
+    }
+
+    /// The instance that has entered the model is given up.
+    fn give_up(&self, hung: super::Ticket<Hanging>) {
+        self.clock.advance(Batching::default().run_limit);
+        assert!(matches!(block_on(hung), Err(BatchError::RunLimit(_))));
+    }
+
+    fn close(self) {
+        self.batcher.close();
+        block_on(self.batcher.wait_closed());
+    }
+}
+
+/// A given-up instance that comes back leaves, whoever leads by then: nobody is to come and wake it.
+#[test]
+fn an_instance_that_comes_back_late_goes() {
+    explore(|| {
+        let (rig, replace) = Rig::new(0);
+        replace.send(()).unwrap();
+        let hung = rig.submit(0);
+        rig.entered.recv().unwrap();
+        rig.give_up(hung);
+        assert_eq!(block_on(rig.submit(1)).unwrap().value, 2);
+        rig.leave.send(()).unwrap();
+        rig.dropped.recv().unwrap();
+        rig.close();
+    });
+}
+
+/// What waits for an instance that hangs goes to one that is free once the other is given up, before there is another in its place.
+#[test]
+fn who_waits_to_lead_takes_over_from_an_instance_that_is_given_up() {
+    explore(|| {
+        let (rig, replace) = Rig::new(1);
+        let hung = rig.submit(0);
+        rig.entered.recv().unwrap();
+        let behind = rig.submit(1);
+        rig.give_up(hung);
+        assert_eq!(block_on(behind).unwrap().value, 2);
+        replace.send(()).unwrap();
+        rig.leave.send(()).unwrap();
+        rig.close();
     });
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::channel::{Channel, Flags, Run};
 use super::desk::{Desk, Mailbox, Message};
 use super::frame::{Frame, INLINE_MAX, REGION};
-use super::supervisor::{CallId, Place, Terms, Verdict};
+use super::supervisor::{CallId, Place, Terms, Verdict, bounded};
 use super::{CallError, Reply, Request, Settings};
 use crate::lock::lock;
 
@@ -37,11 +37,10 @@ impl<'a> Calling<'a> {
     ) -> Result<Self, CallError> {
         let bytes = request.payload.iter().map(|piece| piece.len() as u64).sum();
         CallError::check(request, bytes, settings.payload_max)?;
-        let now = Instant::now();
+        let (now, limit) = (Instant::now(), bounded(request.limit));
         let patience = request
             .deadline
-            .unwrap_or_else(|| later(later(now, settings.start_limit), request.limit));
-        let limit = later(now, request.limit) - now;
+            .unwrap_or_else(|| now + bounded(settings.start_limit) + limit);
         let terms = Terms {
             weight: request.weight,
             limit,
@@ -71,7 +70,7 @@ impl<'a> Calling<'a> {
             match self.wait(look_at, sent.as_ref()) {
                 Some(Message::Verdict(Verdict::Assigned(place))) => {
                     sent = self.send(place);
-                    look_at = later(Instant::now(), self.request.limit);
+                    look_at = Instant::now() + bounded(self.request.limit);
                 }
                 Some(Message::Verdict(verdict)) => return Err(verdict.into()),
                 Some(Message::Reply { frame, took }) => return self.read(frame, took, sent),
@@ -226,9 +225,4 @@ impl From<Verdict> for CallError {
             Verdict::Assigned(_) | Verdict::Closed => Self::Closed,
         }
     }
-}
-
-/// That long from now, or a year if that is sooner: a limit without end is given as the longest duration.
-fn later(now: Instant, limit: Duration) -> Instant {
-    now + limit.min(Duration::from_secs(365 * 24 * 3600))
 }

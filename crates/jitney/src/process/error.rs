@@ -44,7 +44,8 @@ pub enum CallError {
     /// The worker sent what is no reply; it was killed.
     #[error("the worker did not keep to the protocol: {0}")]
     Garbage(String),
-    /// There is no worker, or none was free in time.
+    /// There is no worker, or none was free in time. Or the worker to which this was sent talked nonsense about another call and was killed,
+    /// and whether it had begun this is not known.
     #[error("{0}")]
     Unavailable(String),
     /// [`Request::meta`] is longer than [`Request::META_MAX`], or the payload longer than [`super::Settings::payload_max`].

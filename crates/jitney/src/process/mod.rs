@@ -3,7 +3,8 @@
 //! A [`Pool`] starts [`Settings::workers`] child processes of one [`Program`], hands each [`Request`] to one of them and gives back its
 //! [`Reply`]. A child that dies, hangs or talks nonsense costs the call that it was working on, and nothing else: what had not begun goes
 //! to another child without a word, the child's whole process group is killed, and a new child takes its place, at once or after a
-//! back-off that never spins.
+//! back-off that never spins. Only behind nonsense nobody can know what has begun: what the child had been sent by then ends with
+//! [`CallError::Unavailable`], since nothing is ever run twice.
 //!
 //! The channel is a Unix socket pair that only the two ends hold. Payloads of more than 32 KiB travel in sealed memory descriptors, so
 //! nothing has a name in the file system and nothing is left behind. What a child sends is checked as coming from an enemy.
@@ -195,8 +196,9 @@ impl Pool {
 
     /// Hands the request to the ready worker with the fewest runs in flight and waits for its reply.
     ///
-    /// If the worker dies or retires before it has begun, the request goes to another one. Blocks the thread; ends by the request's
-    /// deadline when there is no worker, and within its limit once it heads its worker's pipe.
+    /// If the worker dies or retires before it has begun, the request goes to another one; if it was sent to a worker that then talks
+    /// nonsense, it ends with [`CallError::Unavailable`], as it may have begun. Blocks the thread; ends by the
+    /// request's deadline when there is no worker, and within its limit once it heads its worker's pipe.
     ///
     /// # Errors
     /// See [`CallError`]. The pool itself never runs a request twice: whether to call again after [`CallError::Crashed`] is the caller's
@@ -210,7 +212,8 @@ impl Pool {
     /// nothing is sent before the stream is polled.
     ///
     /// If the worker dies or retires before it has begun, the request goes to another one. Of the streams of a worker that dies, the one that
-    /// it was at work on ends with [`CallError::Crashed`] or [`CallError::Hung`], the others with [`CallError::Unavailable`].
+    /// it was at work on ends with [`CallError::Crashed`] or [`CallError::Hung`], the others with [`CallError::Unavailable`]; so does all else
+    /// that was sent to a worker that talks nonsense.
     ///
     /// # Errors
     /// The request is too long, or [`Settings::streams`] is 0. What happens later the stream says.
@@ -358,6 +361,9 @@ impl Settings {
                 recycle_after: Some(0),
                 ..
             } => wrong("a worker must be allowed to run something before it is replaced"),
+            Self { restart, .. } if restart.jitter.is_nan() => {
+                wrong("the jitter of restarts must be a number from 0 to 1")
+            }
             _ => Ok(()),
         }
     }

@@ -32,7 +32,7 @@ pub struct Program {
     pub guard: Option<Vec<OsString>>,
 }
 
-/// How many workers, and what they may do.
+/// How many workers, and what they may do. A limit of more than a year is one of a year: [`Duration::MAX`] stands for none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// How many workers answer calls. While one of them is replaced by recycling there is one more.

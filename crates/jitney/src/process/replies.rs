@@ -17,7 +17,7 @@ use super::frame::{DESCRIPTOR, Header, INLINE_MAX, Kind, REGION};
 use super::keeper::Shared;
 use super::outbox::{Letter, Posted};
 use super::region::Region;
-use super::supervisor::{CREDIT, CallId, Place, Terms, Verdict, cost};
+use super::supervisor::{CREDIT, CallId, Place, Terms, Verdict, bounded, cost};
 use super::{CallError, Request};
 use crate::lock::lock;
 
@@ -87,12 +87,11 @@ impl Replies {
                 "the workers of this pool take no streams".to_owned(),
             ));
         }
-        let year = Duration::from_secs(365 * 24 * 3600);
         let terms = Terms {
             weight: request.weight,
-            limit: request.limit.min(year),
+            limit: bounded(request.limit),
             // Whoever polls this decides how long to wait.
-            patience: Instant::now() + year,
+            patience: Instant::now() + bounded(Duration::MAX),
         };
         let tray = Arc::new(Tray::default());
         shared.desk.with(None, |inner| {

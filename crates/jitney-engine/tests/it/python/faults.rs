@@ -111,6 +111,21 @@ fn typed_answers_are_counted() {
     }
 }
 
+/// Its bytes are zeros that are never touched, so it needs no memory as long as nobody copies it.
+#[test]
+fn an_answer_that_is_too_long_is_refused_by_its_worker() {
+    let model = load("typed.py", "Vast");
+    let size = |size: i64| Tensor::from_vec([1], vec![size]).unwrap();
+    let answers = run(&*model, vec![size(600 << 20)], Duration::from_secs(30));
+    let expected =
+        "the model answered wrongly: expected an answer of at most 536870912 bytes, got 629145600";
+    assert_eq!(mismatch(&answers), expected);
+    let answers = run(&*model, vec![size(2)], Duration::from_secs(30)).unwrap();
+    let values = answers[0].as_ref().unwrap()[0].to_vec::<u8>();
+    assert_eq!(values, Some(vec![0; 2]));
+    assert_eq!(model.workers()[0].restarts, 0);
+}
+
 #[test]
 fn typed_faults_are_told_too() {
     let model = load("typed.py", "Mischief");

@@ -358,6 +358,20 @@ async fn a_stream_that_awaits_for_too_long_ends_alone() {
     assert_eq!(source.restarts(), 0);
 }
 
+#[tokio::test]
+async fn what_is_given_after_the_end_harms_nobody() {
+    let source = Source::load("Reluctant");
+    let late = source.open_within(&json!({"name": "late"}), SHORT).await;
+    let mut other = source.open(&json!({"name": "other"})).await;
+    assert_eq!(next(&mut other).await, json!(1));
+    let ended = (vec![json!(1)], Some(RunError::RunLimit(SHORT).into()));
+    assert_eq!(all(late).await, ended);
+    eventually(|| source.has_ended("late")).await;
+    drop(other);
+    eventually(|| source.has_ended("other")).await;
+    assert_eq!(source.restarts(), 0);
+}
+
 /// Who has no room for results is not stuck, however long that lasts.
 #[tokio::test]
 async fn a_paused_stream_has_no_limit() {

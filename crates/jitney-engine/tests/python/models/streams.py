@@ -152,6 +152,23 @@ class Clinging:
                 yield 2
 
 
+class Reluctant(Diary):
+    """Has something yet to give when it is told to end."""
+
+    async def stream(self, item):
+        if item == "state":
+            yield self.state()
+            return
+        try:
+            yield 1
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            while True:
+                yield "late"
+        finally:
+            self.end(item)
+
+
 class Closing:
     async def close(self):
         print("closed")

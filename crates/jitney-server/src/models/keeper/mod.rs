@@ -49,6 +49,8 @@ pub(super) struct Surroundings {
     pub(super) node: Node,
     /// Counts the models that the server waits for before it is ready.
     pub(super) pending: watch::Sender<usize>,
+    /// Told whenever what can be called may have become something else.
+    pub(super) changes: watch::Sender<()>,
 }
 
 /// The thread, and the way to it. Dropping it ends the thread, which waits for no load.

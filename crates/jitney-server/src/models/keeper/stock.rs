@@ -286,10 +286,12 @@ impl Stock {
             metrics,
             node,
             pending,
+            changes,
         } = &self.surroundings;
         let (name, version) = (&found.name, &found.version);
         let pending = (!self.filled).then(|| pending.clone());
-        Entry::new(name, version, metrics.model(name, version), node, pending)
+        let metrics = metrics.model(name, version);
+        Entry::new(name, version, metrics, node, changes.clone(), pending)
     }
 
     fn load(&mut self, entry: &Arc<Entry>, found: Found, number: u64) {
@@ -331,6 +333,7 @@ impl Stock {
         let shown = models.map(|(name, model)| (name.clone(), model.shown()));
         self.roster
             .store(Arc::new(Roster::new(shown, self.leaving.clone())));
+        self.surroundings.changes.send_replace(());
         for entry in self.retiring.drain(..) {
             let (model, version) = (&entry.name, &entry.version);
             tracing::info!(model, version, "the model is served no more");

@@ -45,6 +45,7 @@ impl Bench {
             metrics: metrics.models(),
             node: tree.root(),
             pending: watch::channel(0).0,
+            changes: watch::channel(()).0,
         };
         let roster = Arc::new(ArcSwap::from_pointee(Roster::default()));
         let stop = Arc::new(AtomicBool::new(false));

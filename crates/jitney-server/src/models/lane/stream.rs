@@ -153,7 +153,7 @@ impl Streams {
     pub(super) async fn open(&self, call: Call) -> Result<Open, Failure> {
         self.check(&call)?;
         let mut place = Place::take(&self.about, self.queue, call.meta.id.as_ref())?;
-        let suspect = self.about.suspect(&call.inputs);
+        let suspect = self.about.suspect(&call);
         let begun = self
             .about
             .in_time(Some(call.deadline), self.begin(&call, &mut place))
@@ -235,7 +235,9 @@ impl Streams {
         let mut going = self.about.going.subscribe();
         let none = going.wait_for(|going| *going == 0);
         // The sender lives as long as this, so the wait ends with the condition.
-        match *self.about.end.borrow() {
+        // Not within the match, which would hold off whoever ends the streams sooner for as long as it waits.
+        let end = *self.about.end.borrow();
+        match end {
             Some(end) => drop(timeout_at((end + UNREAD).into(), none).await),
             None => drop(none.await),
         }
@@ -400,8 +402,8 @@ impl About {
         }
     }
 
-    fn suspect(&self, inputs: &[Tensor]) -> Suspect {
-        Suspect(self.ward.fingerprint(inputs))
+    fn suspect(&self, call: &Call) -> Suspect {
+        Suspect(self.ward.fingerprint(call))
     }
 
     /// The first time it need not have been the fault of these inputs.

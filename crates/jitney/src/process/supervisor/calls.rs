@@ -21,6 +21,16 @@ pub(super) enum Way {
     Stream(Flow),
 }
 
+impl Way {
+    /// The queue for those who are answered so: there may be places for runs and none for streams, or the reverse.
+    fn queue(self) -> usize {
+        match self {
+            Self::Once => 0,
+            Self::Stream(_) => 1,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Without a worker. Next: Assigned.
@@ -174,13 +184,19 @@ impl Supervisor {
     fn enqueue(&mut self, id: CallId, terms: Terms, way: Way) {
         let stage = Stage::Queued;
         self.calls.insert(id, Call { terms, stage, way });
-        self.queue.push_back(id);
+        self.queues[way.queue()].push_back(id);
         self.dispatch();
     }
 
     /// Gives waiting calls to workers that are free, or turns them away if there will be none.
     pub(super) fn dispatch(&mut self) {
-        while let Some(&id) = self.queue.front() {
+        for queue in 0..self.queues.len() {
+            self.dispatch_from(queue);
+        }
+    }
+
+    fn dispatch_from(&mut self, queue: usize) {
+        while let Some(&id) = self.queues[queue].front() {
             let verdict = match &self.phase {
                 Phase::Closing { .. } => Verdict::Closed,
                 Phase::Failed => Verdict::Unavailable(self.failure_text()),
@@ -189,7 +205,7 @@ impl Supervisor {
                     None => return,
                 },
             };
-            self.queue.pop_front();
+            self.queues[queue].pop_front();
             if !matches!(verdict, Verdict::Assigned(_)) {
                 self.calls.remove(&id);
             }
@@ -234,11 +250,17 @@ impl Supervisor {
     }
 
     fn give_up(&mut self, id: CallId) {
-        self.queue.retain(|&other| other != id);
+        self.leave_queue(id);
         self.answer(
             id,
             Verdict::Unavailable("no worker was free in time".to_owned()),
         );
+    }
+
+    pub(super) fn leave_queue(&mut self, id: CallId) {
+        for queue in &mut self.queues {
+            queue.retain(|&other| other != id);
+        }
     }
 
     pub(super) fn hang(&mut self, index: usize) {
@@ -259,11 +281,14 @@ impl Supervisor {
             _ => Some("the pool closes"),
         });
         let mut held: Vec<CallId> = seat.slots.iter_mut().filter_map(Option::take).collect();
-        if let Some(head) = seat.pipe.front().copied() {
-            held.retain(|&id| id != head);
+        let mut sent = std::mem::take(&mut seat.pipe).into_iter();
+        if let Some(head) = sent.next() {
             self.answer(head, verdict.clone());
         }
-        self.seats[index].pipe.clear();
+        if let Verdict::Garbage(_) = verdict {
+            // It goes on until it is killed, and nothing that it says is heard any more: each of these may have begun.
+            sent.for_each(|id| self.answer(id, Verdict::Unavailable(DOUBTFUL.to_owned())));
+        }
         held.extend(self.end_streams(index, verdict));
         held.retain(|id| self.calls.contains_key(id));
         self.requeue_all(held);
@@ -284,7 +309,7 @@ impl Supervisor {
             if let Way::Stream(flow) = &mut call.way {
                 *flow = Flow::NEW;
             }
-            self.queue.push_front(id);
+            self.queues[call.way.queue()].push_front(id);
         }
     }
 
@@ -295,3 +320,5 @@ impl Supervisor {
         Some(seat.head_since + head.terms.limit)
     }
 }
+
+const DOUBTFUL: &str = "the worker to which this was sent did not keep to the protocol and was killed, and whether it had begun this is not known";

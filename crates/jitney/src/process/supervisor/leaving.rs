@@ -75,7 +75,7 @@ impl Supervisor {
             .iter()
             .position(|seat| seat.is_ready() && seat.retiring);
         if let Some(index) = old.filter(|_| ready >= self.settings.workers) {
-            let until = now.checked_add(self.settings.retire_limit);
+            let until = Some(now + self.settings.retire_limit);
             self.seats[index].state = State::Draining { until };
             self.nudges.push(index);
             self.settle(index, now);

@@ -32,7 +32,7 @@ use self::failures::Failures;
 pub(super) use self::flows::Marks;
 use self::seat::{Seat, State};
 pub(super) use self::streams::{CREDIT, cost};
-use super::{Health, Settings, WorkerState};
+use super::{Health, RestartPolicy, Settings, WorkerState};
 
 /// The number of a call, and of its run.
 pub(super) type CallId = u64;
@@ -44,8 +44,8 @@ pub(super) struct Supervisor {
     phase: Phase,
     seats: Vec<Seat>,
     calls: HashMap<CallId, Call>,
-    /// The calls that have no worker, in order.
-    queue: VecDeque<CallId>,
+    /// The calls that have no worker, in order; runs and streams apart.
+    queues: [VecDeque<CallId>; 2],
     /// How many streams a worker is given at a time.
     streams_max: usize,
     backoff: Backoff,
@@ -100,7 +100,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) weight: u64,
-    /// How long the run may head its worker's pipe.
+    /// How long the run may head its worker's pipe; [`bounded`].
     pub(super) limit: Duration,
     /// Until when to wait for a worker.
     pub(super) patience: Instant,
@@ -133,6 +133,7 @@ enum Phase {
 impl Supervisor {
     /// `seed` decides the jitter of the back-off.
     pub(super) fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+        let settings = settings.bounded();
         let spare = settings.recycle_after.is_some() || settings.memory_mark.is_some();
         let seats = settings.workers + usize::from(spare);
         Self {
@@ -140,7 +141,7 @@ impl Supervisor {
             seats: (0..seats).map(|_| Seat::new(&settings, now)).collect(),
             streams_max: settings.streams,
             calls: HashMap::new(),
-            queue: VecDeque::new(),
+            queues: Default::default(),
             backoff: Backoff::new(settings.restart, seed),
             failures: Failures::new(settings.restart, settings.start_limit),
             last_failure: None,
@@ -194,6 +195,29 @@ impl Supervisor {
     pub(super) fn take_nudges(&mut self) -> Drain<'_, usize> {
         self.nudges.drain(..)
     }
+}
+
+impl Settings {
+    /// With limits that can be added to any time.
+    fn bounded(self) -> Self {
+        let restart = RestartPolicy {
+            ceiling: bounded(self.restart.ceiling),
+            healthy: bounded(self.restart.healthy),
+            ..self.restart
+        };
+        Self {
+            start_limit: bounded(self.start_limit),
+            close_limit: bounded(self.close_limit),
+            retire_limit: bounded(self.retire_limit),
+            restart,
+            ..self
+        }
+    }
+}
+
+/// The limit, or a year if that is shorter: a limit without end is given as the longest duration, which cannot be added to any time.
+pub(super) fn bounded(limit: Duration) -> Duration {
+    limit.min(Duration::from_secs(365 * 24 * 3600))
 }
 
 /// What more than one of the rooms needs.

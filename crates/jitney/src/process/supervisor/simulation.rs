@@ -1,7 +1,7 @@
 //! Ten thousand random histories of a pool, with children that crash, hang, stall, lie and are killed at any moment.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ struct Seen {
     failed: u64,
     recycled: u64,
     late: u64,
+    raved: u64,
 }
 
 impl Seen {
@@ -43,6 +44,7 @@ impl Seen {
         self.failed += u64::from(world.failed);
         self.recycled += world.recycled;
         self.late += world.late;
+        self.raved += world.raved;
     }
 
     fn check(&self) {
@@ -60,7 +62,13 @@ impl Seen {
                 self.answers
             );
         }
-        let rest = [self.given_again, self.failed, self.recycled, self.late];
+        let rest = [
+            self.given_again,
+            self.failed,
+            self.recycled,
+            self.late,
+            self.raved,
+        ];
         assert!(rest.iter().all(|&count| count > 100), "{rest:?}");
     }
 }
@@ -81,6 +89,8 @@ struct World {
     calls: HashMap<CallId, Option<Place>>,
     answers: HashMap<CallId, &'static str>,
     begun: HashMap<CallId, u32>,
+    /// What was in the pipe of a process that raves.
+    doubtful: HashSet<CallId>,
     next_call: CallId,
     trouble: bool,
     closing: bool,
@@ -88,6 +98,8 @@ struct World {
     failed: bool,
     recycled: u64,
     late: u64,
+    /// How many runs were begun by processes that rave.
+    raved: u64,
     /// The process that exited last had a single run in its pipe.
     alone: bool,
 }
@@ -99,6 +111,8 @@ struct Child {
     dying: bool,
     told_to_close: bool,
     stuck: bool,
+    /// It has said what it may not, and goes on with its work until it is gone.
+    raves: bool,
     /// Something was sent to it when it was dying already.
     unread: bool,
 }
@@ -163,6 +177,7 @@ impl World {
             calls: HashMap::new(),
             answers: HashMap::new(),
             begun: HashMap::new(),
+            doubtful: HashSet::new(),
             next_call: 1,
             trouble: true,
             closing: false,
@@ -170,6 +185,7 @@ impl World {
             failed: false,
             recycled: 0,
             late: 0,
+            raved: 0,
             alone: false,
         };
         for seat in 0..seats {
@@ -241,7 +257,8 @@ impl World {
             );
         }
         assert!(
-            self.supervisor.calls.is_empty() && self.supervisor.queue.is_empty(),
+            self.supervisor.calls.is_empty()
+                && self.supervisor.queues.iter().all(VecDeque::is_empty),
             "seed {}",
             self.seed
         );
@@ -400,6 +417,7 @@ impl World {
         let Some(&(id, _)) = child.pipe.front() else {
             return;
         };
+        self.raved += u64::from(child.raves);
         let times = self.begun.entry(id).or_default();
         *times += 1;
         assert_eq!(*times, 1, "seed {}: call {id} was run twice", self.seed);
@@ -425,7 +443,7 @@ impl World {
         match luck {
             0 => self.die(seat),
             1 => child.stuck = true,
-            2 => self.supervisor.garbage(seat, "noise", self.now),
+            2 => self.rave(seat, "noise"),
             3 => self.lie(seat, id, slot),
             _ => self.finish(seat, generation, id, slot),
         }
@@ -454,11 +472,23 @@ impl World {
             return;
         };
         child.pipe.pop_front();
-        if child.dying {
+        if child.dying && !child.raves {
             child.unread |= !child.pipe.is_empty();
         } else {
             self.begin(seat);
         }
+    }
+
+    /// The child answers with garbage, and goes on with its next run as if nothing were wrong.
+    fn rave(&mut self, seat: usize, what: &str) {
+        self.supervisor.garbage(seat, what, self.now);
+        let Some(child) = self.children[seat].as_mut().filter(|child| !child.dying) else {
+            return;
+        };
+        self.doubtful.extend(child.pipe.iter().map(|&(id, _)| id));
+        child.raves = true;
+        child.pipe.pop_front();
+        self.begin(seat);
     }
 
     /// The child answers what it was not asked.
@@ -469,7 +499,7 @@ impl World {
             (id, slot + 1)
         };
         match self.supervisor.done(seat, other, slot, false, self.now) {
-            Err(what) => self.supervisor.garbage(seat, &what, self.now),
+            Err(what) => self.rave(seat, &what),
             Ok(None) => self.late += 1,
             Ok(Some(_)) => panic!("seed {}: a reply to another run was taken", self.seed),
         }
@@ -571,6 +601,7 @@ impl World {
             dying: false,
             told_to_close: false,
             stuck: false,
+            raves: false,
             unread: false,
         });
         let time = 1 + self.upto(1000);
@@ -620,7 +651,7 @@ impl World {
             Verdict::Garbage(_) => self.answer(id, "garbage"),
             Verdict::Unavailable(_) => {
                 assert!(
-                    !self.begun.contains_key(&id),
+                    !self.begun.contains_key(&id) || self.doubtful.contains(&id),
                     "seed {}: call {id} had begun",
                     self.seed
                 );

@@ -77,7 +77,7 @@ impl Supervisor {
         };
         match call.stage {
             Stage::Queued => {
-                self.queue.retain(|&other| other != id);
+                self.leave_queue(id);
                 self.calls.remove(&id);
                 None
             }
@@ -269,8 +269,10 @@ impl Supervisor {
             Stage::Sent(_) if flows.is_stepping(id) || *verdict == Verdict::Closed => {
                 Fate::Answer(verdict.clone())
             }
+            // It goes on until it is killed, and may begin what it had not begun when it was last looked at.
+            Stage::Sent(_) if matches!(verdict, Verdict::Garbage(_)) => Fate::Answer(innocent()),
             Stage::Sent(_) if !flow.replied && !flows.has_begun(slot, id) => Fate::Again,
-            Stage::Sent(_) => Fate::Answer(Verdict::Unavailable(INNOCENT.to_owned())),
+            Stage::Sent(_) => Fate::Answer(innocent()),
         }
     }
 }
@@ -282,6 +284,10 @@ enum Fate {
     /// Nobody waits for it.
     Gone,
     Answer(Verdict),
+}
+
+fn innocent() -> Verdict {
+    Verdict::Unavailable(INNOCENT.to_owned())
 }
 
 const REPLACED: &str = "the process that gave these results is replaced, which is not the fault of this request: it can be sent again";

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import signal
 import socket
 import struct
@@ -178,6 +179,15 @@ def run(command: list[str], slot: int, number: int, payload: bytes, control: mma
         time.sleep(600)
     if verb == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if verb == "note":
+        with Path(arguments[0]).open("a") as file:
+            file.write("begun\n")
+        return b"noted", b""
+    if verb == "rave":
+        # It is wrong once the next run is there, and then goes on with that.
+        select.select([channel], [], [], 20)
+        channel.sendall(HEADER.pack(0, DONE, 0, slot, number + 1000, 0, 0))
+        return b"raved", b""
     if verb == "hostile":
         hostile(arguments[0], slot, number)
     if verb == "zeros":

@@ -1,5 +1,6 @@
 //! What a worker's death, hang or lie costs, and whom.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -179,6 +180,27 @@ fn lies_end_the_worker_and_cost_only_the_run_that_told_them() {
         echoes(&pool);
     }
     assert_eq!(log.count("did not keep to the protocol"), kinds.len());
+}
+
+/// It goes on with the next run, until it is killed: that one is not run again, whether it has come so far or not.
+#[test]
+fn what_stands_behind_garbage_is_not_run_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pool, log) = start(child(&[]), workers(1, 2));
+    for round in 0..5 {
+        let notes = folder.path().join(round.to_string());
+        let note = format!("note {}", notes.display());
+        let (noted, raved) = thread::scope(|scope| {
+            let raves = scope.spawn(|| call(&pool, "rave"));
+            busy(&pool, 1);
+            (call(&pool, &note), raves.join().unwrap())
+        });
+        assert!(matches!(raved, Err(CallError::Garbage(_))), "{raved:?}");
+        assert!(matches!(noted, Err(CallError::Unavailable(_))), "{noted:?}");
+        echoes(&pool);
+        let begun = fs::read_to_string(notes).unwrap_or_default();
+        assert!(begun.lines().count() <= 1, "{begun}: {:#?}", log.lines());
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jitney::process::{CallError, Health, Program, RestartPolicy, Settings, StartError};
+use jitney::process::{CallError, Health, Program, Request, RestartPolicy, Settings, StartError};
 
 use super::support::*;
 
@@ -84,8 +84,38 @@ fn a_program_that_is_not_there_is_named() {
 }
 
 #[test]
+fn limits_may_be_the_longest_duration() {
+    let end = Duration::MAX;
+    let settings = Settings {
+        start_limit: end,
+        close_limit: end,
+        retire_limit: end,
+        restart: RestartPolicy {
+            base: end,
+            ceiling: end,
+            window: end,
+            healthy: end,
+            ..RestartPolicy::default()
+        },
+        ..workers(1, 1)
+    };
+    let (pool, _) = start(child(&[]), settings);
+    kill(pid(&pool, 0));
+    pool.call(&Request::new(b"pid", end)).unwrap();
+    pool.close();
+    pool.wait_closed();
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
-    for settings in [workers(0, 1), workers(1, 0), workers(1, 65)] {
+    let jitter = Settings {
+        restart: RestartPolicy {
+            jitter: f64::NAN,
+            ..RestartPolicy::default()
+        },
+        ..workers(1, 1)
+    };
+    for settings in [workers(0, 1), workers(1, 0), workers(1, 65), jitter] {
         let error = try_start(child(&[]), settings, &Log::default())
             .err()
             .unwrap();

@@ -125,6 +125,17 @@ fn counts(lane: &Lane) -> [u64; 8] {
     ]
 }
 
+/// A guard that it kept while it waits would keep it from being sent, and whoever ends the streams from doing so.
+#[test]
+fn who_waits_for_a_closed_lane_keeps_no_lock() {
+    fn sent(_: &impl Send) {}
+    let lane = echo("echo:FP32[2],results=3");
+    let crate::models::lane::Work::Streams(streams) = &lane.work else {
+        panic!("it does not stream");
+    };
+    sent(&streams.wait_closed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn results_come_one_after_another() {
     let lane = echo("echo:FP32[2],results=3,every_ms=1000");
@@ -375,7 +386,7 @@ async fn a_stream_is_of_one_row() {
 
 #[tokio::test(start_paused = true)]
 async fn inputs_that_crash_the_model_twice_are_not_run_a_third_time() {
-    let (lane, scripts) = scripted(Spec::json(), 1, 4);
+    let (lane, scripts) = scripted(Spec::json(), 1, 5);
     let errors = [
         RunError::Crashed("it was killed".to_owned()),
         RunError::RunLimit(S),
@@ -396,4 +407,8 @@ async fn inputs_that_crash_the_model_twice_are_not_run_a_third_time() {
     assert_eq!(refused.code, Code::WorkerCrashed);
     assert!(refused.message.contains("was not run"), "{refused}");
     assert!(lane.stream(call(json("other"))).await.is_ok());
+    // What the model is asked for beside the input is part of the guilt.
+    let mut modest = call(json("guilty"));
+    modest.meta.parameters = Some(r#"{"max_tokens":1}"#.to_owned());
+    assert!(lane.stream(modest).await.is_ok());
 }

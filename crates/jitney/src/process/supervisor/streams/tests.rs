@@ -120,10 +120,6 @@ fn marks(stepped: Option<CallId>, age: Duration, begun: &[CallId]) -> Marks {
     }
 }
 
-fn innocent() -> Verdict {
-    Verdict::Unavailable(INNOCENT.to_owned())
-}
-
 #[test]
 fn a_large_reply_takes_more_of_the_credit() {
     let table = [
@@ -257,15 +253,19 @@ fn a_death_between_two_steps_is_nobodys_fault() {
 #[test]
 fn garbage_is_the_fault_of_what_was_at_work() {
     let mut world = World::new(1, 16);
-    for id in 1..=2 {
+    for id in 1..=3 {
         world.open(id);
         world.send(id);
     }
+    world.open(4);
     world.supervisor.marked(0, marks(Some(2), S, &[1, 2]));
     world.supervisor.garbage(0, "noise", world.now);
     world.listen();
     assert_eq!(world.verdicts[&1], innocent());
     assert_eq!(world.verdicts[&2], Verdict::Garbage("noise".to_owned()));
+    assert_eq!(world.verdicts[&3], innocent(), "it may begin yet");
+    let waits = matches!(world.supervisor.calls[&4].stage, Stage::Queued);
+    assert!(waits, "it was not sent");
     let late = world.supervisor.replied(0, 1, 0, 1, world.now);
     assert_eq!(late, Ok(false), "what comes after it is not heard");
 }
