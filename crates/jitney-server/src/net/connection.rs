@@ -120,7 +120,7 @@ impl Peer {
         body
     }
 
-    /// Ends the answers that nobody takes. The connection itself may be well: others may go on beside them.
+    /// Ends the answers that nobody takes. Over HTTP/2 the socket does not show that: others may go on beside them.
     fn give_up_streams(&self) {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in &*streams {

@@ -1098,6 +1098,24 @@ fn a_reader_who_does_not_read_holds_nobody_up_and_ends_the_model_when_he_leaves(
 }
 
 #[test]
+fn a_reader_who_reads_nothing_for_too_long_is_given_up() {
+    let server = start_with(&["m=echo:FP32[20000],results=1000000"], |net| {
+        same_port(net);
+        net.idle_timeout = Duration::from_millis(300);
+    });
+    server.block_on(async {
+        let channel = connect(&server).await;
+        let (sender, unread) = converse(&channel).await;
+        let big = raw("m", "FP32", &[1, 20_000], vec![0; 80_000]);
+        sender.send(big).await.unwrap();
+        while server.stats().cancelled == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop((sender, unread));
+    });
+}
+
+#[test]
 fn a_drain_answers_what_is_on_a_stream_and_then_ends_it() {
     let server = start_with(&["m=echo:FP32[1],call_ms=200"], same_port);
     server.block_on(async {
