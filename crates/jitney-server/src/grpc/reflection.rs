@@ -44,7 +44,7 @@ pub(super) fn open(
         let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     };
     let answer = move |request: Result<(Bytes, Admitted), Failure>| {
-        let (registry, head) = (Arc::clone(&registry), head);
+        let registry = Arc::clone(&registry);
         async move {
             let (message, _room) = request?;
             let request: ServerReflectionRequest = decode(message)?;

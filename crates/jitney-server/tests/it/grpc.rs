@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -1242,15 +1244,24 @@ fn frames(
         .unwrap()
 }
 
-/// A connection whose calls share it, on which frames are written as they are given.
-async fn bare(server: &Fixture) -> http2::SendRequest<Frames> {
+/// Runs `client` with a connection that its calls share, on which frames are written as they are given. Of an answer that is not read so
+/// many bytes may come.
+async fn on_a_connection<T>(
+    server: &Fixture,
+    window: u32,
+    client: impl AsyncFnOnce(http2::SendRequest<Frames>) -> T,
+) -> T {
     let address = server.running.grpc_addr().unwrap();
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(socket))
         .await
         .unwrap();
-    tokio::spawn(connection);
-    sender
+    tokio::select! {
+        value = client(sender) => value,
+        ended = connection => panic!("the connection ended first: {ended:?}"),
+    }
 }
 
 #[test]
@@ -1261,50 +1272,44 @@ fn thousands_of_tiny_messages_may_wait_on_a_stream() {
         ..ModelOptions::default()
     };
     let server = start_given(&["m=echo:FP32[1],call_ms=20"], given, same_port);
-    server.block_on(async {
+    server.block_on(on_a_connection(&server, 1 << 20, async |mut sender| {
         // Each in a frame of its own, and far more of them than are read at a time.
         let messages = stream::iter(vec![framed(&number(1.0)); MESSAGES]);
-        let mut sender = bare(&server).await;
         let call = frames(&server, "ModelStreamInfer", messages);
         let answers = sender.send_request(call).await.unwrap().into_body();
         let answers = answers.collect().await.unwrap();
         assert_eq!(answers.trailers().unwrap()["grpc-status"], "0");
-    });
+    }));
     assert_eq!(server.stats().ok, MESSAGES as u64);
 }
 
 #[test]
 fn streams_that_are_not_read_on_do_not_stop_other_calls() {
-    let server = start_with(
-        &["m=echo:FP32[1000],call_ms=3000", "n=echo:FP32[1]"],
-        same_port,
-    );
-    server.block_on(async {
-        let mut sender = bare(&server).await;
+    let server = start_with(&["m=echo:FP32[1000]", "n=echo:FP32[1]"], same_port);
+    server.block_on(on_a_connection(&server, 1000, async |mut sender| {
         let large = framed(&raw("m", "FP32", &[1, 1000], vec![0; 4000]));
-        let (sent, mut written) = mpsc::unbounded_channel();
+        let ahead = Arc::new(AtomicUsize::new(0));
         let mut waiting = Vec::new();
         for _ in 0..16 {
-            let (large, sent) = (large.clone(), sent.clone());
+            let (large, ahead) = (large.clone(), Arc::clone(&ahead));
             let endless = stream::iter(0..).map(move |at: usize| {
-                sent.send(at).unwrap();
+                ahead.fetch_add(usize::from(at == 60), Ordering::Relaxed);
                 large.clone()
             });
             let call = frames(&server, "ModelStreamInfer", endless);
             waiting.push(sender.send_request(call).await.unwrap());
         }
-        // Until every stream has come to the end of its window, which is behind the 64 requests that go on.
-        let mut full = 0;
-        while full < waiting.len() {
-            full += usize::from(written.recv().await.unwrap() == 100);
+        // Nobody reads the answers, so no more is read of the requests than what goes on at a time. Until every window is nearly used up:
+        while ahead.load(Ordering::Relaxed) < waiting.len() {
+            tokio::task::yield_now().await;
         }
         let other = framed(&raw("n", "FP32", &[1, 1], floats(&[1.0])));
         let call = frames(&server, "ModelInfer", stream::iter([other]));
         let answer = sender.send_request(call).await.unwrap().into_body();
         let answer = answer.collect().await.unwrap();
         assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
-        assert_eq!(server.stats().ok, 0, "the streams still wait");
-    });
+        drop(waiting);
+    }));
 }
 
 #[test]

@@ -222,11 +222,13 @@ impl Streams {
         self.about.end_by(now() + self.grace);
     }
 
-    /// Ends all streams now.
+    /// Ends all streams now, and says how many there were.
     pub(super) fn cut(&self) -> usize {
         self.places.close();
+        // Before they are told, upon which they go.
+        let going = *self.about.going.borrow();
         self.about.end_by(now());
-        *self.about.going.borrow()
+        going
     }
 
     /// Waits until no stream of a closed lane goes on. One whose reader does not read cannot be told that it has ended: it is not waited for
