@@ -36,8 +36,8 @@ impl Rest {
         bytes: 1024 * 1024,
         within: Duration::from_secs(1),
     };
-    /// The stream is reset instead, and many clients that are still sending lose the answer that came before the reset. It is a reader's
-    /// pace that bounds the bytes.
+    /// The stream is reset beyond this, and many clients that are still sending lose the answer that came before the reset. Time alone
+    /// bounds it, since a body above the limit of bytes is refused in this way too.
     pub(crate) const HTTP2: Rest = Rest {
         bytes: u64::MAX,
         within: Duration::from_secs(5),
