@@ -94,9 +94,23 @@ impl Fault {
 impl From<Box<Fault>> for Failure {
     fn from(fault: Box<Fault>) -> Failure {
         let Fault { code, path, what } = *fault;
-        let place = if path.is_empty() { "body" } else { &path };
+        let place = match &*path {
+            "" => "body".into(),
+            path => shortened(path),
+        };
         Failure::new(code, format!("{place}: {what}"))
     }
+}
+
+/// The beginning and the end of a path that goes deep.
+fn shortened(path: &str) -> Cow<'_, str> {
+    const HALF: usize = 150;
+    if path.len() <= 2 * HALF {
+        return Cow::Borrowed(path);
+    }
+    let (head, _) = path.split_at(path.floor_char_boundary(HALF));
+    let (_, tail) = path.split_at(path.ceil_char_boundary(path.len() - HALF));
+    Cow::Owned(format!("{head} ... {tail}"))
 }
 
 impl<'a> Scanner<'a> {

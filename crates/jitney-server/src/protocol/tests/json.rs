@@ -94,6 +94,15 @@ fn a_value_may_have_many_keys_and_be_nested_as_deep_as_any() {
 }
 
 #[test]
+fn the_place_of_a_fault_is_short_however_deep_it_is() {
+    let inner = "{\"a key of thirty-five bytes, caf\u{e9}s\":".repeat(MAX_NESTING - 1);
+    let failure = item(&format!("{inner}{{7")).unwrap_err();
+    assert!(failure.message.len() < 500, "{failure}");
+    assert!(failure.message.starts_with("a key of"), "{failure}");
+    assert!(failure.message.contains(" ... "), "{failure}");
+}
+
+#[test]
 fn items_fail_each_for_itself() {
     let body = br#"[{"a":1}, {"a":1,"a":2}, NaN, 4]"#;
     let items = predict::decode_items(body, Format::Json, &Spec::json()).unwrap();
