@@ -4,7 +4,8 @@
 //! [`Reply`]. A child that dies, hangs or talks nonsense costs the call that it was working on, and nothing else: what had not begun goes
 //! to another child without a word, the child's whole process group is killed, and a new child takes its place, at once or after a
 //! back-off that never spins. Only behind nonsense nobody can know what has begun: what the child had been sent by then ends with
-//! [`CallError::Unavailable`], since nothing is ever run twice.
+//! [`CallError::Unavailable`], since what has begun is not run again. One window is left: a child that ends a run just as its limit passes
+//! may begin the next before it is killed, and that one goes to another child too.
 //!
 //! The channel is a Unix socket pair that only the two ends hold. Payloads of more than 32 KiB travel in sealed memory descriptors, so
 //! nothing has a name in the file system and nothing is left behind. What a child sends is checked as coming from an enemy.
@@ -201,8 +202,8 @@ impl Pool {
     /// request's deadline when there is no worker, and within its limit once it heads its worker's pipe.
     ///
     /// # Errors
-    /// See [`CallError`]. The pool itself never runs a request twice: whether to call again after [`CallError::Crashed`] is the caller's
-    /// decision.
+    /// See [`CallError`]. The pool itself does not run a request again that a worker has begun, but for one behind a run that ends just as
+    /// its limit passes: whether to call again after [`CallError::Crashed`] is the caller's decision.
     pub fn call(&self, request: &Request<'_>) -> Result<Reply, CallError> {
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
         Calling::begin(&self.shared.desk, id, request, &self.shared.settings)?.finish()
